@@ -1,0 +1,144 @@
+# Dumont. Users need:  make demo | make test | make && make install
+# Everything is built below $(BUILD); SAN=asan|ubsan|tsan selects an instrumented build in a folder of its own.
+
+SAN     ?=
+BUILD   ?= build$(if $(SAN),/$(SAN))
+DESTDIR ?=
+PREFIX  ?= /usr
+VERSION := 0.1.0
+CC      ?= gcc
+PKGS    := fuse3 liblz4 libcurl sqlite3 libuv openssl libxxhash jansson libmicrohttpd
+PC      := pkg-config
+
+WARN    := -Wall -Wextra -Wshadow -Wconversion -Wvla -Wmissing-prototypes -Wformat=2 -Werror
+SANFLAG_asan  := -fsanitize=address -fno-omit-frame-pointer
+SANFLAG_ubsan := -fsanitize=undefined -fno-sanitize-recover=undefined
+SANFLAG_tsan  := -fsanitize=thread
+SANFLAGS := $(SANFLAG_$(SAN))
+OPT     ?= -O2
+CFLAGS_ALL := -std=gnu11 $(OPT) -g $(WARN) -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DFUSE_USE_VERSION=314 \
+	-DDMT_VERSION='"$(VERSION)"' -DDMT_LIBDIR='"$(PREFIX)/lib/dumont"' -I. $(SANFLAGS) $(CFLAGS)
+LDFLAGS_ALL := $(SANFLAGS) -pthread $(LDFLAGS)
+
+# pkg-config is asked only when something is really built, so that `make demo` can install it first.
+cflags-pkg = $(shell $(PC) --cflags $(PKGS) 2>/dev/null)
+libs-pkg   = $(shell $(PC) --libs $(PKGS) 2>/dev/null) -ls3
+
+# --- layers: one static library a module; a module may be linked only with what stands before it -------------
+MODULES := base journal store workspace fuse replica archive lease
+lib      = $(BUILD)/lib$(1).a
+# what a test or program of module M links with, top first
+DEPS_base      := base
+DEPS_journal   := journal base
+DEPS_store     := store base
+DEPS_workspace := workspace journal store base
+DEPS_fuse      := fuse workspace journal store base
+DEPS_replica   := replica workspace journal store base
+DEPS_archive   := archive workspace journal store base
+DEPS_lease     := lease base
+DEPS_holder    := base
+DEPS_all       := fuse replica archive lease workspace journal store base
+DEPS_daemon    := lease base
+libs = $(foreach m,$(DEPS_$(1)),$(call lib,$(m)))
+
+define module_rules
+SRC_$(1) := $$(wildcard fs/$(1)/*.c)
+OBJ_$(1) := $$(SRC_$(1):%.c=$(BUILD)/obj/%.o)
+$(call lib,$(1)): $$(OBJ_$(1)); @rm -f $$@; ar rcs $$@ $$^
+endef
+$(foreach m,$(MODULES),$(eval $(call module_rules,$(m))))
+
+obj = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
+SRC_dumontfs := $(wildcard fs/dumontfs*.c)
+SRC_holder   := $(wildcard fs/holder/*.c)
+SRC_mount    := $(wildcard tools/mount/*.c)
+SRC_dumont   := $(wildcard tools/*.c)
+SRC_dumontd  := $(wildcard daemon/*.c daemon/*/*.c)
+
+PROGRAMS := $(if $(SRC_dumontfs),$(BUILD)/dumontfs) $(if $(SRC_holder),$(BUILD)/dumont-holder) \
+	$(if $(SRC_mount),$(BUILD)/mount.dumont) $(if $(SRC_dumont),$(BUILD)/dumont) $(if $(SRC_dumontd),$(BUILD)/dumontd)
+
+.DEFAULT_GOAL := all
+.PHONY: all clean install demo test test-programs bench lint asan ubsan tsan deps deps-test check-layers format kill-loop help
+all: $(PROGRAMS)
+
+link = $(CC) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(libs-pkg) -lm
+$(BUILD)/dumontfs:      $(call obj,$(SRC_dumontfs)) $(call libs,all);    $(link)
+$(BUILD)/dumont-holder: $(call obj,$(SRC_holder))   $(call libs,holder); $(link)
+$(BUILD)/mount.dumont:  $(call obj,$(SRC_mount))    $(call libs,holder); $(link)
+$(BUILD)/dumont:        $(call obj,$(SRC_dumont))   $(call libs,all);    $(link)
+$(BUILD)/dumontd:       $(call obj,$(SRC_dumontd))  $(call libs,daemon); $(link)
+
+$(BUILD)/obj/%.o: %.c Makefile
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_ALL) $(cflags-pkg) -MMD -MP -c -o $@ $<
+
+# --- tests: tests/unit/MODULE/test_*.c is one program linked with MODULE and the layers below it ---------------
+TESTLIB_SRC := $(wildcard tests/lib/*.c)
+UNIT_SRC    := $(wildcard tests/unit/*/test_*.c tests/property/*/test_*.c tests/crash/*/test_*.c)
+UNIT_BIN    := $(UNIT_SRC:%.c=$(BUILD)/%)
+# tests/lib/bin/NAME.c is a helper program of its own (relay, tree digest, ledger writer ...)
+HELPER_SRC  := $(wildcard tests/lib/bin/*.c) $(wildcard tests/bench/*.c)
+HELPER_BIN  := $(HELPER_SRC:%.c=$(BUILD)/%)
+test-programs: $(UNIT_BIN) $(HELPER_BIN)
+
+.SECONDEXPANSION:
+module-of = $(word 3,$(subst /, ,$(patsubst $(BUILD)/%,%,$(1))))
+$(UNIT_BIN): $(BUILD)/%: $(BUILD)/obj/%.o $(call obj,$(TESTLIB_SRC)) $$(call libs,$$(call module-of,$$@))
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(libs-pkg) -lcmocka -lm
+$(HELPER_BIN): $(BUILD)/%: $(BUILD)/obj/%.o $(call libs,base)
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(libs-pkg) -lm
+
+deps:
+	@.ci/install build run
+deps-test:
+	@.ci/install build run test
+
+test: deps-test
+	@$(MAKE) --no-print-directory all test-programs
+	@BUILD=$(BUILD) tests/run
+
+demo: deps
+	@$(MAKE) --no-print-directory -s all $(BUILD)/tests/lib/bin/treedigest $(BUILD)/tests/lib/bin/ledger
+	@BUILD=$(BUILD) tests/demo/run
+
+bench: deps
+	@$(MAKE) --no-print-directory -s all test-programs
+	@BUILD=$(BUILD) tests/bench/run
+
+asan ubsan tsan:
+	@$(MAKE) --no-print-directory SAN=$@ deps-test
+	@$(MAKE) --no-print-directory SAN=$@ all test-programs
+	@SAN=$@ BUILD=build/$@ tests/run
+
+kill-loop: deps-test
+	@$(MAKE) --no-print-directory all test-programs
+	@BUILD=$(BUILD) tests/integration/kill_loop.sh $(or $(ROUNDS),1000)
+
+check-layers:
+	@tests/lib/check-layers
+
+lint: check-layers
+	@.ci/install lint
+	@tests/lib/lint
+
+format:
+	clang-format-14 -i $$(git ls-files '*.c' '*.h')
+
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/lib/dumont \
+	    $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/man/man8
+	install -m 755 $(BUILD)/dumont $(DESTDIR)$(PREFIX)/bin/dumont
+	install -m 755 $(BUILD)/dumontd $(DESTDIR)$(PREFIX)/sbin/dumontd
+	install -m 755 $(BUILD)/mount.dumont $(DESTDIR)$(PREFIX)/sbin/mount.dumont
+	ln -sf mount.dumont $(DESTDIR)$(PREFIX)/sbin/umount.dumont
+	install -m 755 $(BUILD)/dumontfs $(BUILD)/dumont-holder $(DESTDIR)$(PREFIX)/lib/dumont/
+	install -m 644 docs/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/
+	install -m 644 docs/man/*.8 $(DESTDIR)$(PREFIX)/share/man/man8/
+
+clean:
+	rm -rf build
+
+-include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)
