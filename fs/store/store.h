@@ -1,0 +1,243 @@
+/* store.h: the state that the log produces. Namespace in SQLite (STORE/workspace.db), bytes in data files (STORE/data), and in
+ * front of both a memory layer: rows and blocks changed since the last checkpoint. The store knows positions, not records.
+ *
+ * One level of memory: a cache of row objects (inode, dentry, xattr, content map) that is always current. A changed object
+ * is dirty and pinned until the checkpoint that contains it has committed; lookups go cache -> SQLite (a reading
+ * connection of the store's own). freeze() copies the dirty rows' values into a frozen batch (copy on write for bytes), so
+ * handlers go on while the batch is written. State on disk is therefore always that of one position.
+ *
+ * Lifetimes. Each live row has `born` = seq of the record that made it. When a row is changed or removed at seq q and some
+ * pinned position p (snapshot, keep, volatile pin) satisfies born <= p < q, the old value becomes a history row
+ * [born, q). A view at position p is: live rows with born <= p, and history rows with born <= p < died.
+ *
+ * Data. Per inode: `base` files, named by (ino, serial >= 1), written only by reference: foff = off when off >= high-water mark
+ * of the serial, else foff = high-water mark (deterministic from the records alone, so crash recovery finds the bytes again;
+ * truncation to 0 starts a new serial); and one `side` file (serial 0) for inline bytes, placed by the checkpointer,
+ * append-only, node-local. Small files (<= DMT_SMALL_MAX, never by reference) live in table content. Extent rows say
+ * (off, len) -> (owner ino, serial, foff); owner may be another inode (content_from), such rows are marked shared.
+ *
+ * Invariants
+ *   D1  bytes of a record that is not durable never reach a live range of a data file: inline bytes stay in memory until a
+ *       checkpoint at a position the journal has made durable.
+ *   D2  by-reference bytes go only to space that no row, live or history, refers to.
+ *   D3  space is punched or unlinked only after the checkpoint that freed it committed, when no history row, keep, pin or
+ *       in-flight export needs it. In-place overwrite (inline bytes at checkpoint) only of ranges that are live only and not shared.
+ *   D4  truncate, punch, zero and extend change map and size only; zeros come from the map.
+ *   S1  one transaction per checkpoint, synchronous=FULL, with the applied position in it.
+ *   S2  missing ranges are rows, in the transaction of the position; bytes are accepted only where a row asks for that position.
+ *
+ * Threads: every function that takes no other note is called with the workspace lock held (or single-threaded). Functions marked
+ * [nolock] must be called without it and may block on disk. Views and exports use connections of their own.
+ */
+#ifndef DMT_STORE_STORE_H
+#define DMT_STORE_STORE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include "fs/base/bytes.h"
+#include "fs/base/clock.h"
+#include "fs/base/err.h"
+#include "fs/base/io.h"
+#include "fs/journal/journal.h"
+
+#define DMT_LIVE UINT64_MAX /* the view that is now; any other view is a sequence number */
+#define DMT_ROOT 1ull
+
+struct dmt_store;
+
+struct dmt_inode {
+    uint64_t ino;
+    uint32_t mode, nlink, uid, gid, rdev;
+    uint32_t flags;        /* DMT_INO_* */
+    uint64_t size;
+    uint64_t atime, mtime, ctime, btime; /* ns */
+    uint64_t parent;       /* directories: where .. leads; else 0 */
+    uint32_t next_cookie;  /* directories: cookie of the next entry, from 3 */
+    uint64_t epoch, seq;   /* position of the last change (its version) = born */
+};
+#define DMT_INO_ORPHAN 1u /* nlink 0, kept for those who have it open; removed by REAP */
+#define DMT_INO_XATTR  2u /* has at least one xattr (saves look-ups) */
+
+struct dmt_dentry {
+    uint64_t ino;
+    uint32_t cookie;
+    uint32_t type; /* S_IFMT bits of the inode */
+    uint64_t born;
+};
+
+struct dmt_store_conf {
+    const struct dmt_io *io;
+    const struct dmt_clock *clock;
+    const char *dir; /* STORE */
+};
+
+/* --- life ------------------------------------------------------------------------------------------------------------ */
+/* Makes an empty store: identity, root directory (mode, uid, gid, time_ns), applied position zero. Fails with -EEXIST if there is one. */
+struct dmt_store_ident {
+    uint8_t lineage[16];  /* of the workspace: same on all its machines */
+    uint8_t store_id[16]; /* of this store: random, made with it */
+    char name[65];        /* workspace name */
+};
+int dmt_store_create(const struct dmt_store_conf *conf, const struct dmt_store_ident *id, uint32_t root_mode, uint32_t uid,
+                     uint32_t gid, uint64_t time_ns, struct dmt_err *err);
+/* Opens and takes STORE/lock (flock; -EBUSY with the holder's pid in the message when in use). */
+int dmt_store_open(struct dmt_store **ret, const struct dmt_store_conf *conf, struct dmt_err *err);
+void dmt_store_close(struct dmt_store *st); /* dirty rows are dropped: the journal has them */
+const struct dmt_store_ident *dmt_store_ident(const struct dmt_store *st);
+struct dmt_pos dmt_store_applied(const struct dmt_store *st); /* of the last committed checkpoint */
+/* Drops all memory and reopens at the last checkpoint (a loser that truncates its journal; an I/O error). [nolock: exclusive] */
+int dmt_store_reload(struct dmt_store *st, struct dmt_err *err);
+
+/* --- rows ------------------------------------------------------------------------------------------------------------- */
+/* Small named values in the checkpoint's transaction (next_ino, flags ...). get: caller frees *ret; -ENOENT. */
+int dmt_store_meta_get(struct dmt_store *st, const char *key, void **ret, size_t *ret_len);
+int dmt_store_meta_put(struct dmt_store *st, const char *key, const void *val, size_t len);
+int dmt_store_meta_u64(struct dmt_store *st, const char *key, uint64_t dflt, uint64_t *ret);
+int dmt_store_meta_put_u64(struct dmt_store *st, const char *key, uint64_t v);
+
+int dmt_store_inode_get(struct dmt_store *st, uint64_t view, uint64_t ino, struct dmt_inode *ret); /* -ENOENT */
+/* Inserts or replaces; n->seq is the record's seq (= q of the rule above). */
+int dmt_store_inode_put(struct dmt_store *st, const struct dmt_inode *n);
+/* Removes inode, its xattrs, content map and missing ranges at seq. */
+int dmt_store_inode_del(struct dmt_store *st, uint64_t ino, uint64_t seq);
+
+int dmt_store_dentry_get(struct dmt_store *st, uint64_t view, uint64_t parent, const char *name, size_t len,
+                         struct dmt_dentry *ret); /* -ENOENT */
+int dmt_store_dentry_put(struct dmt_store *st, uint64_t parent, const char *name, size_t len, uint64_t ino, uint32_t type,
+                         uint32_t cookie, uint64_t seq);
+int dmt_store_dentry_del(struct dmt_store *st, uint64_t parent, const char *name, size_t len, uint64_t seq);
+/* In cookie order, those with cookie > after. fn returns non-zero to stop; it must not change the store. */
+typedef int (*dmt_dirent_fn)(void *ctx, const char *name, size_t len, const struct dmt_dentry *d);
+int dmt_store_readdir(struct dmt_store *st, uint64_t view, uint64_t parent, uint32_t after, dmt_dirent_fn fn, void *ctx);
+int dmt_store_dir_empty(struct dmt_store *st, uint64_t parent); /* 1, 0, < 0 */
+
+int dmt_store_xattr_get(struct dmt_store *st, uint64_t view, uint64_t ino, const char *name, void *buf, size_t size,
+                        size_t *ret_len); /* -ENODATA; -ERANGE when size is too small and not 0 */
+int dmt_store_xattr_put(struct dmt_store *st, uint64_t ino, const char *name, const void *val, size_t len, uint64_t seq);
+int dmt_store_xattr_del(struct dmt_store *st, uint64_t ino, const char *name, uint64_t seq);
+typedef int (*dmt_xattr_fn)(void *ctx, const char *name, const void *val, size_t len);
+int dmt_store_xattr_each(struct dmt_store *st, uint64_t view, uint64_t ino, dmt_xattr_fn fn, void *ctx);
+
+/* --- content ---------------------------------------------------------------------------------------------------------- */
+/* The caller keeps inode.size and times; these change the map. */
+int dmt_store_write(struct dmt_store *st, uint64_t ino, uint64_t off, const void *p, size_t len, uint64_t seq);
+/* Where a by-reference write will go (pure), and putting its bytes there BEFORE its record is logged (D2). */
+struct dmt_place {
+    uint64_t ino;    /* owner of the data file */
+    uint32_t serial; /* 0 = side */
+    uint64_t foff;
+};
+int dmt_store_ref_place(struct dmt_store *st, uint64_t ino, uint64_t off, uint64_t len, struct dmt_place *ret);
+int dmt_store_ref_put(struct dmt_store *st, const struct dmt_place *pl, const void *p, size_t len);
+/* The apply of a by-reference write: computes the same place, switches the map, adds the range to the missing list at seq
+ * (on the holder "missing" means: not yet durable here; cleared by mark). Bytes that are not in the file read as what is in the file. */
+int dmt_store_write_ref(struct dmt_store *st, uint64_t ino, uint64_t off, uint64_t len, uint64_t seq);
+/* Unmaps [off, off+len) (punch, zero); len UINT64_MAX = to the end. */
+int dmt_store_unmap(struct dmt_store *st, uint64_t ino, uint64_t off, uint64_t len, uint64_t seq);
+/* Unmaps [size, end); size 0 also starts a new base serial and keeps the old content as fallback until complete once. */
+int dmt_store_truncate(struct dmt_store *st, uint64_t ino, uint64_t size, uint64_t seq);
+/* Content of ino := content of src at view src_view (rollback, fallback), by shared extents; no bytes move. */
+int dmt_store_content_from(struct dmt_store *st, uint64_t ino, uint64_t src, uint64_t src_view, uint64_t seq);
+/* Allocated bytes (for st_blocks), live view. */
+int dmt_store_allocated(struct dmt_store *st, uint64_t ino, uint64_t *ret_bytes);
+
+/* Reading in two steps: map under the lock (memory bytes are copied into buf at once, holes zeroed), then the file pieces
+ * without it. Beyond n->size nothing is returned; the caller clips len to the size. */
+struct dmt_piece {
+    uint64_t off, len; /* in the file */
+    void *file;        /* referenced data file; NULL = already in buf */
+    uint64_t foff;
+    uint64_t born;     /* position of the last write of this piece */
+};
+struct dmt_pieces {
+    struct dmt_piece *v;
+    int n, cap;
+};
+int dmt_store_map(struct dmt_store *st, uint64_t view, uint64_t ino, uint64_t off, void *buf, uint64_t len,
+                  struct dmt_pieces *ret);
+/* [nolock] Reads the file pieces into buf (buf[0] = offset off). nowait: preadv2(RWF_NOWAIT); -EAGAIN when it would block. */
+int dmt_store_pieces_read(struct dmt_store *st, struct dmt_pieces *ps, uint64_t off, void *buf, bool nowait);
+void dmt_store_pieces_free(struct dmt_store *st, struct dmt_pieces *ps);
+/* SEEK_DATA / SEEK_HOLE on the map: offset, or -ENXIO. size: the inode's. */
+int64_t dmt_store_seek(struct dmt_store *st, uint64_t view, uint64_t ino, uint64_t off, uint64_t size, bool data);
+
+/* --- missing ranges and fallback (protocol rules 21-24) ------------------------------------------------------------------ */
+struct dmt_missing {
+    uint64_t ino, off, len, seq; /* seq: position of the write whose bytes are missing */
+};
+/* Next row at or after (ino, off) in that order: 1, 0 at the end. */
+int dmt_store_missing_next(struct dmt_store *st, uint64_t ino, uint64_t off, struct dmt_missing *ret);
+uint64_t dmt_store_missing_bytes(struct dmt_store *st); /* sum; O(1) */
+bool dmt_store_missing_ino(struct dmt_store *st, uint64_t ino, uint64_t upto_seq); /* any with seq <= upto? */
+/* Puts arrived bytes in place where the list asks for exactly seq; *ret_used = bytes wanted. Rows stay until fill_sync. */
+int dmt_store_missing_fill(struct dmt_store *st, const struct dmt_missing *m, const void *p, uint64_t *ret_used);
+/* fdatasync of what was filled since the last call [nolock inside: takes a lock callback], then drops those rows. */
+struct dmt_lockfn { void (*lock)(void *ctx); void (*unlock)(void *ctx); void *ctx; };
+int dmt_store_fill_sync(struct dmt_store *st, const struct dmt_lockfn *lk);
+/* [nolock] Holder: makes the data files of ino (0 = all) with missing rows durable; the caller then logs MARK(ino, seq). */
+int dmt_store_ref_sync(struct dmt_store *st, const struct dmt_lockfn *lk, uint64_t ino);
+/* MARK: rows of ino with seq <= upto are dropped (holder). Other readers call it with complete_here = false: rows stay. */
+int dmt_store_mark(struct dmt_store *st, uint64_t ino, uint64_t upto_seq, bool complete_here);
+/* Rename of `ino` over `replaced` at seq: an incomplete `ino` inherits the replaced file's content (or its fallback) as fallback. */
+int dmt_store_keep_replace(struct dmt_store *st, uint64_t ino, uint64_t replaced, uint64_t seq);
+/* Fallback of an incomplete file: source inode and view of its content, that content's size and mtime; -ENOENT = none: cut at the first missing byte. */
+int dmt_store_fallback(struct dmt_store *st, uint64_t ino, uint64_t *ret_src, uint64_t *ret_view, uint64_t *ret_size,
+                       uint64_t *ret_mtime);
+
+/* --- snapshots and epochs (rows of the checkpoint's transaction) ------------------------------------------------------------ */
+struct dmt_snapshot {
+    uint64_t serial;  /* dense, never reused: part of the node ids of .snapshots */
+    uint64_t seq;     /* position it shows */
+    uint64_t epoch;
+    uint64_t time_ns;
+    char name[129];
+    char note[257];   /* why (automatic ones) */
+};
+int dmt_store_snap_put(struct dmt_store *st, const struct dmt_snapshot *s); /* -EEXIST by name */
+int dmt_store_snap_del(struct dmt_store *st, const char *name);            /* history rows nothing needs are freed by later checkpoints */
+int dmt_store_snap_get(struct dmt_store *st, const char *name, struct dmt_snapshot *ret);
+int dmt_store_snap_by_serial(struct dmt_store *st, uint64_t serial, struct dmt_snapshot *ret);
+int dmt_store_snap_each(struct dmt_store *st, int (*fn)(void *ctx, const struct dmt_snapshot *s), void *ctx); /* oldest first */
+
+struct dmt_epoch_row {
+    uint64_t epoch, parent, switch_seq, switch_chain, time_ns;
+    char node[65], reason[257];
+};
+int dmt_store_epoch_put(struct dmt_store *st, const struct dmt_epoch_row *e);
+int dmt_store_epoch_each(struct dmt_store *st, int (*fn)(void *ctx, const struct dmt_epoch_row *e), void *ctx);
+
+/* --- checkpoint ---------------------------------------------------------------------------------------------------------- */
+struct dmt_store_load { uint64_t dirty_rows, dirty_bytes, pinned_bytes, live_bytes, inodes; };
+void dmt_store_load(struct dmt_store *st, struct dmt_store_load *ret);
+/* Freezes the active layer at pos (the caller's applied position). -EBUSY while a frozen one exists. Lock held, no disk. */
+int dmt_store_freeze(struct dmt_store *st, const struct dmt_pos *pos);
+/* [nolock] The journal is durable past the frozen position: blocks -> fdatasync(data) -> one transaction (FULL). On error the frozen
+ * layer is merged back (dirty again) and the call may be repeated. */
+int dmt_store_checkpoint(struct dmt_store *st, const struct dmt_lockfn *lk, struct dmt_err *err);
+
+/* Inodes changed between two positions a < b (b may be DMT_LIVE; call after a checkpoint): fn gets each ino once, any order. [nolock] */
+int dmt_store_changed(struct dmt_store *st, uint64_t a, uint64_t b, int (*fn)(void *ctx, uint64_t ino), void *ctx);
+
+/* --- state stream: everything at a position (first synchronisation, archive base, restore) ------------------------------------- */
+/* Pins the last checkpoint's position (volatile; a freeze+checkpoint is the caller's), then walks rows and data ranges in a read
+ * transaction of its own. Stream = items, each u8 kind + payload (docs/formats.md "State stream"). emit returns < 0 to stop. [nolock; lk used briefly] */
+int dmt_store_export(struct dmt_store *st, const struct dmt_lockfn *lk, struct dmt_pos *ret_pos,
+                     int (*emit)(void *ctx, const void *p, size_t len), void *ctx, struct dmt_err *err);
+/* Fills an empty or abandoned store directory: sets flag meta "resync" durably first, wipes, takes chunks as export emitted them
+ * (any re-chunking of the byte stream), finishes only on the END item with the matching hash. The store must not be open. */
+struct dmt_import;
+int dmt_store_import_begin(struct dmt_import **ret, const struct dmt_store_conf *conf, const struct dmt_store_ident *id,
+                           struct dmt_err *err);
+int dmt_store_import_feed(struct dmt_import *im, const void *p, size_t len, struct dmt_err *err);
+/* Commits; *ret_pos = the position. On error or abort the directory stays marked "resync" (dmt_store_open says DMT_E_CORRUPT + hint). */
+int dmt_store_import_finish(struct dmt_import *im, struct dmt_pos *ret_pos, struct dmt_err *err);
+void dmt_store_import_abort(struct dmt_import *im);
+
+/* --- check -------------------------------------------------------------------------------------------------------------- */
+/* Verifies invariants of a closed or open store's last checkpoint: fn gets one sentence per finding. Returns findings or < 0. [nolock] */
+int dmt_store_check(struct dmt_store *st, void (*fn)(void *ctx, const char *finding), void *ctx, struct dmt_err *err);
+/* statfs of the data directory's filesystem: bytes. */
+int dmt_store_space(struct dmt_store *st, uint64_t *ret_total, uint64_t *ret_free);
+
+#endif
