@@ -1,0 +1,149 @@
+/* verb_status.c: `dumont status`: one screen: role, epoch, lag, what is pending, when a restore was last proved. Asks each workspace's own process; one
+ * that does not run is shown as such from its files. --watch redraws every second until Ctrl-C. One thread.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+#include "tools/dumont.h"
+
+static void line_peer(const json_t *s)
+{
+    char a[32], b[32], c[32];
+    const json_t *p = json_object_get(s, "standby");
+    if (!p) {
+        printf("  standby     none configured: one copy\n");
+        return;
+    }
+    if (!json_bool(p, "connected")) {
+        printf("  standby     %s not connected%s%s\n", json_str(p, "node"), *json_str(p, "note") ? ": " : "", json_str(p, "note"));
+        return;
+    }
+    printf("  standby     %s%s: received %" PRIu64 ", durable %" PRIu64 ", applied %" PRIu64 "; lag %s, bulk %s to go, round trip %s\n",
+           json_str(p, "node"), json_bool(p, "in_sync") ? "" : " (catching up)", json_u64(p, "received"), json_u64(p, "durable"),
+           json_u64(p, "applied"), human_bytes(json_u64(p, "lag_bytes"), a), human_bytes(json_u64(p, "bulk_bytes"), b),
+           human_ms(json_u64(p, "rtt_us") / 1000, c));
+}
+
+static void line_archive(const json_t *s)
+{
+    char a[32], t[32];
+    const json_t *p = json_object_get(s, "archive");
+    if (!p) {
+        printf("  archive     none configured\n");
+        return;
+    }
+    printf("  archive     %s: up to %" PRIu64 ", %s pending", json_str(p, "url"), json_u64(p, "seq"),
+           human_bytes(json_u64(p, "pending_bytes"), a));
+    if (*json_str(p, "error"))
+        printf("; failing since %s: %s", local_time(json_u64(p, "error_since_ns"), t), json_str(p, "error"));
+    printf("\n");
+    if (json_u64(p, "proved_ns"))
+        printf("  restore     last proved %s\n", local_time(json_u64(p, "proved_ns"), t));
+    else
+        printf("  restore     never proved (dumont verify %s --archive)\n", json_str(s, "name"));
+}
+
+static void print_status(const json_t *s)
+{
+    char a[32], b[32], c[32];
+    printf("%s  %s%s, epoch %s\n", json_str(s, "name"), json_str(s, "state"), json_bool(s, "one_copy") ? " (one copy)" : "",
+           json_str(s, "epoch"));
+    if (*json_str(s, "note"))
+        printf("  note        %s\n", json_str(s, "note"));
+    if (json_bool(s, "failed"))
+        printf("  FAILED      %s\n", json_str(s, "failed_why"));
+    printf("  mounted     %s\n", *json_str(s, "mountpoint") ? json_str(s, "mountpoint") : "no");
+    printf("  journal     at %" PRIu64 ", durable %" PRIu64 ", applied %" PRIu64 ", checkpointed %" PRIu64 "; %s in segments\n",
+           json_u64(s, "tail"), json_u64(s, "durable"), json_u64(s, "applied"), json_u64(s, "checkpointed"),
+           human_bytes(json_u64(s, "journal_bytes"), a));
+    printf("  data        %" PRIu64 " files, %s; %s held by %" PRIu64 " snapshots; %s not yet in the database\n",
+           json_u64(s, "inodes"), human_bytes(json_u64(s, "live_bytes"), a), human_bytes(json_u64(s, "pinned_bytes"), b),
+           json_u64(s, "snapshots"), human_bytes(json_u64(s, "dirty_bytes"), c));
+    line_peer(s);
+    line_archive(s);
+    if (json_u64(s, "oldest_sync_ms") > 1000)
+        printf("  waiting     oldest sync waits for %s\n", human_ms(json_u64(s, "oldest_sync_ms"), a));
+    if (json_u64(s, "incomplete_files"))
+        printf("  incomplete  %" PRIu64 " files lost unsynced bulk data in the last failover (dumont log %s --incomplete)\n",
+               json_u64(s, "incomplete_files"), json_str(s, "name"));
+}
+
+static int status_one(const char *name, json_t *into)
+{
+    struct dmt_err err = {0};
+    json_t *s = NULL;
+    int rc = control_call(name, json_pack("{s:s}", "cmd", "status"), &s, &err);
+    if (rc == -ENOENT || rc == -ECONNREFUSED) {
+        struct dmt_conf *c = NULL;
+        char store[4096];
+        rc = ws_load(name, &c, store, &err);
+        if (rc != 0)
+            return fail(EXIT_ABSENT, &err);
+        dmt_conf_free(c);
+        s = json_pack("{s:s, s:s, s:s}", "name", name, "state", "not running here", "store", store);
+        if (!opt_json)
+            printf("%s  not running here; store %s\n", name, store);
+    } else if (rc != 0) {
+        return fail(EXIT_FAILED, &err);
+    } else if (!opt_json) {
+        print_status(s);
+    }
+    json_array_append_new(into, s);
+    return EXIT_OK;
+}
+
+struct every {
+    json_t *into;
+    int rc;
+};
+
+static int each(void *ctx, const char *name)
+{
+    struct every *e = ctx;
+    int rc = status_one(name, e->into);
+    if (rc != EXIT_OK)
+        e->rc = rc;
+    return 0;
+}
+
+static int once(const char *name)
+{
+    struct every e = {.into = json_array(), .rc = EXIT_OK};
+    if (name)
+        e.rc = status_one(name, e.into);
+    else
+        ws_each(each, &e);
+    if (!opt_json && !name && json_array_size(e.into) == 0 && e.rc == EXIT_OK)
+        printf("no workspaces on this machine; make one with: dumont workspace create NAME\n");
+    if (opt_json && e.rc == EXIT_OK)
+        print_json(name ? json_array_get(e.into, 0) : e.into);
+    json_decref(e.into);
+    return e.rc;
+}
+
+static int run(int argc, char **argv)
+{
+    const char *name = NULL;
+    bool watch = false;
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--watch") == 0)
+            watch = true;
+        else if (argv[i][0] == '-' || name)
+            return usage_of(&verb_status);
+        else
+            name = argv[i];
+    }
+    while (watch) {
+        printf("\033[H\033[2J");
+        int rc = once(name);
+        fflush(stdout);
+        if (rc != EXIT_OK)
+            return rc;
+        sleep(1);
+    }
+    return once(name);
+}
+
+const struct verb verb_status = {"status", "[NAME] [--watch] [--json]",
+                                 "where the workspaces stand: role, epoch, lag, what is pending", run};
