@@ -1,9 +1,10 @@
 /* bytes.c: growing buffers and bounded cursors over little-endian bytes.
  *
- * Owns the memory of a dmt_buf between init and free. Happy path: puts append, gets advance. Failure is sticky and silent: a
- * writer that ran out of memory, a reader that ran past its end set `bad`, and every later call does nothing, so that encoders
- * and decoders are straight lines with one check at the end. Lengths from a peer are compared with what is left before any
- * arithmetic, so they cannot overflow. Thread: any; a struct belongs to one caller.
+ * Owns the memory of a dmt_buf between init and free. Happy path: puts append, gets advance.
+ * Failure is sticky and silent: a writer that ran out of memory, a reader that ran past its end set
+ * `bad`, and every later call does nothing, so that encoders and decoders are straight lines with
+ * one check at the end. Lengths from a peer are compared with what is left before any arithmetic,
+ * so they cannot overflow. Thread: any; a struct belongs to one caller.
  */
 #include "fs/base/bytes.h"
 

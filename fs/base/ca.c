@@ -1,10 +1,12 @@
 /* ca.c: the small certificate authority of dumontd.
  *
- * Owns nothing between calls; the CA is two PEM files. Happy path: create once on the controller, then issue one certificate a
- * node. EC P-256 keys, SHA-256, random 127-bit serials. The CA may sign leaves only (pathlen 0); a leaf serves both ends of a
- * connection and names its node as CN and DNS name. Validity begins a day ago, so that a node whose clock is behind is not shut
- * out. Failure modes: an existing CA is never overwritten (every node would be cut off); a key is written, and durable, before
- * its certificate, so a certificate never stands without its key. Thread: any.
+ * Owns nothing between calls; the CA is two PEM files. Happy path: create once on the controller,
+ * then issue one certificate a node. EC P-256 keys, SHA-256, random 127-bit serials. The CA may
+ * sign leaves only (pathlen 0); a leaf serves both ends of a connection and names its node as CN
+ * and DNS name. Validity begins a day ago, so that a node whose clock is behind is not shut out.
+ * Failure modes: an existing CA is never overwritten (every node would be cut off); a key is
+ * written, and durable, before its certificate, so a certificate never stands without its key.
+ * Thread: any.
  */
 #include "fs/base/tls.h"
 
@@ -52,10 +54,12 @@ static bool fill_cert(X509 *cert, EVP_PKEY *key, const char *name, int days)
     serial[0] = (uint8_t)((serial[0] & 0x7f) | 0x40); /* positive, and always 16 bytes long */
     BIGNUM *bn = BN_bin2bn(serial, sizeof(serial), NULL);
     X509_NAME *subject = X509_get_subject_name(cert);
-    bool ok = bn && BN_to_ASN1_INTEGER(bn, X509_get_serialNumber(cert)) && X509_set_version(cert, X509_VERSION_3) &&
+    bool ok = bn && BN_to_ASN1_INTEGER(bn, X509_get_serialNumber(cert)) &&
+              X509_set_version(cert, X509_VERSION_3) &&
               X509_gmtime_adj(X509_getm_notBefore(cert), -BACKDATE_S) &&
               X509_time_adj_ex(X509_getm_notAfter(cert), days, 0, NULL) &&
-              X509_NAME_add_entry_by_txt(subject, "CN", MBSTRING_UTF8, (const unsigned char *)name, -1, -1, 0) &&
+              X509_NAME_add_entry_by_txt(subject, "CN", MBSTRING_UTF8, (const unsigned char *)name,
+                                         -1, -1, 0) &&
               X509_set_pubkey(cert, key);
     BN_free(bn);
     return ok;
@@ -72,11 +76,13 @@ static int write_bio(BIO *bio, const char *path, mode_t mode, struct dmt_err *er
     return 0;
 }
 
-static int write_pair(X509 *cert, EVP_PKEY *pkey, const char *cert_path, const char *key_path, struct dmt_err *err)
+static int write_pair(X509 *cert, EVP_PKEY *pkey, const char *cert_path, const char *key_path,
+                      struct dmt_err *err)
 {
     int r;
     BIO *c = BIO_new(BIO_s_mem()), *k = BIO_new(BIO_s_secmem());
-    if (!c || !k || !PEM_write_bio_X509(c, cert) || !PEM_write_bio_PrivateKey(k, pkey, NULL, NULL, 0, NULL, NULL)) {
+    if (!c || !k || !PEM_write_bio_X509(c, cert) ||
+        !PEM_write_bio_PrivateKey(k, pkey, NULL, NULL, 0, NULL, NULL)) {
         r = openssl_fail(err, "encode a certificate");
         goto out;
     }
@@ -94,14 +100,17 @@ static int check_absent(const char *path, struct dmt_err *err)
     if (access(path, F_OK) < 0 && errno == ENOENT)
         return 0;
     dmt_err_set(err, -EEXIST, "%s is already there", path);
-    dmt_err_hint(err, "a new CA would cut off every node that has a certificate of the old one; move the old files away first");
+    dmt_err_hint(err, "a new CA would cut off every node that has a certificate of the old one; "
+                      "move the old files away first");
     return -EEXIST;
 }
 
-int dmt_ca_create(const char *ca_cert, const char *ca_key, const char *name, int days, struct dmt_err *err)
+int dmt_ca_create(const char *ca_cert, const char *ca_key, const char *name, int days,
+                  struct dmt_err *err)
 {
     if (!*name || strlen(name) > 64 || days < 1 || days > DAYS_MAX)
-        return dmt_err_set(err, -EINVAL, "a CA needs a name of 1 to 64 bytes and 1 to %d days", DAYS_MAX);
+        return dmt_err_set(err, -EINVAL, "a CA needs a name of 1 to 64 bytes and 1 to %d days",
+                           DAYS_MAX);
     int r = check_absent(ca_cert, err);
     if (r == 0)
         r = check_absent(ca_key, err);
@@ -114,7 +123,8 @@ int dmt_ca_create(const char *ca_cert, const char *ca_key, const char *name, int
         !X509_set_issuer_name(cert, X509_get_subject_name(cert)) ||
         !add_extension(cert, cert, NID_basic_constraints, "critical,CA:TRUE,pathlen:0") ||
         !add_extension(cert, cert, NID_key_usage, "critical,keyCertSign,cRLSign") ||
-        !add_extension(cert, cert, NID_subject_key_identifier, "hash") || !X509_sign(cert, key, EVP_sha256()))
+        !add_extension(cert, cert, NID_subject_key_identifier, "hash") ||
+        !X509_sign(cert, key, EVP_sha256()))
         r = openssl_fail(err, "make the CA certificate");
     else
         r = write_pair(cert, key, ca_cert, ca_key, err);
@@ -123,12 +133,13 @@ int dmt_ca_create(const char *ca_cert, const char *ca_key, const char *name, int
     return r;
 }
 
-static int sign_leaf(X509 *ca, EVP_PKEY *ca_key, const char *node, int days, X509 *cert, EVP_PKEY *key,
-                     struct dmt_err *err)
+static int sign_leaf(X509 *ca, EVP_PKEY *ca_key, const char *node, int days, X509 *cert,
+                     EVP_PKEY *key, struct dmt_err *err)
 {
     char san[128];
     (void)snprintf(san, sizeof(san), "DNS:%s", node);
-    if (!fill_cert(cert, key, node, days) || !X509_set_issuer_name(cert, X509_get_subject_name(ca)) ||
+    if (!fill_cert(cert, key, node, days) ||
+        !X509_set_issuer_name(cert, X509_get_subject_name(ca)) ||
         !add_extension(cert, ca, NID_basic_constraints, "critical,CA:FALSE") ||
         !add_extension(cert, ca, NID_key_usage, "critical,digitalSignature") ||
         !add_extension(cert, ca, NID_ext_key_usage, "serverAuth,clientAuth") ||
@@ -140,13 +151,15 @@ static int sign_leaf(X509 *ca, EVP_PKEY *ca_key, const char *node, int days, X50
     return 0;
 }
 
-int dmt_ca_issue(const char *ca_cert, const char *ca_key, const char *node, int days, const char *cert, const char *key,
-                 struct dmt_err *err)
+int dmt_ca_issue(const char *ca_cert, const char *ca_key, const char *node, int days,
+                 const char *cert, const char *key, struct dmt_err *err)
 {
     if (!base_node_name_ok(node))
-        return dmt_err_set(err, -EINVAL, "'%s' is not a node name (letters, digits, '.', '_', '-')", node);
+        return dmt_err_set(err, -EINVAL, "'%s' is not a node name (letters, digits, '.', '_', '-')",
+                           node);
     if (days < 1 || days > DAYS_MAX)
-        return dmt_err_set(err, -EINVAL, "a certificate is valid for 1 to %d days, not %d", DAYS_MAX, days);
+        return dmt_err_set(err, -EINVAL, "a certificate is valid for 1 to %d days, not %d",
+                           DAYS_MAX, days);
     X509 *ca = NULL, *leaf = NULL;
     EVP_PKEY *ca_pkey = NULL, *pkey = NULL;
     int r = base_pem_read_cert(ca_cert, &ca, err);

@@ -1,8 +1,9 @@
 /* clock.c: the real clock, randomness, and times as people write them.
  *
- * Owns nothing. CLOCK_BOOTTIME is the monotonic clock because a lease must also run out while a machine sleeps or is frozen by
- * its hypervisor and thawed. Times outside 1970..9999 are refused when parsed and shown as they fall when formatted. Failure:
- * a kernel that cannot give time or random bytes leaves nothing sensible to do, so that aborts. Thread: any.
+ * Owns nothing. CLOCK_BOOTTIME is the monotonic clock because a lease must also run out while a
+ * machine sleeps or is frozen by its hypervisor and thawed. Times outside 1970..9999 are refused
+ * when parsed and shown as they fall when formatted. Failure: a kernel that cannot give time or
+ * random bytes leaves nothing sensible to do, so that aborts. Thread: any.
  */
 #include "fs/base/clock.h"
 
@@ -68,7 +69,8 @@ char *dmt_time_format(uint64_t realtime_ns, char buf[32])
     return buf;
 }
 
-/* Reads ".digits" if there is one; nanoseconds beyond the ninth digit are dropped. Returns the new position, or NULL. */
+/* Reads ".digits" if there is one; nanoseconds beyond the ninth digit are dropped. Returns the new
+ * position, or NULL. */
 static const char *parse_fraction(const char *s, uint64_t *ret_ns)
 {
     *ret_ns = 0;
@@ -119,8 +121,9 @@ static int parse_ago(const char *s, uint64_t now_ns, uint64_t *ret_ns)
         const char *unit;
         uint64_t seconds;
     } units[] = {
-        {"second", 1}, {"sec", 1}, {"s", 1}, {"minute", 60}, {"min", 60}, {"m", 60}, {"hour", 3600},
-        {"h", 3600}, {"day", 86400}, {"d", 86400}, {"week", 604800}, {"w", 604800},
+        {"second", 1},  {"sec", 1},   {"s", 1},         {"minute", 60},
+        {"min", 60},    {"m", 60},    {"hour", 3600},   {"h", 3600},
+        {"day", 86400}, {"d", 86400}, {"week", 604800}, {"w", 604800},
     };
     unsigned long long count;
     char unit[16], ago[8];
@@ -169,7 +172,8 @@ static long long resolve_zone(const char *s, struct tm *tm)
     } else {
         return -1;
     }
-    /* timegm and mktime turn February 30th into March 2nd without a word; a person who asks for it made a mistake. */
+    /* timegm and mktime turn February 30th into March 2nd without a word; a person who asks for it
+     * made a mistake. */
     if (tm->tm_mday != asked.tm_mday || tm->tm_mon != asked.tm_mon)
         return -1;
     return sec;
@@ -179,14 +183,16 @@ static int parse_calendar(const char *s, uint64_t *ret_ns)
 {
     struct tm tm = {0};
     uint64_t frac = 0;
-    if (!parse_digits(s, 4, 1970, 9999, &tm.tm_year) || s[4] != '-' || !parse_digits(s + 5, 2, 1, 12, &tm.tm_mon) ||
-        s[7] != '-' || !parse_digits(s + 8, 2, 1, 31, &tm.tm_mday))
+    if (!parse_digits(s, 4, 1970, 9999, &tm.tm_year) || s[4] != '-' ||
+        !parse_digits(s + 5, 2, 1, 12, &tm.tm_mon) || s[7] != '-' ||
+        !parse_digits(s + 8, 2, 1, 31, &tm.tm_mday))
         return -EINVAL;
     tm.tm_year -= 1900;
     tm.tm_mon -= 1;
     s += 10;
     if (*s == 'T' || *s == ' ') {
-        if (!parse_digits(s + 1, 2, 0, 23, &tm.tm_hour) || s[3] != ':' || !parse_digits(s + 4, 2, 0, 59, &tm.tm_min))
+        if (!parse_digits(s + 1, 2, 0, 23, &tm.tm_hour) || s[3] != ':' ||
+            !parse_digits(s + 4, 2, 0, 59, &tm.tm_min))
             return -EINVAL;
         s += 6;
         if (*s == ':') {

@@ -1,10 +1,11 @@
 /* conf.c: ordered key/value lists and their two written forms, lines and mount options.
  *
- * Owns the list and its strings. Happy path: load a file or parse a list, look keys up (linear: a conf has tens of keys), save.
- * Values cannot hold newlines or start or end with blanks in the lines form, because a line is trimmed; dmt_conf_save() refuses
- * such a value instead of writing something that reads back differently. Which keys exist is not known here: the owner of the
- * keys walks the list and names the unknown ones. Out of memory aborts: confs are read at start, by programs that hold nothing
- * yet. Thread: any; a conf belongs to one caller.
+ * Owns the list and its strings. Happy path: load a file or parse a list, look keys up (linear: a
+ * conf has tens of keys), save. Values cannot hold newlines or start or end with blanks in the
+ * lines form, because a line is trimmed; dmt_conf_save() refuses such a value instead of writing
+ * something that reads back differently. Which keys exist is not known here: the owner of the keys
+ * walks the list and names the unknown ones. Out of memory aborts: confs are read at start, by
+ * programs that hold nothing yet. Thread: any; a conf belongs to one caller.
  */
 #include "fs/base/conf.h"
 
@@ -131,7 +132,8 @@ static bool key_ok(const char *s)
     return true;
 }
 
-static int load_line(struct dmt_conf *c, char *line, const char *path, int number, struct dmt_err *err)
+static int load_line(struct dmt_conf *c, char *line, const char *path, int number,
+                     struct dmt_err *err)
 {
     line = trim(line);
     if (!*line || *line == '#')
@@ -145,7 +147,8 @@ static int load_line(struct dmt_conf *c, char *line, const char *path, int numbe
     *eq = '\0';
     char *key = trim(line), *value = trim(eq + 1);
     if (!key_ok(key))
-        return dmt_err_set(err, DMT_E_CONFIG, "%s:%d: '%s' is not a name of a key", path, number, key);
+        return dmt_err_set(err, DMT_E_CONFIG, "%s:%d: '%s' is not a name of a key", path, number,
+                           key);
     dmt_conf_set(c, key, value);
     return 0;
 }
@@ -168,8 +171,9 @@ int dmt_conf_load(struct dmt_conf *c, const char *path, struct dmt_err *err)
     return r;
 }
 
-/* One word of the comma list, quotes removed, into out (as long as the rest of the list). Returns where the next word starts, or
- * NULL when a quote is not closed. *ret_eq: position of the first '=' in out outside quotes, or -1. */
+/* One word of the comma list, quotes removed, into out (as long as the rest of the list). Returns
+ * where the next word starts, or NULL when a quote is not closed. *ret_eq: position of the first
+ * '=' in out outside quotes, or -1. */
 static const char *next_option(const char *s, char *out, long *ret_eq)
 {
     bool quoted = false;
@@ -249,8 +253,8 @@ int dmt_conf_save(const struct dmt_conf *c, const char *path, struct dmt_err *er
     return r;
 }
 
-/* "12" or "1.5" as thousandths would lose bytes of 1.5 TiB, so: whole part and a fraction over a power of ten (at most 9 digits).
- * Returns the unit's start, or NULL. */
+/* "12" or "1.5" as thousandths would lose bytes of 1.5 TiB, so: whole part and a fraction over a
+ * power of ten (at most 9 digits). Returns the unit's start, or NULL. */
 static const char *parse_number(const char *s, uint64_t *whole, uint64_t *frac, uint64_t *frac_of)
 {
     *whole = *frac = 0;
@@ -258,7 +262,8 @@ static const char *parse_number(const char *s, uint64_t *whole, uint64_t *frac, 
     if (!isdigit((unsigned char)*s))
         return NULL;
     for (; isdigit((unsigned char)*s); s++)
-        if (__builtin_mul_overflow(*whole, 10u, whole) || __builtin_add_overflow(*whole, (uint64_t)(*s - '0'), whole))
+        if (__builtin_mul_overflow(*whole, 10u, whole) ||
+            __builtin_add_overflow(*whole, (uint64_t)(*s - '0'), whole))
             return NULL;
     if (*s != '.')
         return s;
@@ -312,7 +317,8 @@ int dmt_parse_duration_ms(const char *s, uint64_t *ret_ms)
     static const struct {
         const char *name;
         uint64_t ms;
-    } units[] = {{"ms", 1}, {"s", 1000}, {"m", 60000}, {"min", 60000}, {"h", 3600000}, {"d", 86400000}};
+    } units[] = {{"ms", 1},      {"s", 1000},    {"m", 60000},
+                 {"min", 60000}, {"h", 3600000}, {"d", 86400000}};
     uint64_t whole, frac, frac_of;
     const char *unit = parse_number(s, &whole, &frac, &frac_of);
     if (!unit)

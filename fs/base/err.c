@@ -1,9 +1,10 @@
 /* err.c: the error struct and the sentences of the codes.
  *
- * Owns nothing but constant tables. The happy path never comes here: a function that succeeds returns 0 and leaves its
- * caller's struct alone. On failure the deepest function that knows something a person can use calls dmt_err_set(), callers
- * put their context in front with dmt_err_wrap(), and the program prints the whole once. Messages too long for the struct
- * are cut at its end; newlines become spaces, because a message is one line of a log. Thread: any.
+ * Owns nothing but constant tables. The happy path never comes here: a function that succeeds
+ * returns 0 and leaves its caller's struct alone. On failure the deepest function that knows
+ * something a person can use calls dmt_err_set(), callers put their context in front with
+ * dmt_err_wrap(), and the program prints the whole once. Messages too long for the struct are cut
+ * at its end; newlines become spaces, because a message is one line of a log. Thread: any.
  */
 #include "fs/base/err.h"
 
@@ -32,7 +33,8 @@ int dmt_err_set(struct dmt_err *e, int code, const char *fmt, ...)
 {
     if (!e)
         return code;
-    /* The arguments may point into *e (a message repeated with more context), so format aside first. */
+    /* The arguments may point into *e (a message repeated with more context), so format aside
+     * first. */
     char msg[sizeof(e->msg)];
     va_list ap;
     va_start(ap, fmt);

@@ -1,9 +1,10 @@
 /* hash.c: checksums and hexadecimal.
  *
- * Owns a table for the portable CRC-32C, filled once. Happy path on x86-64: the SSE4.2 crc32 instruction, three streams at a
- * time, because one stream waits 3 cycles for each result; the streams are joined by multiplying with a constant power of x
- * (in the table form: a shift by the length of a stream). The two forms give the same numbers, which the tests compare.
- * Failure: none. Thread: any.
+ * Owns a table for the portable CRC-32C, filled once. Happy path on x86-64: the SSE4.2 crc32
+ * instruction, three streams at a time, because one stream waits 3 cycles for each result; the
+ * streams are joined by multiplying with a constant power of x (in the table form: a shift by the
+ * length of a stream). The two forms give the same numbers, which the tests compare. Failure: none.
+ * Thread: any.
  */
 #include "fs/base/hash.h"
 
@@ -76,8 +77,8 @@ static uint32_t crc_portable(uint32_t c, const uint8_t *p, size_t n)
     for (; n >= 8; p += 8, n -= 8) {
         uint64_t v = load64(p) ^ c;
         c = g_table[7][v & 0xff] ^ g_table[6][(v >> 8) & 0xff] ^ g_table[5][(v >> 16) & 0xff] ^
-            g_table[4][(v >> 24) & 0xff] ^ g_table[3][(v >> 32) & 0xff] ^ g_table[2][(v >> 40) & 0xff] ^
-            g_table[1][(v >> 48) & 0xff] ^ g_table[0][v >> 56];
+            g_table[4][(v >> 24) & 0xff] ^ g_table[3][(v >> 32) & 0xff] ^
+            g_table[2][(v >> 40) & 0xff] ^ g_table[1][(v >> 48) & 0xff] ^ g_table[0][v >> 56];
     }
     for (; n > 0; p++, n--)
         c = (c >> 8) ^ g_table[0][(c ^ *p) & 0xff];
@@ -87,10 +88,12 @@ static uint32_t crc_portable(uint32_t c, const uint8_t *p, size_t n)
 #if defined(__x86_64__)
 static uint32_t shift_stream(uint32_t c)
 {
-    return g_shift[0][c & 0xff] ^ g_shift[1][(c >> 8) & 0xff] ^ g_shift[2][(c >> 16) & 0xff] ^ g_shift[3][c >> 24];
+    return g_shift[0][c & 0xff] ^ g_shift[1][(c >> 8) & 0xff] ^ g_shift[2][(c >> 16) & 0xff] ^
+           g_shift[3][c >> 24];
 }
 
-__attribute__((target("sse4.2"))) static uint32_t crc_sse42(uint32_t crc, const uint8_t *p, size_t n)
+__attribute__((target("sse4.2"))) static uint32_t crc_sse42(uint32_t crc, const uint8_t *p,
+                                                            size_t n)
 {
     uint64_t a = crc;
     for (; n >= 3 * STREAM; p += 3 * STREAM, n -= 3 * STREAM) {

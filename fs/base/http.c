@@ -1,11 +1,13 @@
 /* http.c: blocking HTTP client over libcurl.
  *
- * Owns one easy handle, and with it its connections, between new and free. Happy path: reset the handle's options (connections
- * stay), set them from the request, perform, hand over the body. A response of any status is success here; only a response that
- * did not arrive whole is an error. Failure modes: no connection, a stall, a body cut short or larger than the caller allows; each
- * becomes one errno and a sentence that names the URL without its query, because queries carry signatures.
- * Redirects are not followed: a signed request is for one host. Proxies from the environment are not used: that would send
- * credentials of a daemon through whatever its environment says. Thread: pool threads; a handle belongs to one caller at a time.
+ * Owns one easy handle, and with it its connections, between new and free. Happy path: reset the
+ * handle's options (connections stay), set them from the request, perform, hand over the body. A
+ * response of any status is success here; only a response that did not arrive whole is an error.
+ * Failure modes: no connection, a stall, a body cut short or larger than the caller allows; each
+ * becomes one errno and a sentence that names the URL without its query, because queries carry
+ * signatures. Redirects are not followed: a signed request is for one host. Proxies from the
+ * environment are not used: that would send credentials of a daemon through whatever its
+ * environment says. Thread: pool threads; a handle belongs to one caller at a time.
  */
 #include "fs/base/http.h"
 
@@ -166,7 +168,8 @@ static size_t on_header(char *p, size_t size, size_t count, void *arg)
 /* A list for CURLOPT_HTTPHEADER; 0 or -ENOMEM (the list is freed then). */
 static int make_headers(const struct dmt_http_req *req, struct curl_slist **ret)
 {
-    /* "Name:" without a value tells curl not to send the header. Expect would cost a round trip for each upload. */
+    /* "Name:" without a value tells curl not to send the header. Expect would cost a round trip for
+     * each upload. */
     struct curl_slist *list = curl_slist_append(NULL, "Expect:");
     for (const char *const *h = req->headers; list && h && *h; h++) {
         if (strncasecmp(*h, "Expect:", 7) == 0)
@@ -216,7 +219,8 @@ static void set_method(CURL *c, const struct dmt_http_req *req, struct transfer 
 {
     if (strcmp(req->method, "HEAD") == 0) {
         curl_easy_setopt(c, CURLOPT_NOBODY, 1L); /* a length is announced, and no body comes */
-    } else if (req->body_len > 0 || strcmp(req->method, "PUT") == 0 || strcmp(req->method, "POST") == 0) {
+    } else if (req->body_len > 0 || strcmp(req->method, "PUT") == 0 ||
+               strcmp(req->method, "POST") == 0) {
         /* A length is sent for an empty PUT or POST too; servers that check signatures want one. */
         curl_easy_setopt(c, CURLOPT_UPLOAD, 1L);
         curl_easy_setopt(c, CURLOPT_INFILESIZE_LARGE, (curl_off_t)req->body_len);
@@ -243,9 +247,11 @@ static void set_options(CURL *c, const struct dmt_http_req *req, struct transfer
     curl_easy_setopt(c, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
     curl_easy_setopt(c, CURLOPT_USERAGENT, "dumont/" DMT_VERSION);
     curl_easy_setopt(c, CURLOPT_TCP_KEEPALIVE, 1L);
-    curl_easy_setopt(c, CURLOPT_CONNECTTIMEOUT_MS, req->connect_timeout_ms ? req->connect_timeout_ms : CONNECT_TIMEOUT_MS);
+    curl_easy_setopt(c, CURLOPT_CONNECTTIMEOUT_MS,
+                     req->connect_timeout_ms ? req->connect_timeout_ms : CONNECT_TIMEOUT_MS);
     curl_easy_setopt(c, CURLOPT_LOW_SPEED_LIMIT, STALL_BYTES_S);
-    curl_easy_setopt(c, CURLOPT_LOW_SPEED_TIME, req->stall_timeout_s ? req->stall_timeout_s : STALL_TIMEOUT_S);
+    curl_easy_setopt(c, CURLOPT_LOW_SPEED_TIME,
+                     req->stall_timeout_s ? req->stall_timeout_s : STALL_TIMEOUT_S);
     if (req->unix_socket)
         curl_easy_setopt(c, CURLOPT_UNIX_SOCKET_PATH, req->unix_socket);
     if (req->ca_file)
@@ -265,11 +271,13 @@ static void set_options(CURL *c, const struct dmt_http_req *req, struct transfer
 static int report(const struct dmt_http_req *req, int code, const char *why, struct dmt_err *err)
 {
     int url_len = (int)strcspn(req->url, "?");
-    return dmt_err_set(err, code, "%s %.*s%s%s: %s", req->method, url_len > 256 ? 256 : url_len, req->url,
-                       req->unix_socket ? " on " : "", req->unix_socket ? req->unix_socket : "", why);
+    return dmt_err_set(err, code, "%s %.*s%s%s: %s", req->method, url_len > 256 ? 256 : url_len,
+                       req->url, req->unix_socket ? " on " : "",
+                       req->unix_socket ? req->unix_socket : "", why);
 }
 
-int dmt_http_do(struct dmt_http *h, const struct dmt_http_req *req, struct dmt_http_res *res, struct dmt_err *err)
+int dmt_http_do(struct dmt_http *h, const struct dmt_http_req *req, struct dmt_http_res *res,
+                struct dmt_err *err)
 {
     char why[CURL_ERROR_SIZE] = "";
     struct transfer t = {.req = req, .res = res};

@@ -1,8 +1,9 @@
 /* io.c: the real disk, and whole small files through any disk.
  *
- * Owns nothing: descriptors belong to the callers. The happy path is one system call a method. Short reads and writes and
- * EINTR are finished here, so that callers see all or an error. fsync and fdatasync are NOT retried after EIO: the kernel has
- * dropped the dirty pages by then and a second call would report success for data that is gone. Thread: any.
+ * Owns nothing: descriptors belong to the callers. The happy path is one system call a method.
+ * Short reads and writes and EINTR are finished here, so that callers see all or an error. fsync
+ * and fdatasync are NOT retried after EIO: the kernel has dropped the dirty pages by then and a
+ * second call would report success for data that is gone. Thread: any.
  */
 #include "fs/base/io.h"
 
@@ -30,7 +31,8 @@ static int real_open(void *ctx, const char *path, int flags, mode_t mode)
 static int real_close(void *ctx, int fd)
 {
     (void)ctx;
-    /* Linux frees the descriptor even when close is interrupted; calling again could close somebody else's. */
+    /* Linux frees the descriptor even when close is interrupted; calling again could close somebody
+     * else's. */
     return close(fd) < 0 && errno != EINTR ? -errno : 0;
 }
 
@@ -76,7 +78,8 @@ static ssize_t finish_pwritev(int fd, const struct iovec *iov, int n, uint64_t o
         size_t len = iov[i].iov_len;
         if (done < before + len) {
             size_t skip = done - before;
-            ssize_t w = real_pwrite(NULL, fd, (const char *)iov[i].iov_base + skip, len - skip, off + done);
+            ssize_t w =
+                real_pwrite(NULL, fd, (const char *)iov[i].iov_base + skip, len - skip, off + done);
             if (w < 0)
                 return w;
             done += (size_t)w;
@@ -198,13 +201,15 @@ const struct dmt_io *dmt_io_real(void)
     return &real;
 }
 
-int dmt_io_read_file(const struct dmt_io *io, const char *path, size_t size_max, char **ret_buf, size_t *ret_len)
+int dmt_io_read_file(const struct dmt_io *io, const char *path, size_t size_max, char **ret_buf,
+                     size_t *ret_len)
 {
     char *buf = NULL;
     int fd = io->open(io->ctx, path, O_RDONLY, 0);
     if (fd < 0)
         return fd;
-    /* st_size is only where to begin: files of /proc say 0, and a file may grow while it is read. */
+    /* st_size is only where to begin: files of /proc say 0, and a file may grow while it is read.
+     */
     struct stat st;
     int r = io->fstat(io->ctx, fd, &st);
     if (r < 0)
@@ -265,7 +270,8 @@ static int parent_of(const char *path, char ret[DMT_PATH_MAX])
     return 0;
 }
 
-int dmt_io_write_file(const struct dmt_io *io, const char *path, const void *buf, size_t len, mode_t mode)
+int dmt_io_write_file(const struct dmt_io *io, const char *path, const void *buf, size_t len,
+                      mode_t mode)
 {
     char tmp[DMT_PATH_MAX], dir[DMT_PATH_MAX];
     int n = snprintf(tmp, sizeof(tmp), "%s.tmp", path);
@@ -274,7 +280,8 @@ int dmt_io_write_file(const struct dmt_io *io, const char *path, const void *buf
     int r = parent_of(path, dir);
     if (r < 0)
         return r;
-    /* A leftover of a crash may have other permissions; a new file gets exactly `mode` (before umask). */
+    /* A leftover of a crash may have other permissions; a new file gets exactly `mode` (before
+     * umask). */
     r = io->unlink(io->ctx, tmp);
     if (r < 0 && r != -ENOENT)
         return r;
@@ -310,7 +317,8 @@ int dmt_io_mkdirs(const struct dmt_io *io, const char *path, mode_t mode)
         char keep = part[i];
         part[i] = '\0';
         int r = io->mkdir(io->ctx, part, mode);
-        /* EROFS, EACCES: the kernel may say so for a directory that is there; the next component or use will tell. */
+        /* EROFS, EACCES: the kernel may say so for a directory that is there; the next component or
+         * use will tell. */
         if (r < 0 && r != -EEXIST && !(keep == '/' && (r == -EROFS || r == -EACCES || r == -EPERM)))
             return r;
         part[i] = keep;

@@ -1,9 +1,11 @@
 /* log.c: the log of a program.
  *
- * Owns one process-wide file descriptor, the level and the program's name. Happy path: format a whole line on the stack, then
- * one write(2), so that lines of threads and of processes appending to one file do not mix (O_APPEND). Failure: a log that
- * cannot be written is dropped; logging never stops the program. Before dmt_log_init(), lines of level info and above go to
- * stderr. Thread: any. The level is atomic; the mutex covers the descriptor and is the last one in the lock order.
+ * Owns one process-wide file descriptor, the level and the program's name. Happy path: format a
+ * whole line on the stack, then one write(2), so that lines of threads and of processes appending
+ * to one file do not mix (O_APPEND). Failure: a log that cannot be written is dropped; logging
+ * never stops the program. Before dmt_log_init(), lines of level info and above go to stderr.
+ * Thread: any. The level is atomic; the mutex covers the descriptor and is the last one in the lock
+ * order.
  */
 #include "fs/base/log.h"
 
@@ -26,7 +28,10 @@ static struct {
     const char *program; /* protected by lock */
     int fd;              /* protected by lock */
     atomic_int level;
-} g_log = {.lock = PTHREAD_MUTEX_INITIALIZER, .program = "dumont", .fd = STDERR_FILENO, .level = DMT_LOG_INFO};
+} g_log = {.lock = PTHREAD_MUTEX_INITIALIZER,
+           .program = "dumont",
+           .fd = STDERR_FILENO,
+           .level = DMT_LOG_INFO};
 
 static const char *const level_names[] = {"error", "warn", "info", "debug"};
 
@@ -94,7 +99,8 @@ void dmt_log(enum dmt_log_level level, const char *fmt, ...)
     dmt_time_format(clock->realtime_ns(clock->ctx), when);
 
     pthread_mutex_lock(&g_log.lock);
-    int head = snprintf(line, sizeof(line), "%s %s %s [%s] ", when, g_log.program, level_names[level], thread);
+    int head = snprintf(line, sizeof(line), "%s %s %s [%s] ", when, g_log.program,
+                        level_names[level], thread);
     size_t used = head < 0 ? 0 : (size_t)head;
     if (used > sizeof(line) / 2)
         used = sizeof(line) / 2;

@@ -1,8 +1,9 @@
 /* pem.c: reading keys and certificates, for tls.c and ca.c.
  *
- * Owns nothing. A private key is looked at through the descriptor it is then read from, so that what was checked is what is used:
- * a key that its group or others can read is as good as published, and is refused with the command that mends it. An encrypted
- * key is refused too, because nobody is there to type the password. Thread: any.
+ * Owns nothing. A private key is looked at through the descriptor it is then read from, so that
+ * what was checked is what is used: a key that its group or others can read is as good as
+ * published, and is refused with the command that mends it. An encrypted key is refused too,
+ * because nobody is there to type the password. Thread: any.
  */
 #include "fs/base/internal.h"
 
@@ -53,7 +54,8 @@ int base_pem_node_name(const X509 *cert, char *ret)
     unsigned char *text = NULL;
     int n = ASN1_STRING_to_UTF8(&text, X509_NAME_ENTRY_get_data(X509_NAME_get_entry(subject, at)));
     int r = DMT_E_AUTH;
-    if (n > 0 && n <= (int)DMT_NODE_NAME_MAX && strlen((char *)text) == (size_t)n && base_node_name_ok((char *)text)) {
+    if (n > 0 && n <= (int)DMT_NODE_NAME_MAX && strlen((char *)text) == (size_t)n &&
+        base_node_name_ok((char *)text)) {
         memcpy(ret, text, (size_t)n + 1);
         r = 0;
     }
@@ -73,7 +75,8 @@ static int check_key_file(int fd, const char *path, struct dmt_err *err)
         return DMT_E_AUTH;
     }
     if (st.st_uid != 0 && st.st_uid != geteuid()) {
-        dmt_err_set(err, DMT_E_AUTH, "the private key %s belongs to another user (uid %u)", path, (unsigned)st.st_uid);
+        dmt_err_set(err, DMT_E_AUTH, "the private key %s belongs to another user (uid %u)", path,
+                    (unsigned)st.st_uid);
         dmt_err_hint(err, "it must belong to root or to the user of this program");
         return DMT_E_AUTH;
     }
@@ -97,13 +100,15 @@ int base_pem_read_key(const char *path, EVP_PKEY **ret, struct dmt_err *err)
     FILE *f = NULL;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
     if (fd < 0)
-        return dmt_err_set(err, -errno, "cannot read the private key %s: %s", path, dmt_strerror(errno));
+        return dmt_err_set(err, -errno, "cannot read the private key %s: %s", path,
+                           dmt_strerror(errno));
     int r = check_key_file(fd, path, err);
     if (r < 0)
         goto out;
     f = fdopen(fd, "r");
     if (!f) {
-        r = dmt_err_set(err, -errno, "cannot read the private key %s: %s", path, dmt_strerror(errno));
+        r = dmt_err_set(err, -errno, "cannot read the private key %s: %s", path,
+                        dmt_strerror(errno));
         goto out;
     }
     fd = -1;
@@ -129,12 +134,14 @@ int base_pem_read_cert(const char *path, X509 **ret, struct dmt_err *err)
     char why[256];
     FILE *f = fopen(path, "re");
     if (!f)
-        return dmt_err_set(err, -errno, "cannot read the certificate %s: %s", path, dmt_strerror(errno));
+        return dmt_err_set(err, -errno, "cannot read the certificate %s: %s", path,
+                           dmt_strerror(errno));
     ERR_clear_error();
     X509 *cert = PEM_read_X509(f, NULL, NULL, NULL);
     (void)fclose(f);
     if (!cert)
-        return dmt_err_set(err, DMT_E_AUTH, "no certificate in %s: %s", path, base_openssl_reason(why));
+        return dmt_err_set(err, DMT_E_AUTH, "no certificate in %s: %s", path,
+                           base_openssl_reason(why));
     *ret = cert;
     return 0;
 }

@@ -1,6 +1,7 @@
-/* sm.c: state machines as tables. A move that the table does not allow, or that leaves the owner's invariant false, is a bug in
- * this program and never bad input, so both abort with the names of the states. The invariant is not run by dmt_sm_init(): the owner is still being built then.
- * The owner locks.
+/* sm.c: state machines as tables. A move that the table does not allow, or that leaves the owner's
+ * invariant false, is a bug in this program and never bad input, so both abort with the names of
+ * the states. The invariant is not run by dmt_sm_init(): the owner is still being built then. The
+ * owner locks.
  */
 #include "fs/base/sm.h"
 
@@ -20,7 +21,8 @@ void dmt_sm_init(struct dmt_sm *sm, const struct dmt_sm_state *table, int n, int
                  bool (*invariant)(const void *ctx, int state), const void *ctx)
 {
     DMT_ASSERT(n > 0 && n <= 32 && initial >= 0 && initial < n);
-    *sm = (struct dmt_sm){.table = table, .n = n, .state = initial, .invariant = invariant, .ctx = ctx};
+    *sm = (struct dmt_sm){
+        .table = table, .n = n, .state = initial, .invariant = invariant, .ctx = ctx};
 }
 
 void dmt_sm_move(struct dmt_sm *sm, int next)

@@ -1,9 +1,10 @@
 /* thread.c: starting threads, and a pool with a bounded queue.
  *
- * Owns the queue and the pool's threads. Happy path: submit puts an item at the tail, a sleeping thread takes it from the head
- * and runs it without the lock. Full queue: -EAGAIN at once; the caller decides whether to wait, drop or answer "busy". Free
- * runs what is queued, then joins; submitting from inside an item is allowed, also while the pool is being freed.
- * Threads start with all signals blocked, so that only the main thread's sigwait or signalfd sees them.
+ * Owns the queue and the pool's threads. Happy path: submit puts an item at the tail, a sleeping
+ * thread takes it from the head and runs it without the lock. Full queue: -EAGAIN at once; the
+ * caller decides whether to wait, drop or answer "busy". Free runs what is queued, then joins;
+ * submitting from inside an item is allowed, also while the pool is being freed. Threads start with
+ * all signals blocked, so that only the main thread's sigwait or signalfd sees them.
  */
 #include "fs/base/thread.h"
 
@@ -37,7 +38,8 @@ int dmt_thread_start(pthread_t *t, const char *name, void *(*fn)(void *), void *
     s->fn = fn;
     s->arg = arg;
     (void)snprintf(s->name, sizeof(s->name), "%.15s", name);
-    /* The mask is inherited, so it is set here around the creation: inside the thread would leave a gap. */
+    /* The mask is inherited, so it is set here around the creation: inside the thread would leave a
+     * gap. */
     sigset_t all, old;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
@@ -55,7 +57,7 @@ struct item {
 struct dmt_pool {
     pthread_mutex_t lock;
     pthread_cond_t more;
-    struct item *ring;   /* protected by lock, like all below */
+    struct item *ring; /* protected by lock, like all below */
     size_t head, count, size;
     bool stop;
     int threads;

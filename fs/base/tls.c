@@ -1,17 +1,20 @@
 /* tls.c: mutual TLS 1.3, as a stream on a socket or through memory.
  *
- * Owns the OpenSSL context and, per connection, one SSL object between two memory BIOs. Both modes are the same machine: in memory
- * mode the caller carries ciphertext in (feed) and out (drain); in stream mode the small pump below carries it between the BIOs
- * and the socket with poll(2), so that every call has a deadline whatever the socket's own blocking mode is. dmt_tls_attach() is
+ * Owns the OpenSSL context and, per connection, one SSL object between two memory BIOs. Both modes
+ * are the same machine: in memory mode the caller carries ciphertext in (feed) and out (drain); in
+ * stream mode the small pump below carries it between the BIOs and the socket with poll(2), so that
+ * every call has a deadline whatever the socket's own blocking mode is. dmt_tls_attach() is
  * therefore no more than setting the descriptor.
  *
- * Happy path: handshake (both sides show a certificate of the same CA; the CN becomes the peer's name), then reads and writes.
- * Failure modes: a refused certificate, ours or theirs, is DMT_E_AUTH. In TLS 1.3 a client's handshake ends before the server has
- * looked at its certificate, so a client may learn of it only at its first read. A timeout of a plain read may be tried again; a
- * timeout in the midst of a message (write, read_full) leaves the two sides at different places, so the connection is dead then
- * and says the same error ever after. An end without close_notify is -ECONNRESET, never a clean end.
- * No session tickets: a resumption would skip looking at certificates, and they would be ciphertext nobody asked for.
- * Thread: a context may be shared; a connection belongs to one thread at a time. OpenSSL's error queue is per thread and emptied
+ * Happy path: handshake (both sides show a certificate of the same CA; the CN becomes the peer's
+ * name), then reads and writes. Failure modes: a refused certificate, ours or theirs, is
+ * DMT_E_AUTH. In TLS 1.3 a client's handshake ends before the server has looked at its certificate,
+ * so a client may learn of it only at its first read. A timeout of a plain read may be tried again;
+ * a timeout in the midst of a message (write, read_full) leaves the two sides at different places,
+ * so the connection is dead then and says the same error ever after. An end without close_notify is
+ * -ECONNRESET, never a clean end. No session tickets: a resumption would skip looking at
+ * certificates, and they would be ciphertext nobody asked for. Thread: a context may be shared; a
+ * connection belongs to one thread at a time. OpenSSL's error queue is per thread and emptied
  * before each call.
  */
 #include "fs/base/tls.h"
@@ -29,9 +32,9 @@
 #include "fs/base/internal.h"
 #include "fs/base/limits.h"
 
-#define CIPHER_CHUNK  (16u << 10) /* ciphertext moved from the socket at a time */
-#define PLAIN_CHUNK   (64u << 10) /* plaintext encrypted before it is sent, so that memory stays small */
-#define PENDING_MAX   (1 << 30)   /* ciphertext a connection may hold in memory mode */
+#define CIPHER_CHUNK (16u << 10) /* ciphertext moved from the socket at a time */
+#define PLAIN_CHUNK  (64u << 10) /* plaintext encrypted before it is sent: keeps memory small */
+#define PENDING_MAX  (1 << 30)   /* ciphertext a connection may hold in memory mode */
 
 struct dmt_tls_ctx {
     SSL_CTX *ssl;
@@ -47,9 +50,10 @@ struct dmt_tls {
     char peer[DMT_NODE_NAME_MAX + 1];
 };
 
-/* --- context ------------------------------------------------------------------------------------------------- */
+/* --- context --- */
 
-static int ctx_load_files(struct dmt_tls_ctx *c, const char *ca, const char *cert, const char *key, struct dmt_err *err)
+static int ctx_load_files(struct dmt_tls_ctx *c, const char *ca, const char *cert, const char *key,
+                          struct dmt_err *err)
 {
     char why[256];
     X509 *ca_x = NULL, *own = NULL;
@@ -71,8 +75,9 @@ static int ctx_load_files(struct dmt_tls_ctx *c, const char *ca, const char *cer
         r = dmt_err_set(err, DMT_E_AUTH, "%s is not the key of %s", key, cert);
         goto out;
     }
-    if (X509_STORE_add_cert(SSL_CTX_get_cert_store(c->ssl), ca_x) != 1 || SSL_CTX_use_certificate(c->ssl, own) != 1 ||
-        SSL_CTX_use_PrivateKey(c->ssl, pkey) != 1 || SSL_CTX_add_client_CA(c->ssl, ca_x) != 1)
+    if (X509_STORE_add_cert(SSL_CTX_get_cert_store(c->ssl), ca_x) != 1 ||
+        SSL_CTX_use_certificate(c->ssl, own) != 1 || SSL_CTX_use_PrivateKey(c->ssl, pkey) != 1 ||
+        SSL_CTX_add_client_CA(c->ssl, ca_x) != 1)
         r = dmt_err_set(err, DMT_E_AUTH, "cannot use %s: %s", cert, base_openssl_reason(why));
 out:
     X509_free(ca_x);
@@ -81,7 +86,8 @@ out:
     return r;
 }
 
-int dmt_tls_ctx_new(struct dmt_tls_ctx **ret, const char *ca, const char *cert, const char *key, struct dmt_err *err)
+int dmt_tls_ctx_new(struct dmt_tls_ctx **ret, const char *ca, const char *cert, const char *key,
+                    struct dmt_err *err)
 {
     char why[256];
     struct dmt_tls_ctx *c = calloc(1, sizeof(*c));
@@ -98,7 +104,8 @@ int dmt_tls_ctx_new(struct dmt_tls_ctx **ret, const char *ca, const char *cert, 
     SSL_CTX_set_session_cache_mode(c->ssl, SSL_SESS_CACHE_OFF);
     SSL_CTX_set_verify(c->ssl, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
     SSL_CTX_set_verify_depth(c->ssl, 1);
-    SSL_CTX_set_mode(c->ssl, SSL_MODE_AUTO_RETRY | SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_RELEASE_BUFFERS);
+    SSL_CTX_set_mode(c->ssl, SSL_MODE_AUTO_RETRY | SSL_MODE_ENABLE_PARTIAL_WRITE |
+                                 SSL_MODE_RELEASE_BUFFERS);
     r = ctx_load_files(c, ca, cert, key, err);
 out:
     if (r < 0)
@@ -121,9 +128,10 @@ const char *dmt_tls_ctx_name(const struct dmt_tls_ctx *c)
     return c->name;
 }
 
-/* --- connection ---------------------------------------------------------------------------------------------- */
+/* --- connection --- */
 
-int dmt_tls_new(struct dmt_tls **ret, struct dmt_tls_ctx *c, int fd, bool server, struct dmt_err *err)
+int dmt_tls_new(struct dmt_tls **ret, struct dmt_tls_ctx *c, int fd, bool server,
+                struct dmt_err *err)
 {
     struct dmt_tls *t = calloc(1, sizeof(*t));
     if (!t)
@@ -150,7 +158,8 @@ int dmt_tls_new(struct dmt_tls **ret, struct dmt_tls_ctx *c, int fd, bool server
     return 0;
 }
 
-/* One attempt to hand ciphertext to the socket, without waiting. 0, -EAGAIN when some is left, -errno. */
+/* One attempt to hand ciphertext to the socket, without waiting. 0, -EAGAIN when some is left,
+ * -errno. */
 static int flush_now(struct dmt_tls *t)
 {
     char *p;
@@ -213,7 +222,8 @@ static bool is_auth_alert(int reason)
     }
 }
 
-/* After SSL_x() returned n <= 0: -EAGAIN when it needs ciphertext, DMT_E_CLOSED at a clean end, else the error, for good. */
+/* After SSL_x() returned n <= 0: -EAGAIN when it needs ciphertext, DMT_E_CLOSED at a clean end,
+ * else the error, for good. */
 static int tls_result(struct dmt_tls *t, int n, struct dmt_err *err)
 {
     char why[256];
@@ -245,7 +255,8 @@ static int tls_result(struct dmt_tls *t, int n, struct dmt_err *err)
 static int handshake_some(struct dmt_tls *t, struct dmt_err *err)
 {
     if (t->dead)
-        return dmt_err_set(err, t->dead, "the connection has failed before: %s", dmt_strerror(t->dead));
+        return dmt_err_set(err, t->dead, "the connection has failed before: %s",
+                           dmt_strerror(t->dead));
     if (t->done)
         return 0;
     ERR_clear_error();
@@ -300,7 +311,7 @@ static int send_some(struct dmt_tls *t, const void *p, size_t n)
     return 0;
 }
 
-/* --- stream mode: the pump ------------------------------------------------------------------------------------ */
+/* --- stream mode: the pump --- */
 
 static uint64_t now_ms(void)
 {
@@ -424,8 +435,9 @@ int dmt_tls_read_full(struct dmt_tls *t, void *buf, size_t len, int timeout_ms)
             continue;
         }
         int r = n == 0 ? DMT_E_CLOSED : (int)n;
+        /* Those bytes are gone; a second try would start in the midst of a message. */
         if (have > 0)
-            t->dead = r; /* those bytes are gone; a second try would start in the midst of a message */
+            t->dead = r;
         return r;
     }
     return 0;
@@ -451,7 +463,7 @@ int dmt_tls_write(struct dmt_tls *t, const void *buf, size_t len, int timeout_ms
     return 0;
 }
 
-/* --- memory mode ---------------------------------------------------------------------------------------------- */
+/* --- memory mode --- */
 
 int dmt_tls_feed(struct dmt_tls *t, const void *p, size_t n)
 {
