@@ -18,6 +18,7 @@
 
 struct dmt_ws;   /* fs/workspace/workspace.h */
 struct dmt_fuse;
+struct dmt_pool; /* fs/base/thread.h */
 
 struct dmt_fuse_conf {
     int fd;                  /* /dev/fuse of the mount; owned by dmt_fuse from a successful start on */
@@ -29,6 +30,7 @@ struct dmt_fuse_conf {
     bool syncfs;             /* DMT_HP_SYNCFS: fuseblk, SYNCFS and DESTROY arrive */
     bool dma_latency;        /* hold /dev/cpu_dma_latency at 0 while requests come (option dma_latency=hold) */
     int readers;             /* 0 = by the number of cores */
+    struct dmt_pool *pool;   /* for cold reads; owned by the caller, outlives dmt_fuse */
     /* All callbacks: called on a thread of this module, no lock held. */
     /* The kernel wants the mount gone and waits (fuseblk): make everything durable (the drain), then return. */
     void (*on_destroy)(void *ctx);
@@ -47,7 +49,7 @@ void dmt_fuse_stop(struct dmt_fuse *f);
 enum dmt_fuse_inval_kind {
     DMT_FUSE_INVAL_INODE, /* ino: attributes and cached data (directories: cached entries) */
     DMT_FUSE_INVAL_ENTRY, /* ino = parent, name: that name (expired, never detached) */
-    DMT_FUSE_INVAL_ALL,   /* every name once (epoch bump; on older kernels: nothing, list the entries) */
+    DMT_FUSE_INVAL_ALL,   /* every name is looked up again once (epoch bump; older kernels: their unused cached names are dropped) */
 };
 struct dmt_fuse_inval {
     enum dmt_fuse_inval_kind kind;
@@ -57,7 +59,7 @@ struct dmt_fuse_inval {
 /* Queues the list (copied) for the notify thread, in the right order: ALL, entries, inodes; done (may be NULL) is called
  * there when the kernel has taken them all. 0 or -ENOMEM. */
 int dmt_fuse_invalidate(struct dmt_fuse *f, const struct dmt_fuse_inval *v, size_t n, void (*done)(void *ctx), void *ctx);
-/* True when the kernel knows the epoch bump (protocol 7.44); without it rollback lists entries. */
+/* True when the kernel knows the epoch bump (protocol 7.44). Without it ALL cannot reach names in use: list those as entries. */
 bool dmt_fuse_has_epoch(const struct dmt_fuse *f);
 
 /* Makes dirty mmap pages arrive as WRITEs: syncfs of our own mount (D7). Blocks: not from a reader, and no lock held. 0 or -errno;
