@@ -150,13 +150,13 @@ not_ok() {
 
 # check NAME COMMAND ARGS...: the command runs in this shell and must succeed; its output is shown only if it does not.
 check() {
-    local name=$1 status
+    local name=$1 status=0
     shift
-    if "$@" >"$SCRATCH/.check" 2>&1; then
+    "$@" >"$SCRATCH/.check" 2>&1 || status=$?
+    if [ $status = 0 ]; then
         ok "$name"
         return 0
     fi
-    status=$?
     not_ok "$name" "exit $status of: $*"
     tail -n 20 "$SCRATCH/.check" | sed 's/^/#   /'
     return 1
