@@ -108,9 +108,9 @@ static int dirs_make(const struct dmt_objstore *os, const char *path, struct dmt
         if (!r)
             r = io->sync_dir(io->ctx, parent);
         if (r) {
-            file_error(err, r, "create", dir);
+            file_error(err, r == -ENOENT ? DMT_E_CONFIG : r, "create", dir);
             dmt_err_hint(err, "%s must exist; is its disk mounted?", parent);
-            return r;
+            return r == -ENOENT ? DMT_E_CONFIG : r;
         }
     }
     return 0;
@@ -159,8 +159,9 @@ static int file_put(struct dmt_objstore *os, const char *key, const void *p, siz
     char path[DMT_PATH_MAX];
     file_path(os, key, path);
     int r = dirs_make(os, path, err);
-    if (!r)
-        r = object_compare(os, path, p, len, NULL);
+    if (r)
+        return r;
+    r = object_compare(os, path, p, len, NULL);
     if (r == -ENOENT) {
         r = file_write(os, path, p, len, err);
         if (r && r != -EEXIST)
