@@ -69,7 +69,7 @@ int dmt_fuse_syncfs(struct dmt_fuse *f);
 bool dmt_fuse_syncfs_seen(const struct dmt_fuse *f);
 
 struct dmt_fuse_stats {
-    uint64_t requests, writes, reads, read_bytes, write_bytes, deferred, killed, parked;
+    uint64_t requests, writes, reads, read_bytes, write_bytes, deferred, killed;
 };
 void dmt_fuse_stats(const struct dmt_fuse *f, struct dmt_fuse_stats *ret);
 
