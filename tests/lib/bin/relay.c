@@ -20,6 +20,7 @@
  *   blackhole               nothing moves any more, nothing is closed; `pass` goes on from there
  *   answer STATUS COUNT CODE [RETRY_AFTER]   (http) the next COUNT requests are answered here: an S3 error body with CODE
  *   truncate N COUNT        (http) of the next COUNT answers to GET only N bytes of the body pass, then an orderly close
+ *   lose METHOD COUNT       (http) the next COUNT requests of METHOD arrive, their answers become a reset
  *   port | stats | quit
  *
  * Failure modes: a target that refuses gives the client a reset. Bad arguments end the program with 2. */
@@ -73,7 +74,8 @@ struct flow {
 struct conn {
     int fd[2]; /* [UP] = client, [DOWN] = target: bytes of flow f come from fd[f] and go to fd[!f] */
     bool used, connecting;
-    bool get; /* http: the last request was a GET */
+    bool get;  /* http: the last request was a GET */
+    bool lose; /* http: its answer is to be lost */
     struct flow flow[2];
 };
 
@@ -88,6 +90,8 @@ static struct {
     char answer_code[64];
     uint64_t truncate_bytes;
     int truncate_count;
+    char lose_method[16];
+    int lose_count;
     uint64_t connections, requests, answered, bytes[2];
     struct conn conn[CONN_MAX];
 } relay;
@@ -248,6 +252,10 @@ static void request_begin(struct conn *c)
     struct flow *f = &c->flow[UP];
     relay.requests++;
     c->get = !memcmp(f->head, "GET ", 4);
+    size_t ln = strlen(relay.lose_method);
+    c->lose = relay.lose_count > 0 && !memcmp(f->head, relay.lose_method, ln) && f->head[ln] == ' ';
+    if (c->lose)
+        relay.lose_count--;
     f->swallow = relay.answer_count > 0;
     if (f->swallow)
         relay.answer_count--;
@@ -341,7 +349,9 @@ static void flow_read(struct conn *c, int dir)
             flow_put(c, dir, f->head, f->head_len);
         return;
     }
-    if (relay.http)
+    if (dir == DOWN && c->lose)
+        conn_close(c, true);
+    else if (relay.http)
         http_feed(c, dir, buf, (size_t)n);
     else
         flow_put(c, dir, buf, (size_t)n);
@@ -414,6 +424,9 @@ static int command_fault(int n, char **w, char *out, size_t size)
         relay.answer_count = atoi(w[2]);
         snprintf(relay.answer_code, sizeof(relay.answer_code), "%s", w[3]);
         relay.answer_retry_after = n > 4 ? atol(w[4]) : 0;
+    } else if (!strcmp(w[0], "lose") && n > 2 && relay.http) {
+        snprintf(relay.lose_method, sizeof(relay.lose_method), "%s", w[1]);
+        relay.lose_count = atoi(w[2]);
     } else if (!strcmp(w[0], "truncate") && n > 2 && relay.http) {
         relay.truncate_bytes = v;
         relay.truncate_count = atoi(w[2]);
@@ -429,7 +442,7 @@ static void command_pass(void)
     if (relay.listener < 0)
         relay.listener = listen_open();
     relay.blackhole = relay.refuse = false;
-    relay.answer_count = relay.truncate_count = 0;
+    relay.answer_count = relay.truncate_count = relay.lose_count = 0;
     for (int i = 0; i < 2; i++) {
         relay.delay_ns[i] = relay.rate[i] = relay.link_free_ns[i] = 0;
         relay.cut_left[i] = FOREVER;
