@@ -1,5 +1,5 @@
-/* credentials.c: where the keys of an object store come from, and nowhere else: the AWS_* environment, or a file that only
- * its owner can read (default /etc/dumont/credentials):
+/* credentials.c: where the keys of an object store come from, and nowhere else: the AWS_*
+ * environment, or a file that only its owner can read (default /etc/dumont/credentials):
  *
  *     access_key = 004aXXXXXXXX          used for every bucket ...
  *     secret_key = K004XXXXXXXX
@@ -7,9 +7,10 @@
  *     access_key = 004bXXXXXXXX
  *     secret_key = K004YYYYYYYY
  *
- * Both keys come from the same place: a section that has only one of them is an error, never completed from elsewhere.
- * Failure modes: a file that group or others can read is refused (DMT_E_CONFIG); no keys anywhere is DMT_E_AUTH.
- * Keys never appear in messages or logs. Thread: the caller's. */
+ * Both keys come from the same place: a section that has only one of them is an error, never
+ * completed from elsewhere. Failure modes: a file that group or others can read is refused
+ * (DMT_E_CONFIG); no keys anywhere is DMT_E_AUTH. Keys never appear in messages or logs. Thread:
+ * the caller's. */
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,14 +32,16 @@ static char *trim(char *s)
 
 static int take(char *dst, size_t size, const char *v)
 {
-    if (!*v || strlen(v) >= size)
+    size_t n = strlen(v);
+    if (!n || n >= size)
         return -EINVAL;
-    strcpy(dst, v);
+    memcpy(dst, v, n + 1);
     return 0;
 }
 
 /* Parses the whole file; the bucket's own section wins over the head whatever their order. */
-static int parse(char *text, const char *bucket, struct objstore_keys *ret, const char *path, struct dmt_err *err)
+static int parse(char *text, const char *bucket, struct objstore_keys *ret, const char *path,
+                 struct dmt_err *err)
 {
     struct objstore_keys head = {0}, own = {0}, other, *cur = &head;
     char *save = NULL;
@@ -50,7 +53,9 @@ static int parse(char *text, const char *bucket, struct objstore_keys *ret, cons
             continue;
         if (*p == '[') {
             size_t n = strlen(p);
-            cur = n == strlen(bucket) + 2 && p[n - 1] == ']' && !strncmp(p + 1, bucket, n - 2) ? &own : &other;
+            cur = n == strlen(bucket) + 2 && p[n - 1] == ']' && !strncmp(p + 1, bucket, n - 2)
+                      ? &own
+                      : &other;
             r = p[n - 1] == ']' ? 0 : -EINVAL;
             continue;
         }
@@ -82,12 +87,15 @@ static int parse(char *text, const char *bucket, struct objstore_keys *ret, cons
 static int none(struct dmt_err *err, const char *path, const char *bucket)
 {
     dmt_err_set(err, DMT_E_AUTH, "no keys for bucket %s", bucket);
-    dmt_err_hint(err, "put access_key= and secret_key= into %s (mode 0600) or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    dmt_err_hint(err,
+                 "put access_key= and secret_key= into %s (mode 0600) or set AWS_ACCESS_KEY_ID and "
+                 "AWS_SECRET_ACCESS_KEY",
                  path);
     return DMT_E_AUTH;
 }
 
-static int from_file(const char *path, const char *bucket, struct objstore_keys *ret, struct dmt_err *err)
+static int from_file(const char *path, const char *bucket, struct objstore_keys *ret,
+                     struct dmt_err *err)
 {
     struct stat st;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
@@ -100,8 +108,9 @@ static int from_file(const char *path, const char *bucket, struct objstore_keys 
     if (fstat(fd, &st) || !S_ISREG(st.st_mode) || st.st_size > FILE_MAX)
         r = dmt_err_set(err, DMT_E_CONFIG, "%s is not a small file", path);
     else if ((st.st_mode & 077) || (st.st_uid != geteuid() && st.st_uid != 0))
-        r = dmt_err_set(err, DMT_E_CONFIG, "%s can be read by others than its owner (mode %04o, uid %u): refused", path,
-                        st.st_mode & 07777, st.st_uid);
+        r = dmt_err_set(err, DMT_E_CONFIG,
+                        "%s can be read by others than its owner (mode %04o, uid %u): refused",
+                        path, st.st_mode & 07777, st.st_uid);
     if (r) {
         dmt_err_hint(err, "chown root %s; chmod 600 %s", path, path);
         goto out;
@@ -123,9 +132,11 @@ out:
     return r;
 }
 
-int objstore_keys_load(const char *path, const char *bucket, struct objstore_keys *ret, struct dmt_err *err)
+int objstore_keys_load(const char *path, const char *bucket, struct objstore_keys *ret,
+                       struct dmt_err *err)
 {
-    const char *a = getenv("AWS_ACCESS_KEY_ID"), *s = getenv("AWS_SECRET_ACCESS_KEY"), *t = getenv("AWS_SESSION_TOKEN");
+    const char *a = getenv("AWS_ACCESS_KEY_ID"), *s = getenv("AWS_SECRET_ACCESS_KEY"),
+               *t = getenv("AWS_SESSION_TOKEN");
     memset(ret, 0, sizeof(*ret));
     if (!a || !*a || !s || !*s)
         return from_file(path, bucket, ret, err);

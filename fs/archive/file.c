@@ -1,13 +1,13 @@
 /* file.c: the archive in a plain directory (file:///DIR).
  *
- * Owns: nothing but names. An object is the file DIR/KEY. Happy path of put: write DIR/…/.NAME.RANDOM.tmp, fsync it, link(2) it
- * to its final name (link never overwrites: immutability is the kernel's), fsync the directory, drop the temporary name,
- * read the object back and compare.
- * Failure modes: a crash leaves at most a file whose name starts with '.': it is no object and may be deleted by anybody.
- * A filesystem without hard links (exFAT, some network ones) gets renameat2(RENAME_NOREPLACE). DIR itself is created, but
- * not its parents: a backup disk that is not mounted must be an error, not a full root disk.
- * link(2), renameat2 and readdir are not in the io seam; everything that moves bytes or makes them durable is.
- * Thread: the caller's. */
+ * Owns: nothing but names. An object is the file DIR/KEY. Happy path of put: write
+ * DIR/…/.NAME.RANDOM.tmp, fsync it, link(2) it to its final name (link never overwrites:
+ * immutability is the kernel's), fsync the directory, drop the temporary name, read the object back
+ * and compare. Failure modes: a crash leaves at most a file whose name starts with '.': it is no
+ * object and may be deleted by anybody. A filesystem without hard links (exFAT, some network ones)
+ * gets renameat2(RENAME_NOREPLACE). DIR itself is created, but not its parents: a backup disk that
+ * is not mounted must be an error, not a full root disk. link(2), renameat2 and readdir are not in
+ * the io seam; everything that moves bytes or makes them durable is. Thread: the caller's. */
 #include <dirent.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -39,13 +39,15 @@ static int file_error(struct dmt_err *err, int r, const char *what, const char *
 }
 
 /* Opens an object for reading and tells its size. */
-static int object_open(const struct dmt_objstore *os, const char *path, uint64_t *ret_size, struct dmt_err *err)
+static int object_open(const struct dmt_objstore *os, const char *path, uint64_t *ret_size,
+                       struct dmt_err *err)
 {
     const struct dmt_io *io = os->conf.io;
     struct stat st;
     int fd = io->open(io->ctx, path, O_RDONLY, 0);
     if (fd == -ENOENT) {
-        /* "Not there" only if the archive is: a disk that is not mounted must not look like an empty archive. */
+        /* "Not there" only if the archive is: a disk that is not mounted must not look like an
+         * empty archive. */
         int top = io->open(io->ctx, file_of(os)->dir, O_RDONLY | O_DIRECTORY, 0);
         if (top < 0) {
             dmt_err_set(err, DMT_E_CONFIG, "archive directory %s is not there", file_of(os)->dir);
@@ -66,9 +68,10 @@ static int object_open(const struct dmt_objstore *os, const char *path, uint64_t
     return fd;
 }
 
-/* 0 when the object holds exactly p[0..len), 1 when it holds something else, < 0 error (-ENOENT: absent). */
-static int object_compare(const struct dmt_objstore *os, const char *path, const uint8_t *p, size_t len,
-                          struct dmt_err *err)
+/* 0 when the object holds exactly p[0..len), 1 when it holds something else, < 0 error (-ENOENT:
+ * absent). */
+static int object_compare(const struct dmt_objstore *os, const char *path, const uint8_t *p,
+                          size_t len, struct dmt_err *err)
 {
     const struct dmt_io *io = os->conf.io;
     uint8_t buf[65536];
@@ -91,7 +94,8 @@ static int object_compare(const struct dmt_objstore *os, const char *path, const
     return r;
 }
 
-/* Creates the directories of path below (and with) the archive's own, each made durable in its parent. */
+/* Creates the directories of path below (and with) the archive's own, each made durable in its
+ * parent. */
 static int dirs_make(const struct dmt_objstore *os, const char *path, struct dmt_err *err)
 {
     const struct dmt_io *io = os->conf.io;
@@ -154,7 +158,8 @@ static int file_write(const struct dmt_objstore *os, const char *path, const voi
     return r;
 }
 
-static int file_put(struct dmt_objstore *os, const char *key, const void *p, size_t len, struct dmt_err *err)
+static int file_put(struct dmt_objstore *os, const char *key, const void *p, size_t len,
+                    struct dmt_err *err)
 {
     char path[DMT_PATH_MAX];
     file_path(os, key, path);
@@ -168,15 +173,18 @@ static int file_put(struct dmt_objstore *os, const char *key, const void *p, siz
             return r;
         r = object_compare(os, path, p, len, err);
         if (r == 1)
-            return dmt_err_set(err, DMT_E_CORRUPT, "object %s reads back differently from what was written", path);
+            return dmt_err_set(err, DMT_E_CORRUPT,
+                               "object %s reads back differently from what was written", path);
     }
     if (r == 1)
-        return dmt_err_set(err, -EEXIST, "object %s exists with other content; archive objects are never replaced", path);
+        return dmt_err_set(
+            err, -EEXIST, "object %s exists with other content; archive objects are never replaced",
+            path);
     return r;
 }
 
-static int file_get(struct dmt_objstore *os, const char *key, uint64_t off, uint64_t len, struct dmt_buf *out,
-                    struct dmt_err *err)
+static int file_get(struct dmt_objstore *os, const char *key, uint64_t off, uint64_t len,
+                    struct dmt_buf *out, struct dmt_err *err)
 {
     const struct dmt_io *io = os->conf.io;
     char path[DMT_PATH_MAX];
@@ -206,7 +214,8 @@ static int file_get(struct dmt_objstore *os, const char *key, uint64_t off, uint
     return r;
 }
 
-static int file_head(struct dmt_objstore *os, const char *key, uint64_t *ret_size, struct dmt_err *err)
+static int file_head(struct dmt_objstore *os, const char *key, uint64_t *ret_size,
+                     struct dmt_err *err)
 {
     char path[DMT_PATH_MAX];
     file_path(os, key, path);
@@ -218,7 +227,8 @@ static int file_head(struct dmt_objstore *os, const char *key, uint64_t *ret_siz
 }
 
 /* Depth-first over rel (below the archive directory, "" or "a/b"). */
-static int list_dir(const struct dmt_objstore *os, const char *rel, const char *prefix, dmt_obj_key_fn fn, void *ctx)
+static int list_dir(const struct dmt_objstore *os, const char *rel, const char *prefix,
+                    dmt_obj_key_fn fn, void *ctx)
 {
     char path[DMT_PATH_MAX], key[DMT_OBJ_KEY_MAX + 257];
     int r = 0;
@@ -231,7 +241,8 @@ static int list_dir(const struct dmt_objstore *os, const char *rel, const char *
         if (e->d_name[0] == '.')
             continue;
         int n = snprintf(key, sizeof(key), "%s%s%s", rel, rel[0] ? "/" : "", e->d_name);
-        if (n < 0 || (size_t)n > DMT_OBJ_KEY_MAX || fstatat(dirfd(d), e->d_name, &st, AT_SYMLINK_NOFOLLOW))
+        if (n < 0 || (size_t)n > DMT_OBJ_KEY_MAX ||
+            fstatat(dirfd(d), e->d_name, &st, AT_SYMLINK_NOFOLLOW))
             continue;
         size_t pn = strlen(prefix), kn = (size_t)n;
         if (S_ISDIR(st.st_mode) && !strncmp(key, prefix, pn < kn ? pn : kn))
@@ -243,7 +254,8 @@ static int list_dir(const struct dmt_objstore *os, const char *rel, const char *
     return r;
 }
 
-static int file_list(struct dmt_objstore *os, const char *prefix, dmt_obj_key_fn fn, void *ctx, struct dmt_err *err)
+static int file_list(struct dmt_objstore *os, const char *prefix, dmt_obj_key_fn fn, void *ctx,
+                     struct dmt_err *err)
 {
     int r = list_dir(os, "", prefix, fn, ctx);
     return r < 0 ? file_error(err, r, "list", file_of(os)->dir) : r;

@@ -1,10 +1,11 @@
-/* libs3.c: the driver over the packaged libs3 2.0 (libs3://): Signature V2, for gateways that still take it. B2, R2 and new AWS
- * regions do not; there s3.c serves.
+/* libs3.c: the driver over the packaged libs3 2.0 (libs3://): Signature V2, for gateways that still
+ * take it. B2, R2 and new AWS regions do not; there s3.c serves.
  *
- * Owns: the bucket context and the keys; libs3 itself is initialised once a process. Happy path: one synchronous libs3 call
- * an attempt, its callbacks fill struct call; put goes through put.c's loop like the other network driver.
- * Failure modes: libs3's status is mapped to our codes by status_code(); temporary ones are repeated. libs3 cuts a transfer that
- * stays below 1 KiB/s for 15 s and has no other timeout; it follows redirects by itself. Thread: the caller's. */
+ * Owns: the bucket context and the keys; libs3 itself is initialised once a process. Happy path:
+ * one synchronous libs3 call an attempt, its callbacks fill struct call; put goes through put.c's
+ * loop like the other network driver. Failure modes: libs3's status is mapped to our codes by
+ * status_code(); temporary ones are repeated. libs3 cuts a transfer that stays below 1 KiB/s for 15
+ * s and has no other timeout; it follows redirects by itself. Thread: the caller's. */
 #include <libs3.h>
 #include <openssl/evp.h>
 #include <pthread.h>
@@ -74,8 +75,8 @@ static void on_complete(S3Status status, const S3ErrorDetails *d, void *arg)
 {
     struct call *c = arg;
     c->status = status;
-    snprintf(c->message, sizeof(c->message), "%s%s%s", S3_get_status_name(status), d && d->message ? ": " : "",
-             d && d->message ? d->message : "");
+    snprintf(c->message, sizeof(c->message), "%s%s%s", S3_get_status_name(status),
+             d && d->message ? ": " : "", d && d->message ? d->message : "");
 }
 
 static int on_send(int size, char *buf, void *arg)
@@ -97,8 +98,8 @@ static S3Status on_recv(int size, const char *buf, void *arg)
     return c->in->bad ? S3StatusOutOfMemory : S3StatusOK;
 }
 
-static S3Status on_list(int truncated, const char *next, int n, const S3ListBucketContent *v, int np, const char **prefixes,
-                        void *arg)
+static S3Status on_list(int truncated, const char *next, int n, const S3ListBucketContent *v,
+                        int np, const char **prefixes, void *arg)
 {
     struct call *c = arg;
     (void)np;
@@ -172,7 +173,8 @@ static int status_code(S3Status s)
     }
 }
 
-static int finish(struct libs3_store *s, const struct call *c, const char *what, const char *key, struct dmt_err *err)
+static int finish(struct libs3_store *s, const struct call *c, const char *what, const char *key,
+                  struct dmt_err *err)
 {
     int r = status_code(c->status);
     if (!r)
@@ -180,10 +182,13 @@ static int finish(struct libs3_store *s, const struct call *c, const char *what,
     dmt_err_set(err, r, "%s: %s of %s: %s", s->u.endpoint, what, key, c->message);
     if (r == DMT_E_AUTH) {
         s->keys_refused = true;
-        dmt_err_hint(err, "check the keys for bucket %s in %s, this machine's clock, and that the server takes Signature V2",
+        dmt_err_hint(err,
+                     "check the keys for bucket %s in %s, this machine's clock, and that the "
+                     "server takes Signature V2",
                      s->u.bucket, s->os.conf.credentials);
     } else if (r == DMT_E_CONFIG) {
-        dmt_err_hint(err, "create the bucket %s, or correct bucket and endpoint of the archive URL", s->u.bucket);
+        dmt_err_hint(err, "create the bucket %s, or correct bucket and endpoint of the archive URL",
+                     s->u.bucket);
     }
     return r;
 }
@@ -203,8 +208,8 @@ static void full_key(const struct libs3_store *s, const char *key, char ret[DMT_
     snprintf(ret, DMT_OBJ_KEY_MAX * 2, "%s%s", s->u.prefix, key);
 }
 
-static int libs3_head_once(struct dmt_objstore *os, const char *key, uint64_t *ret_size, char etag[128], long *after,
-                           struct dmt_err *err)
+static int libs3_head_once(struct dmt_objstore *os, const char *key, uint64_t *ret_size,
+                           char etag[128], long *after, struct dmt_err *err)
 {
     struct libs3_store *s = libs3_of(os);
     struct call c = {.status = S3StatusInternalError};
@@ -220,8 +225,8 @@ static int libs3_head_once(struct dmt_objstore *os, const char *key, uint64_t *r
     return r;
 }
 
-static int libs3_put_once(struct dmt_objstore *os, const char *key, const void *p, size_t len, const uint8_t md5[16],
-                          long *after, struct dmt_err *err)
+static int libs3_put_once(struct dmt_objstore *os, const char *key, const void *p, size_t len,
+                          const uint8_t md5[16], long *after, struct dmt_err *err)
 {
     static const S3PutObjectHandler handler = {{on_properties, on_complete}, on_send};
     struct libs3_store *s = libs3_of(os);
@@ -233,18 +238,20 @@ static int libs3_put_once(struct dmt_objstore *os, const char *key, const void *
     S3PutProperties props = {.md5 = b64, .expires = -1, .cannedAcl = S3CannedAclPrivate};
     S3_put_object(&s->bucket, k, len, &props, NULL, &handler, &c);
     int r = finish(s, &c, "PUT", key, err);
-    return r == -ENOENT ? dmt_err_set(err, DMT_E_CONFIG, "the endpoint answers 404 to PUT %s", key) : r;
+    return r == -ENOENT ? dmt_err_set(err, DMT_E_CONFIG, "the endpoint answers 404 to PUT %s", key)
+                        : r;
 }
 
-static int libs3_put(struct dmt_objstore *os, const char *key, const void *p, size_t len, struct dmt_err *err)
+static int libs3_put(struct dmt_objstore *os, const char *key, const void *p, size_t len,
+                     struct dmt_err *err)
 {
     static const struct objstore_once once = {libs3_head_once, libs3_put_once};
     int r = begin(os, err);
     return r ? r : objstore_put_verified(os, &once, key, p, len, err);
 }
 
-static int libs3_get(struct dmt_objstore *os, const char *key, uint64_t off, uint64_t len, struct dmt_buf *out,
-                     struct dmt_err *err)
+static int libs3_get(struct dmt_objstore *os, const char *key, uint64_t off, uint64_t len,
+                     struct dmt_buf *out, struct dmt_err *err)
 {
     static const S3GetObjectHandler handler = {{on_properties, on_complete}, on_recv};
     static const S3GetConditions conditions = {-1, -1, NULL, NULL};
@@ -258,7 +265,8 @@ static int libs3_get(struct dmt_objstore *os, const char *key, uint64_t off, uin
         return r;
     objstore_tries_begin(&t, os);
     do {
-        struct call c = {.status = S3StatusInternalError, .in = out, .in_max = start + DMT_OBJ_BYTES_MAX};
+        struct call c = {
+            .status = S3StatusInternalError, .in = out, .in_max = start + DMT_OBJ_BYTES_MAX};
         out->len = start;
         S3_get_object(&s->bucket, k, &conditions, off, len, NULL, &handler, &c);
         r = finish(s, &c, "GET", key, err);
@@ -273,7 +281,8 @@ static int libs3_get(struct dmt_objstore *os, const char *key, uint64_t off, uin
     return r == -ERANGE ? 0 : r;
 }
 
-static int libs3_head(struct dmt_objstore *os, const char *key, uint64_t *ret_size, struct dmt_err *err)
+static int libs3_head(struct dmt_objstore *os, const char *key, uint64_t *ret_size,
+                      struct dmt_err *err)
 {
     struct objstore_tries t;
     char etag[128];
@@ -292,12 +301,14 @@ static int libs3_head(struct dmt_objstore *os, const char *key, uint64_t *ret_si
         r = libs3_get(os, key, 0, 1, &b, err);
         dmt_buf_free(&b);
         if (!r)
-            r = dmt_err_set(err, DMT_E_RETRY, "%s answers HEAD and GET of %s differently", libs3_of(os)->u.endpoint, key);
+            r = dmt_err_set(err, DMT_E_RETRY, "%s answers HEAD and GET of %s differently",
+                            libs3_of(os)->u.endpoint, key);
     }
     return r;
 }
 
-static int libs3_list(struct dmt_objstore *os, const char *prefix, dmt_obj_key_fn fn, void *ctx, struct dmt_err *err)
+static int libs3_list(struct dmt_objstore *os, const char *prefix, dmt_obj_key_fn fn, void *ctx,
+                      struct dmt_err *err)
 {
     static const S3ListBucketHandler handler = {{on_properties, on_complete}, on_list};
     struct libs3_store *s = libs3_of(os);
@@ -309,8 +320,10 @@ static int libs3_list(struct dmt_objstore *os, const char *prefix, dmt_obj_key_f
         struct call c;
         objstore_tries_begin(&t, os);
         do {
-            c = (struct call){.status = S3StatusInternalError, .fn = fn, .ctx = ctx, .skip = strlen(s->u.prefix)};
-            S3_list_bucket(&s->bucket, full, marker[0] ? marker : NULL, NULL, 1000, NULL, &handler, &c);
+            c = (struct call){
+                .status = S3StatusInternalError, .fn = fn, .ctx = ctx, .skip = strlen(s->u.prefix)};
+            S3_list_bucket(&s->bucket, full, marker[0] ? marker : NULL, NULL, 1000, NULL, &handler,
+                           &c);
             r = c.fn_result ? c.fn_result : finish(s, &c, "list", prefix, err);
         } while (r == DMT_E_RETRY && objstore_tries_again(&t, 0));
         memcpy(marker, c.marker, sizeof(marker));
@@ -354,8 +367,8 @@ static const struct objstore_ops libs3_ops = {
     .close = libs3_close,
 };
 
-int objstore_libs3_open(struct dmt_objstore **ret, const struct objstore_url *u, const char *credentials,
-                        struct dmt_err *err)
+int objstore_libs3_open(struct dmt_objstore **ret, const struct objstore_url *u,
+                        const char *credentials, struct dmt_err *err)
 {
     pthread_once(&g_once, global_init);
     if (g_status != S3StatusOK)

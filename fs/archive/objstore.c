@@ -1,9 +1,10 @@
 /* objstore.c: opens the driver that an archive URL names, and the small things all drivers share.
  *
- * Owns: URL syntax, key syntax, the defaults, the waiting between attempts. Happy path: dmt_objstore_open() parses the URL,
- * asks the driver for a handle and fills in defaults; every call checks its key and goes through the vtable.
- * Failure modes: a URL or key that is not well-formed is DMT_E_CONFIG / -EINVAL before anything is sent.
- * Thread: the caller's; a handle belongs to one thread at a time. */
+ * Owns: URL syntax, key syntax, the defaults, the waiting between attempts. Happy path:
+ * dmt_objstore_open() parses the URL, asks the driver for a handle and fills in defaults; every
+ * call checks its key and goes through the vtable. Failure modes: a URL or key that is not
+ * well-formed is DMT_E_CONFIG / -EINVAL before anything is sent. Thread: the caller's; a handle
+ * belongs to one thread at a time. */
 #include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,7 +34,8 @@ static bool copy_part(char *dst, size_t size, const char *s, size_t n)
     return true;
 }
 
-static int url_option(struct objstore_url *u, const char *url, const char *s, size_t n, struct dmt_err *err)
+static int url_option(struct objstore_url *u, const char *url, const char *s, size_t n,
+                      struct dmt_err *err)
 {
     const char *eq = memchr(s, '=', n);
     size_t kn = eq ? (size_t)(eq - s) : n;
@@ -47,24 +49,27 @@ static int url_option(struct objstore_url *u, const char *url, const char *s, si
     else if (kn == 2 && !memcmp(s, "ca", 2))
         ok = copy_part(u->ca, sizeof(u->ca), v, vn) && vn;
     else if (kn == 3 && !memcmp(s, "tls", 3))
-        ok = (vn == 3 && !memcmp(v, "off", 3) && (u->tls = false, true)) || (vn == 2 && !memcmp(v, "on", 2));
+        ok = (vn == 3 && !memcmp(v, "off", 3) && (u->tls = false, true)) ||
+             (vn == 2 && !memcmp(v, "on", 2));
     else
         ok = false;
     if (!ok) {
         char what[160];
-        snprintf(what, sizeof(what), "option \"%.*s\" is not understood", (int)(n > 100 ? 100 : n), s);
+        snprintf(what, sizeof(what), "option \"%.*s\" is not understood", (int)(n > 100 ? 100 : n),
+                 s);
         return url_error(err, url, what);
     }
     return 0;
 }
 
-/* The region that an endpoint's own name carries: s3.REGION.backblazeb2.com, s3.REGION.amazonaws.com, R2's is "auto". */
+/* The region that an endpoint's own name carries: s3.REGION.backblazeb2.com,
+ * s3.REGION.amazonaws.com, R2's is "auto". */
 static void region_guess(struct objstore_url *u)
 {
     static const char *const suffix[] = {".backblazeb2.com", ".amazonaws.com"};
     const char *host = u->endpoint;
     size_t n = strcspn(host, ":");
-    strcpy(u->region, "us-east-1");
+    snprintf(u->region, sizeof(u->region), "us-east-1");
     for (size_t i = 0; i < sizeof(suffix) / sizeof(suffix[0]); i++) {
         size_t sn = strlen(suffix[i]);
         if (!strncmp(host, "s3.", 3) && n > 3 + sn && !strncmp(host + n - sn, suffix[i], sn))
@@ -72,10 +77,11 @@ static void region_guess(struct objstore_url *u)
     }
     static const char r2[] = ".r2.cloudflarestorage.com";
     if (n > sizeof(r2) - 1 && !strncmp(host + n - (sizeof(r2) - 1), r2, sizeof(r2) - 1))
-        strcpy(u->region, "auto");
+        snprintf(u->region, sizeof(u->region), "auto");
 }
 
-static int url_parse_s3(const char *url, const char *rest, struct objstore_url *u, struct dmt_err *err)
+static int url_parse_s3(const char *url, const char *rest, struct objstore_url *u,
+                        struct dmt_err *err)
 {
     size_t n = strcspn(rest, "?");
     size_t bn = strcspn(rest, "/?");
@@ -89,8 +95,11 @@ static int url_parse_s3(const char *url, const char *rest, struct objstore_url *
     if (p < end) {
         if (!copy_part(u->prefix, sizeof(u->prefix) - 1, p, (size_t)(end - p)))
             return url_error(err, url, "the prefix is too long");
-        strcat(u->prefix, "/");
-        if (strspn(u->prefix, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-/") != strlen(u->prefix))
+        u->prefix[end - p] = '/';
+        u->prefix[end - p + 1] = 0;
+        if (strspn(u->prefix,
+                   "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-/") !=
+            strlen(u->prefix))
             return url_error(err, url, "a prefix has letters, digits and . _ - / only");
     }
     for (p = rest + n; *p;) {
@@ -103,9 +112,11 @@ static int url_parse_s3(const char *url, const char *rest, struct objstore_url *
     }
     if (!u->endpoint[0])
         return url_error(err, url, "endpoint=HOST is missing");
-    if (strspn(u->endpoint, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-:[]") !=
+    if (strspn(u->endpoint,
+               "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-:[]") !=
         strlen(u->endpoint))
-        return url_error(err, url, "the endpoint is a host name with an optional :PORT, without https://");
+        return url_error(err, url,
+                         "the endpoint is a host name with an optional :PORT, without https://");
     if (!u->region[0])
         region_guess(u);
     return 0;
@@ -132,8 +143,8 @@ int objstore_url_parse(const char *url, struct objstore_url *ret, struct dmt_err
     return url_error(err, url, "the scheme is none of file, s3, libs3");
 }
 
-int dmt_objstore_open(struct dmt_objstore **ret, const char *url, const struct dmt_objstore_conf *conf,
-                      struct dmt_err *err)
+int dmt_objstore_open(struct dmt_objstore **ret, const char *url,
+                      const struct dmt_objstore_conf *conf, struct dmt_err *err)
 {
     static const struct dmt_objstore_conf none;
     struct objstore_url u;
@@ -189,7 +200,8 @@ static int key_check(const char *key, struct dmt_err *err)
     return ok ? 0 : dmt_err_set(err, -EINVAL, "not a valid object key: %.100s", key);
 }
 
-int dmt_objstore_put(struct dmt_objstore *os, const char *key, const void *p, size_t len, struct dmt_err *err)
+int dmt_objstore_put(struct dmt_objstore *os, const char *key, const void *p, size_t len,
+                     struct dmt_err *err)
 {
     int r = key_check(key, err);
     if (!r && len > DMT_OBJ_BYTES_MAX)
@@ -197,20 +209,22 @@ int dmt_objstore_put(struct dmt_objstore *os, const char *key, const void *p, si
     return r ? r : os->ops->put(os, key, p, len, err);
 }
 
-int dmt_objstore_get(struct dmt_objstore *os, const char *key, uint64_t off, uint64_t len, struct dmt_buf *out,
-                     struct dmt_err *err)
+int dmt_objstore_get(struct dmt_objstore *os, const char *key, uint64_t off, uint64_t len,
+                     struct dmt_buf *out, struct dmt_err *err)
 {
     int r = key_check(key, err);
     return r ? r : os->ops->get(os, key, off, len, out, err);
 }
 
-int dmt_objstore_head(struct dmt_objstore *os, const char *key, uint64_t *ret_size, struct dmt_err *err)
+int dmt_objstore_head(struct dmt_objstore *os, const char *key, uint64_t *ret_size,
+                      struct dmt_err *err)
 {
     int r = key_check(key, err);
     return r ? r : os->ops->head(os, key, ret_size, err);
 }
 
-int dmt_objstore_list(struct dmt_objstore *os, const char *prefix, dmt_obj_key_fn fn, void *ctx, struct dmt_err *err)
+int dmt_objstore_list(struct dmt_objstore *os, const char *prefix, dmt_obj_key_fn fn, void *ctx,
+                      struct dmt_err *err)
 {
     return os->ops->list(os, prefix, fn, ctx, err);
 }
@@ -228,7 +242,8 @@ void objstore_tries_begin(struct objstore_tries *t, const struct dmt_objstore *o
     t->step_ns = STEP_FIRST_NS;
 }
 
-/* Sleeps by the real clock in short naps, so that a stop request ends the wait; the deadline is judged by the conf's clock. */
+/* Sleeps by the real clock in short naps, so that a stop request ends the wait; the deadline is
+ * judged by the conf's clock. */
 bool objstore_tries_again(struct objstore_tries *t, long retry_after_s)
 {
     const struct dmt_objstore_conf *c = &t->os->conf;

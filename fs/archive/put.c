@@ -1,11 +1,13 @@
 /* put.c: how a network driver stores an immutable object and knows that it did.
  *
- * One loop, shared by s3.c and libs3.c: look (HEAD) -> there and right: done -> absent: PUT -> look again. So every put ends with
- * the store's own word about size and digest, a PUT whose answer was lost is noticed by the next look, and a key that is
- * taken is never written over. The digest is the ETag when that is an MD5 (B2, AWS, Ceph for single PUTs); where it is
- * something else (server-side encryption with keys) the object is read back and compared.
- * Failure modes: temporary errors are repeated until retry_ms is used up, then DMT_E_RETRY with the last reason; an object
- * that differs after our own successful PUT is DMT_E_CORRUPT, otherwise -EEXIST. Thread: the caller's. */
+ * One loop, shared by s3.c and libs3.c: look (HEAD) -> there and right: done -> absent: PUT -> look
+ * again. So every put ends with the store's own word about size and digest, a PUT whose answer was
+ * lost is noticed by the next look, and a key that is taken is never written over. The digest is
+ * the ETag when that is an MD5 (B2, AWS, Ceph for single PUTs); where it is something else
+ * (server-side encryption with keys) the object is read back and compared. Failure modes: temporary
+ * errors are repeated until retry_ms is used up, then DMT_E_RETRY with the last reason; an object
+ * that differs after our own successful PUT is DMT_E_CORRUPT, otherwise -EEXIST. Thread: the
+ * caller's. */
 #include <openssl/evp.h>
 #include <string.h>
 #include "fs/archive/objstore_int.h"
@@ -13,7 +15,8 @@
 #include "fs/base/log.h"
 
 /* 1 the same, 0 different, < 0 error. */
-static int read_back(struct dmt_objstore *os, const char *key, const void *p, size_t len, struct dmt_err *err)
+static int read_back(struct dmt_objstore *os, const char *key, const void *p, size_t len,
+                     struct dmt_err *err)
 {
     struct dmt_buf b;
     dmt_buf_init(&b);
@@ -25,8 +28,9 @@ static int read_back(struct dmt_objstore *os, const char *key, const void *p, si
 }
 
 /* The object is there: is it ours? 0 yes; -EEXIST or DMT_E_CORRUPT no. */
-static int judge(struct dmt_objstore *os, const char *key, const void *p, size_t len, const uint8_t md5[16],
-                 uint64_t size, const char *etag, bool put_done, struct dmt_err *err)
+static int judge(struct dmt_objstore *os, const char *key, const void *p, size_t len,
+                 const uint8_t md5[16], uint64_t size, const char *etag, bool put_done,
+                 struct dmt_err *err)
 {
     uint8_t theirs[16];
     int same = size == len;
@@ -37,13 +41,17 @@ static int judge(struct dmt_objstore *os, const char *key, const void *p, size_t
     if (same)
         return 0;
     if (put_done)
-        return dmt_err_set(err, DMT_E_CORRUPT, "object %s: the store took %zu bytes and holds something else (%llu bytes)",
-                           key, len, (unsigned long long)size);
-    return dmt_err_set(err, -EEXIST, "object %s exists with other content; archive objects are never replaced", key);
+        return dmt_err_set(
+            err, DMT_E_CORRUPT,
+            "object %s: the store took %zu bytes and holds something else (%llu bytes)", key, len,
+            (unsigned long long)size);
+    return dmt_err_set(err, -EEXIST,
+                       "object %s exists with other content; archive objects are never replaced",
+                       key);
 }
 
-int objstore_put_verified(struct dmt_objstore *os, const struct objstore_once *once, const char *key, const void *p,
-                          size_t len, struct dmt_err *err)
+int objstore_put_verified(struct dmt_objstore *os, const struct objstore_once *once,
+                          const char *key, const void *p, size_t len, struct dmt_err *err)
 {
     struct objstore_tries t;
     uint8_t md5[16];

@@ -1,12 +1,15 @@
-/* s3.c: the driver for S3 stores that check Signature V4: Backblaze B2, Cloudflare R2, AWS, Ceph (s3://).
+/* s3.c: the driver for S3 stores that check Signature V4: Backblaze B2, Cloudflare R2, AWS, Ceph
+ * (s3://).
  *
- * Owns: one HTTP client (its connections), the keys, the learned clock offset. Happy path of a request: build the URL (path
- * style, everything percent-encoded by us), hash the payload, sign, send, classify the answer by s3_classify().
- * Failure modes follow one table (s3_classify): temporary ones are repeated with growing, jittered waits on a new
- * connection ("no tomes available" is B2's daily life and speaks only for that connection); 501 and the like are final; a
- * 403 RequestTimeTooSkewed moves our clock offset once; keys refused are read again at the next call, so that an operator
- * can mend them while we run. "Absent" is only what a body with NoSuchKey says: a HEAD's bare 404 is asked again by GET.
- * Thread: the caller's; one handle, one thread at a time. */
+ * Owns: one HTTP client (its connections), the keys, the learned clock offset. Happy path of a
+ * request: build the URL (path style, everything percent-encoded by us), hash the payload, sign,
+ * send, classify the answer by s3_classify(). Failure modes follow one table (s3_classify):
+ * temporary ones are repeated with growing, jittered waits on a new connection ("no tomes
+ * available" is B2's daily life and speaks only for that connection); 501 and the like are final; a
+ * 403 RequestTimeTooSkewed moves our clock offset once; keys refused are read again at the next
+ * call, so that an operator can mend them while we run. "Absent" is only what a body with NoSuchKey
+ * says: a HEAD's bare 404 is asked again by GET. Thread: the caller's; one handle, one thread at a
+ * time. */
 #include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,9 +30,9 @@ struct s3_store {
     struct objstore_url u;
     struct objstore_keys keys;
     struct dmt_http *http;
-    int64_t skew_s;     /* server's clock minus ours */
-    bool keys_refused;  /* read them again before the next call */
-    bool fresh;         /* next request on a new connection */
+    int64_t skew_s;    /* server's clock minus ours */
+    bool keys_refused; /* read them again before the next call */
+    bool fresh;        /* next request on a new connection */
 };
 
 struct s3_req {
@@ -52,7 +55,7 @@ static struct s3_store *s3_of(struct dmt_objstore *os)
 enum s3_verdict s3_classify(long status, const char *code, int *ret)
 {
     static const struct {
-        long status; /* 0 = any */
+        long status;      /* 0 = any */
         const char *code; /* NULL = any, "" = no body */
         enum s3_verdict verdict;
         int err;
@@ -103,7 +106,8 @@ enum s3_verdict s3_classify(long status, const char *code, int *ret)
 }
 
 /* The URL and, within it, the path that is signed. */
-static int build_url(const struct s3_store *s, const struct s3_req *q, struct dmt_buf *url, size_t *path_at)
+static int build_url(const struct s3_store *s, const struct s3_req *q, struct dmt_buf *url,
+                     size_t *path_at)
 {
     const char *scheme = s->u.tls ? "https://" : "http://";
     dmt_put_raw(url, scheme, strlen(scheme));
@@ -153,7 +157,8 @@ static void add_signed(struct s3_headers *h, const char *name, const char *value
         add_line(h, name, value);
 }
 
-static int sign(const struct s3_store *s, const struct s3_req *q, const char *path, struct s3_headers *h)
+static int sign(const struct s3_store *s, const struct s3_req *q, const char *path,
+                struct s3_headers *h)
 {
     const struct dmt_clock *c = s->os.conf.clock;
     time_t now = (time_t)(c->realtime_ns(c->ctx) / DMT_S) + s->skew_s;
@@ -196,8 +201,10 @@ static int sign(const struct s3_store *s, const struct s3_req *q, const char *pa
     return r;
 }
 
-/* One exchange. 0 when an answer arrived (res filled, caller frees its body), DMT_E_RETRY or a final error otherwise. */
-static int exchange(struct s3_store *s, const struct s3_req *q, struct dmt_http_res *res, struct dmt_err *err)
+/* One exchange. 0 when an answer arrived (res filled, caller frees its body), DMT_E_RETRY or a
+ * final error otherwise. */
+static int exchange(struct s3_store *s, const struct s3_req *q, struct dmt_http_res *res,
+                    struct dmt_err *err)
 {
     struct s3_headers *h = calloc(1, sizeof(*h));
     struct dmt_buf url;
@@ -250,33 +257,41 @@ static bool learn_skew(struct s3_store *s, const char *date)
     if (!date[0] || !strptime(date, "%a, %d %b %Y %H:%M:%S", &tm))
         return false;
     s->skew_s = (int64_t)timegm(&tm) - (int64_t)(c->realtime_ns(c->ctx) / DMT_S);
-    dmt_warn("archive: this machine's clock is %lld s off the object store's; requests are dated by the store's clock",
+    dmt_warn("archive: this machine's clock is %lld s off the object store's; requests are dated "
+             "by the store's clock",
              (long long)-s->skew_s);
     return true;
 }
 
-static int refuse(struct s3_store *s, const struct s3_req *q, enum s3_verdict v, int code, long status, const char *xml,
-                  const char *msg, struct dmt_err *err)
+static int refuse(struct s3_store *s, const struct s3_req *q, enum s3_verdict v, int code,
+                  long status, const char *xml, const char *msg, struct dmt_err *err)
 {
     const char *key = q->key ? q->key : "(list)";
     if (v == S3_AUTH || v == S3_SKEW) {
         s->keys_refused = true;
-        dmt_err_set(err, DMT_E_AUTH, "%s refused %s of %s: HTTP %ld %s %s", s->u.endpoint, q->method, key, status, xml, msg);
-        dmt_err_hint(err, v == S3_SKEW ? "set this machine's clock" :
-                     "check the keys for bucket %s in %s and their rights", s->u.bucket, s->os.conf.credentials);
+        dmt_err_set(err, DMT_E_AUTH, "%s refused %s of %s: HTTP %ld %s %s", s->u.endpoint,
+                    q->method, key, status, xml, msg);
+        dmt_err_hint(err,
+                     v == S3_SKEW ? "set this machine's clock"
+                                  : "check the keys for bucket %s in %s and their rights",
+                     s->u.bucket, s->os.conf.credentials);
         return DMT_E_AUTH;
     }
     if (v == S3_CONFIG) {
-        dmt_err_set(err, DMT_E_CONFIG, "%s has no bucket %s in region %s: HTTP %ld %s %s", s->u.endpoint, s->u.bucket,
-                    s->u.region, status, xml, msg);
-        dmt_err_hint(err, "create the bucket, or correct bucket, endpoint and region of the archive URL");
+        dmt_err_set(err, DMT_E_CONFIG, "%s has no bucket %s in region %s: HTTP %ld %s %s",
+                    s->u.endpoint, s->u.bucket, s->u.region, status, xml, msg);
+        dmt_err_hint(
+            err, "create the bucket, or correct bucket, endpoint and region of the archive URL");
         return DMT_E_CONFIG;
     }
-    return dmt_err_set(err, code, "%s refused %s of %s: HTTP %ld %s %s", s->u.endpoint, q->method, key, status, xml, msg);
+    return dmt_err_set(err, code, "%s refused %s of %s: HTTP %ld %s %s", s->u.endpoint, q->method,
+                       key, status, xml, msg);
 }
 
-/* One request with the clock mended once. 0 with res filled; -ENOENT (weak for HEAD); -ERANGE = past the end; DMT_E_RETRY. */
-static int attempt(struct s3_store *s, const struct s3_req *q, struct dmt_http_res *res, long *after, struct dmt_err *err)
+/* One request with the clock mended once. 0 with res filled; -ENOENT (weak for HEAD); -ERANGE =
+ * past the end; DMT_E_RETRY. */
+static int attempt(struct s3_store *s, const struct s3_req *q, struct dmt_http_res *res,
+                   long *after, struct dmt_err *err)
 {
     for (int mended = 0;; mended++) {
         char xml[64], msg[256];
@@ -300,12 +315,14 @@ static int attempt(struct s3_store *s, const struct s3_req *q, struct dmt_http_r
             continue;
         switch (v) {
         case S3_ABSENT:
-            return dmt_err_set(err, -ENOENT, "no object %s in bucket %s", q->key ? q->key : "", s->u.bucket);
+            return dmt_err_set(err, -ENOENT, "no object %s in bucket %s", q->key ? q->key : "",
+                               s->u.bucket);
         case S3_PAST_END:
             return -ERANGE;
         case S3_RETRY:
             s->fresh = true;
-            return dmt_err_set(err, DMT_E_RETRY, "%s answers HTTP %ld %s %s", s->u.endpoint, status, xml, msg);
+            return dmt_err_set(err, DMT_E_RETRY, "%s answers HTTP %ld %s %s", s->u.endpoint, status,
+                               xml, msg);
         default:
             return refuse(s, q, v, code, status, xml, msg, err);
         }
@@ -313,7 +330,8 @@ static int attempt(struct s3_store *s, const struct s3_req *q, struct dmt_http_r
 }
 
 /* Attempts until an answer that counts, or patience ends. */
-static int request(struct s3_store *s, const struct s3_req *q, struct dmt_http_res *res, struct dmt_err *err)
+static int request(struct s3_store *s, const struct s3_req *q, struct dmt_http_res *res,
+                   struct dmt_err *err)
 {
     struct objstore_tries t;
     long after;
@@ -335,8 +353,8 @@ static int begin(struct dmt_objstore *os, struct dmt_err *err)
     return r;
 }
 
-static int s3_head_once(struct dmt_objstore *os, const char *key, uint64_t *ret_size, char etag[128], long *after,
-                        struct dmt_err *err)
+static int s3_head_once(struct dmt_objstore *os, const char *key, uint64_t *ret_size,
+                        char etag[128], long *after, struct dmt_err *err)
 {
     struct s3_req q = {.method = "HEAD", .key = key, .query = ""};
     struct dmt_http_res res;
@@ -351,29 +369,36 @@ static int s3_head_once(struct dmt_objstore *os, const char *key, uint64_t *ret_
     return 0;
 }
 
-static int s3_put_once(struct dmt_objstore *os, const char *key, const void *p, size_t len, const uint8_t md5[16],
-                       long *after, struct dmt_err *err)
+static int s3_put_once(struct dmt_objstore *os, const char *key, const void *p, size_t len,
+                       const uint8_t md5[16], long *after, struct dmt_err *err)
 {
     char b64[32];
     EVP_EncodeBlock((uint8_t *)b64, md5, 16);
-    struct s3_req q = {
-        .method = "PUT", .key = key, .query = "", .body = p, .len = len, .content_md5 = b64, .response_max = XML_MAX};
+    struct s3_req q = {.method = "PUT",
+                       .key = key,
+                       .query = "",
+                       .body = p,
+                       .len = len,
+                       .content_md5 = b64,
+                       .response_max = XML_MAX};
     struct dmt_http_res res;
     int r = attempt(s3_of(os), &q, &res, after, err);
     if (!r)
         dmt_buf_free(&res.body);
-    return r == -ENOENT ? dmt_err_set(err, DMT_E_CONFIG, "the endpoint answers 404 to PUT %s", key) : r;
+    return r == -ENOENT ? dmt_err_set(err, DMT_E_CONFIG, "the endpoint answers 404 to PUT %s", key)
+                        : r;
 }
 
-static int s3_put(struct dmt_objstore *os, const char *key, const void *p, size_t len, struct dmt_err *err)
+static int s3_put(struct dmt_objstore *os, const char *key, const void *p, size_t len,
+                  struct dmt_err *err)
 {
     static const struct objstore_once once = {s3_head_once, s3_put_once};
     int r = begin(os, err);
     return r ? r : objstore_put_verified(os, &once, key, p, len, err);
 }
 
-static int s3_get(struct dmt_objstore *os, const char *key, uint64_t off, uint64_t len, struct dmt_buf *out,
-                  struct dmt_err *err)
+static int s3_get(struct dmt_objstore *os, const char *key, uint64_t off, uint64_t len,
+                  struct dmt_buf *out, struct dmt_err *err)
 {
     struct s3_req q = {.method = "GET",
                        .key = key,
@@ -402,7 +427,8 @@ static int s3_get(struct dmt_objstore *os, const char *key, uint64_t off, uint64
     return out->bad ? dmt_err_set(err, -ENOMEM, "out of memory") : 0;
 }
 
-static int s3_head(struct dmt_objstore *os, const char *key, uint64_t *ret_size, struct dmt_err *err)
+static int s3_head(struct dmt_objstore *os, const char *key, uint64_t *ret_size,
+                   struct dmt_err *err)
 {
     struct s3_req q = {.method = "HEAD", .key = key, .query = ""};
     struct dmt_http_res res;
@@ -419,7 +445,8 @@ static int s3_head(struct dmt_objstore *os, const char *key, uint64_t *ret_size,
         r = s3_get(os, key, 0, 1, &b, err);
         dmt_buf_free(&b);
         if (!r)
-            r = dmt_err_set(err, DMT_E_RETRY, "%s answers HEAD and GET of %s differently", s3_of(os)->u.endpoint, key);
+            r = dmt_err_set(err, DMT_E_RETRY, "%s answers HEAD and GET of %s differently",
+                            s3_of(os)->u.endpoint, key);
     }
     return r;
 }
@@ -436,7 +463,8 @@ static int on_key(void *ctx, const char *key, uint64_t size)
     return strlen(key) > l->skip ? l->fn(l->ctx, key + l->skip, size) : 0;
 }
 
-static int s3_list(struct dmt_objstore *os, const char *prefix, dmt_obj_key_fn fn, void *ctx, struct dmt_err *err)
+static int s3_list(struct dmt_objstore *os, const char *prefix, dmt_obj_key_fn fn, void *ctx,
+                   struct dmt_err *err)
 {
     struct s3_store *s = s3_of(os);
     struct list_ctx l = {fn, ctx, strlen(s->u.prefix)};
@@ -461,7 +489,8 @@ static int s3_list(struct dmt_objstore *os, const char *prefix, dmt_obj_key_fn f
             r = -ENOMEM;
             break;
         }
-        struct s3_req q = {.method = "GET", .query = (const char *)query.p, .response_max = XML_MAX};
+        struct s3_req q = {
+            .method = "GET", .query = (const char *)query.p, .response_max = XML_MAX};
         r = request(s, &q, &res, err);
         if (r)
             break;
@@ -506,8 +535,8 @@ static const struct objstore_ops s3_ops = {
     .close = s3_close,
 };
 
-int objstore_s3_open(struct dmt_objstore **ret, const struct objstore_url *u, const char *credentials,
-                     struct dmt_err *err)
+int objstore_s3_open(struct dmt_objstore **ret, const struct objstore_url *u,
+                     const char *credentials, struct dmt_err *err)
 {
     struct s3_store *s = calloc(1, sizeof(*s));
     if (!s)

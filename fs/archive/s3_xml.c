@@ -1,9 +1,10 @@
 /* s3_xml.c: reads the few elements we need out of S3's XML answers.
  *
- * Not an XML parser: S3's answers are flat, element names occur in one meaning each, and there are no attributes we care for.
- * Owns nothing. Happy path: find <Name>...</Name> inside a span, decode the five entities and numeric references, percent-decode
- * keys (asked for by encoding-type=url). Failure modes: what is not found, too long or not well-formed is "not there"; no byte
- * beyond the input is read. Thread: any. */
+ * Not an XML parser: S3's answers are flat, element names occur in one meaning each, and there are
+ * no attributes we care for. Owns nothing. Happy path: find <Name>...</Name> inside a span, decode
+ * the five entities and numeric references, percent-decode keys (asked for by encoding-type=url).
+ * Failure modes: what is not found, too long or not well-formed is "not there"; no byte beyond the
+ * input is read. Thread: any. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,14 +20,16 @@ static bool element(struct span *in, const char *name, struct span *ret)
 {
     size_t nn = strlen(name);
     for (const char *p = in->p; (p = memchr(p, '<', (size_t)(in->end - p))); p++) {
-        if ((size_t)(in->end - p) < nn + 2 || memcmp(p + 1, name, nn) != 0 || !strchr("> \t\r\n", p[nn + 1]) || !p[nn + 1])
+        if ((size_t)(in->end - p) < nn + 2 || memcmp(p + 1, name, nn) != 0 ||
+            !strchr("> \t\r\n", p[nn + 1]) || !p[nn + 1])
             continue;
         const char *open = memchr(p, '>', (size_t)(in->end - p));
         if (!open || open[-1] == '/')
             return false;
         ret->p = open + 1;
         for (const char *q = ret->p; (q = memchr(q, '<', (size_t)(in->end - q))); q++) {
-            if ((size_t)(in->end - q) >= nn + 3 && q[1] == '/' && !memcmp(q + 2, name, nn) && q[nn + 2] == '>') {
+            if ((size_t)(in->end - q) >= nn + 3 && q[1] == '/' && !memcmp(q + 2, name, nn) &&
+                q[nn + 2] == '>') {
                 ret->end = q;
                 in->p = q + nn + 3;
                 return true;
@@ -114,8 +117,8 @@ bool s3_xml_error(const void *p, size_t n, char code[64], char message[256])
     return code[0] != 0;
 }
 
-int s3_xml_list(const void *p, size_t n, int (*fn)(void *ctx, const char *key, uint64_t size), void *ctx,
-                char token[2048])
+int s3_xml_list(const void *p, size_t n, int (*fn)(void *ctx, const char *key, uint64_t size),
+                void *ctx, char token[2048])
 {
     struct span all = {p, (const char *)p + n}, list, in, item, v;
     char key[4096], num[24];

@@ -1,10 +1,12 @@
-/* sigv4.c: AWS Signature Version 4 as AWS documents it ("Signature Version 4 signing process"), for S3's rules: the path is
- * encoded once and not normalised.
+/* sigv4.c: AWS Signature Version 4 as AWS documents it ("Signature Version 4 signing process"), for
+ * S3's rules: the path is encoded once and not normalised.
  *
- * Happy path: canonical request (method, path, query, headers sorted by name, signed names, payload hash) -> its SHA-256 in the
- * string to sign (algorithm, date, scope) -> HMAC chain over date, region, service, "aws4_request" gives the key -> signature.
- * Failure modes: only memory and impossible arguments. The secret and the derived key are wiped. Thread: any; no state.
- * libcurl's own CURLOPT_AWS_SIGV4 is not used: Debian 12's has holes (empty Expect header signed, query unsorted). */
+ * Happy path: canonical request (method, path, query, headers sorted by name, signed names, payload
+ * hash) -> its SHA-256 in the string to sign (algorithm, date, scope) -> HMAC chain over date,
+ * region, service, "aws4_request" gives the key -> signature. Failure modes: only memory and
+ * impossible arguments. The secret and the derived key are wiped. Thread: any; no state. libcurl's
+ * own CURLOPT_AWS_SIGV4 is not used: Debian 12's has holes (empty Expect header signed, query
+ * unsorted). */
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
@@ -32,7 +34,8 @@ void sigv4_sha256_hex(const void *p, size_t n, char ret[65])
 
 void sigv4_encode(struct dmt_buf *out, const char *s, int keep_slash)
 {
-    static const char plain[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~";
+    static const char plain[] =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~";
     for (; *s; s++) {
         if (strchr(plain, *s) || (keep_slash && *s == '/')) {
             dmt_put_u8(out, (uint8_t)*s);
@@ -47,7 +50,8 @@ void sigv4_encode(struct dmt_buf *out, const char *s, int keep_slash)
 static void hmac(const void *key, size_t key_len, const char *s, uint8_t ret[32])
 {
     unsigned int n = 32;
-    DMT_ASSERT(HMAC(EVP_sha256(), key, (int)key_len, (const uint8_t *)s, strlen(s), ret, &n) && n == 32);
+    DMT_ASSERT(HMAC(EVP_sha256(), key, (int)key_len, (const uint8_t *)s, strlen(s), ret, &n) &&
+               n == 32);
 }
 
 static int by_name(const void *a, const void *b)
@@ -84,7 +88,8 @@ static void put_names(struct dmt_buf *b, const struct sigv4_header **h, size_t n
     }
 }
 
-static void put_canonical(struct dmt_buf *b, const struct sigv4_req *q, const struct sigv4_header **h)
+static void put_canonical(struct dmt_buf *b, const struct sigv4_req *q,
+                          const struct sigv4_header **h)
 {
     put_text(b, q->method);
     put_text(b, "\n");
@@ -104,7 +109,8 @@ static void put_canonical(struct dmt_buf *b, const struct sigv4_req *q, const st
     put_text(b, q->payload_sha256);
 }
 
-static void signature(const struct sigv4_req *q, const char *date, const char *to_sign, char ret[65])
+static void signature(const struct sigv4_req *q, const char *date, const char *to_sign,
+                      char ret[65])
 {
     char first[512];
     uint8_t k[32], sig[32];
@@ -144,9 +150,10 @@ int sigv4_authorization(const struct sigv4_req *q, char *ret, size_t size)
     put_names(&b, h, q->n_headers);
     dmt_put_u8(&b, 0);
     bad |= b.bad;
-    int n = bad ? 0
-                : snprintf(ret, size, "AWS4-HMAC-SHA256 Credential=%s/%s,SignedHeaders=%s,Signature=%s", q->access,
-                           scope, (const char *)b.p, sig);
+    int n =
+        bad ? 0
+            : snprintf(ret, size, "AWS4-HMAC-SHA256 Credential=%s/%s,SignedHeaders=%s,Signature=%s",
+                       q->access, scope, (const char *)b.p, sig);
     dmt_buf_free(&b);
     if (bad)
         return -ENOMEM;

@@ -1,29 +1,32 @@
-/* relay.c: a TCP relay that misbehaves on order, for the tests of everything that talks over a network.
+/* relay.c: a TCP relay that misbehaves on order, for the tests of everything that talks over a
+ * network.
  *
- *   relay [ADDR:]PORT HOST:PORT CONTROL [http]     relays; PORT 0 picks a free one. HOST is a numeric IPv4 address
- *   relay -c CONTROL WORD...                       sends one command to a running relay, prints its answer
+ *   relay [ADDR:]PORT HOST:PORT CONTROL [http]     relays; PORT 0 picks a free one. HOST is a
+ * numeric IPv4 address relay -c CONTROL WORD...                       sends one command to a
+ * running relay, prints its answer
  *
- * Owns: the listening socket, all relayed connections, the control socket (a Unix socket; when it exists, the relay serves).
- * One thread, one poll loop. Each connection has two directions (up = client to target, down = back), each a queue of chunks
- * with the moment they are due. A link model per direction, shared by all connections as a real link is: bytes leave at `rate`
- * and arrive `delay` later; the relay reads only while the link's transmit queue is shorter than QUEUE_NS, so that the senders
- * feel the bottleneck and the relay is no hidden buffer.
+ * Owns: the listening socket, all relayed connections, the control socket (a Unix socket; when it
+ * exists, the relay serves). One thread, one poll loop. Each connection has two directions (up =
+ * client to target, down = back), each a queue of chunks with the moment they are due. A link model
+ * per direction, shared by all connections as a real link is: bytes leave at `rate` and arrive
+ * `delay` later; the relay reads only while the link's transmit queue is shorter than QUEUE_NS, so
+ * that the senders feel the bottleneck and the relay is no hidden buffer.
  *
  * Commands (each answers "ok ..." or "error ..."):
  *   pass                    clears every fault, delay and rate below
  *   delay MS [up|down]      one-way delay (both directions unless named)
  *   rate BYTES [up|down]    bytes a second; 0 = no limit
  *   cut                     resets (RST) all connections now
- *   cut-up N | cut-down N   after N more bytes in that direction the connection that carries them is reset; once.
- *                           `cut-down 0` = the request arrives, its answer is lost
- *   refuse                  resets all connections and stops listening
- *   blackhole               nothing moves any more, nothing is closed; `pass` goes on from there
- *   answer STATUS COUNT CODE [RETRY_AFTER]   (http) the next COUNT requests are answered here: an S3 error body with CODE
- *   truncate N COUNT        (http) of the next COUNT answers to GET only N bytes of the body pass, then an orderly close
- *   lose METHOD COUNT       (http) the next COUNT requests of METHOD arrive, their answers become a reset
- *   port | stats | quit
+ *   cut-up N | cut-down N   after N more bytes in that direction the connection that carries them
+ * is reset; once. `cut-down 0` = the request arrives, its answer is lost refuse resets all
+ * connections and stops listening blackhole               nothing moves any more, nothing is
+ * closed; `pass` goes on from there answer STATUS COUNT CODE [RETRY_AFTER]   (http) the next COUNT
+ * requests are answered here: an S3 error body with CODE truncate N COUNT        (http) of the next
+ * COUNT answers to GET only N bytes of the body pass, then an orderly close lose METHOD COUNT
+ * (http) the next COUNT requests of METHOD arrive, their answers become a reset port | stats | quit
  *
- * Failure modes: a target that refuses gives the client a reset. Bad arguments end the program with 2. */
+ * Failure modes: a target that refuses gives the client a reset. Bad arguments end the program
+ * with 2. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -72,7 +75,8 @@ struct flow {
 };
 
 struct conn {
-    int fd[2]; /* [UP] = client, [DOWN] = target: bytes of flow f come from fd[f] and go to fd[!f] */
+    int fd[2]; /* [UP] = client, [DOWN] = target: bytes of flow f come from fd[f] and go to fd[!f]
+                */
     bool used, connecting;
     bool get;  /* http: the last request was a GET */
     bool lose; /* http: its answer is to be lost */
@@ -145,7 +149,8 @@ static int listen_open(void)
     int one = 1;
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-    if (bind(fd, (struct sockaddr *)&relay.listen_at, sizeof(relay.listen_at)) < 0 || listen(fd, 64) < 0)
+    if (bind(fd, (struct sockaddr *)&relay.listen_at, sizeof(relay.listen_at)) < 0 ||
+        listen(fd, 64) < 0)
         die("listen");
     socklen_t n = sizeof(relay.listen_at);
     getsockname(fd, (struct sockaddr *)&relay.listen_at, &n);
@@ -176,7 +181,8 @@ static void conn_accept(void)
     relay.connections++;
     setsockopt(c->fd[UP], IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
     setsockopt(c->fd[DOWN], IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-    if (connect(c->fd[DOWN], (struct sockaddr *)&relay.target, sizeof(relay.target)) < 0 && errno != EINPROGRESS)
+    if (connect(c->fd[DOWN], (struct sockaddr *)&relay.target, sizeof(relay.target)) < 0 &&
+        errno != EINPROGRESS)
         conn_close(c, true);
 }
 
@@ -222,9 +228,10 @@ static void answer_here(struct conn *c)
     time_t t = time(NULL);
     struct tm tm;
     strftime(date, sizeof(date), "%a, %d %b %Y %H:%M:%S GMT", gmtime_r(&t, &tm));
-    int bn = snprintf(body, sizeof(body),
-                      "<?xml version=\"1.0\"?><Error><Code>%s</Code><Message>relay says so</Message></Error>",
-                      relay.answer_code);
+    int bn = snprintf(
+        body, sizeof(body),
+        "<?xml version=\"1.0\"?><Error><Code>%s</Code><Message>relay says so</Message></Error>",
+        relay.answer_code);
     if (relay.answer_retry_after)
         snprintf(retry, sizeof(retry), "Retry-After: %ld\r\n", relay.answer_retry_after);
     int n = snprintf(res, sizeof(res),
@@ -279,8 +286,9 @@ static void response_begin(struct conn *c)
     }
 }
 
-/* Feeds bytes of an HTTP flow: heads are gathered whole, bodies pass. Answers to HEAD carry a length and no body, so only
- * answers to GET are followed by length; what else comes with a body starts no head ("<?xml...") and is passed as it is. */
+/* Feeds bytes of an HTTP flow: heads are gathered whole, bodies pass. Answers to HEAD carry a
+ * length and no body, so only answers to GET are followed by length; what else comes with a body
+ * starts no head ("<?xml...") and is passed as it is. */
 static void http_feed(struct conn *c, int dir, const uint8_t *p, size_t n)
 {
     struct flow *f = &c->flow[dir];
@@ -325,8 +333,8 @@ static void http_feed(struct conn *c, int dir, const uint8_t *p, size_t n)
 static bool flow_wants_input(const struct conn *c, int dir, uint64_t t)
 {
     const struct flow *f = &c->flow[dir];
-    return !relay.blackhole && !f->eof_in && !f->kill_when_empty && !f->close_when_empty && f->held < HELD_MAX &&
-           !c->connecting && relay.link_free_ns[dir] <= t + QUEUE_NS;
+    return !relay.blackhole && !f->eof_in && !f->kill_when_empty && !f->close_when_empty &&
+           f->held < HELD_MAX && !c->connecting && relay.link_free_ns[dir] <= t + QUEUE_NS;
 }
 
 static void flow_read(struct conn *c, int dir)
@@ -523,7 +531,8 @@ static nfds_t poll_fill(struct pollfd *pfd, struct slot *slot, uint64_t t, uint6
             const struct flow *in = &c->flow[s], *out = &c->flow[!s];
             if (flow_wants_input(c, s, t))
                 ev |= POLLIN;
-            else if (!in->eof_in && relay.link_free_ns[s] > t && relay.link_free_ns[s] - QUEUE_NS + 1 < *wake)
+            else if (!in->eof_in && relay.link_free_ns[s] > t &&
+                     relay.link_free_ns[s] - QUEUE_NS + 1 < *wake)
                 *wake = relay.link_free_ns[s] - QUEUE_NS + 1;
             if ((s == DOWN && c->connecting) || (out->first && out->first->due_ns <= t))
                 ev |= POLLOUT;
@@ -544,7 +553,8 @@ static void relay_loop(void)
     while (!relay.quit) {
         uint64_t wake, t = now_ns();
         nfds_t n = poll_fill(pfd, slot, t, &wake);
-        struct timespec ts = {.tv_sec = (time_t)((wake - t) / 1000000000ull), .tv_nsec = (long)((wake - t) % 1000000000ull)};
+        struct timespec ts = {.tv_sec = (time_t)((wake - t) / 1000000000ull),
+                              .tv_nsec = (long)((wake - t) % 1000000000ull)};
         if (wake <= t)
             ts.tv_sec = ts.tv_nsec = 0;
         if (ppoll(pfd, n, &ts, NULL) < 0 && errno != EINTR)
@@ -614,7 +624,8 @@ int main(int argc, char **argv)
     if (argc > 3 && !strcmp(argv[1], "-c"))
         return control_client(argc, argv);
     if (argc < 4) {
-        fprintf(stderr, "usage: relay [ADDR:]PORT HOST:PORT CONTROL [http] | relay -c CONTROL WORD...\n");
+        fprintf(stderr,
+                "usage: relay [ADDR:]PORT HOST:PORT CONTROL [http] | relay -c CONTROL WORD...\n");
         return 2;
     }
     signal(SIGPIPE, SIG_IGN);
@@ -627,10 +638,11 @@ int main(int argc, char **argv)
         fprintf(stderr, "relay: control path too long: %s\n", argv[3]);
         return 2;
     }
-    strcpy(sun.sun_path, argv[3]);
+    snprintf(sun.sun_path, sizeof(sun.sun_path), "%s", argv[3]);
     unlink(argv[3]);
     relay.control = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (bind(relay.control, (struct sockaddr *)&sun, sizeof(sun)) < 0 || listen(relay.control, 16) < 0)
+    if (bind(relay.control, (struct sockaddr *)&sun, sizeof(sun)) < 0 ||
+        listen(relay.control, 16) < 0)
         die(argv[3]);
     relay_loop();
     unlink(argv[3]);

@@ -1,5 +1,6 @@
-/* test_drivers.c: the object store drivers without a server: Signature V4 against AWS's published examples, the retry table, S3's
- * XML, URLs, credentials, and the directory driver for real. The network drivers meet a real server in test_s3_server.c. */
+/* test_drivers.c: the object store drivers without a server: Signature V4 against AWS's published
+ * examples, the retry table, S3's XML, URLs, credentials, and the directory driver for real. The
+ * network drivers meet a real server in test_s3_server.c. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -43,7 +44,9 @@ static int teardown(void **state)
     return 0;
 }
 
-/* --- Signature V4 ------------------------------------------------------------------------------------------------------- */
+/* --- Signature V4
+ * -------------------------------------------------------------------------------------------------------
+ */
 
 static void check_sig(const struct sigv4_req *q, const char *names, const char *sig)
 {
@@ -84,7 +87,8 @@ static void sigv4_s3_examples(void **state)
     check_sig(&q, "host;x-amz-content-sha256;x-amz-date",
               "34b48302e7b5fa45bde8084f4b7868a86f0a534bc59db6670ed5711ef69dc6f7");
 
-    static const char put_sha[] = "44ce7dd67c959e0d3524ffac1771dfbba87d2b6b4b4e99e42034a8b803f8b072";
+    static const char put_sha[] =
+        "44ce7dd67c959e0d3524ffac1771dfbba87d2b6b4b4e99e42034a8b803f8b072";
     char sha[65];
     sigv4_sha256_hex("Welcome to Amazon S3.", 21, sha);
     assert_string_equal(sha, put_sha);
@@ -104,7 +108,8 @@ static void sigv4_s3_examples(void **state)
 static void sigv4_suite(void **state)
 {
     (void)state;
-    struct sigv4_header h[4] = {{"Host", "example.amazonaws.com"}, {"X-Amz-Date", "20150830T123600Z"}};
+    struct sigv4_header h[4] = {{"Host", "example.amazonaws.com"},
+                                {"X-Amz-Date", "20150830T123600Z"}};
     struct sigv4_req q = {.access = "AKIDEXAMPLE",
                           .secret = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY",
                           .region = "us-east-1",
@@ -116,7 +121,8 @@ static void sigv4_suite(void **state)
                           .headers = h,
                           .n_headers = 2,
                           .payload_sha256 = EMPTY_SHA};
-    check_sig(&q, "host;x-amz-date", "5fa00fa31553b73ebf1942676e86291e8372ff2a2260956d9b8aae1d763fbf31");
+    check_sig(&q, "host;x-amz-date",
+              "5fa00fa31553b73ebf1942676e86291e8372ff2a2260956d9b8aae1d763fbf31");
     h[1] = (struct sigv4_header){"My-Header1", " value1"};
     h[2] = (struct sigv4_header){"My-Header2", " \"a   b   c\""};
     h[3] = (struct sigv4_header){"X-Amz-Date", "20150830T123600Z"};
@@ -132,8 +138,16 @@ static void sigv4_bounds(void **state)
     char auth[1024], small[20];
     for (size_t i = 0; i <= SIGV4_HEADERS_MAX; i++)
         h[i] = (struct sigv4_header){"a", "b"};
-    struct sigv4_req q = {.access = "a", .secret = "s", .region = "r", .service = "s3", .amz_date = "20150830T123600Z",
-                          .method = "GET", .path = "/", .query = "", .headers = h, .n_headers = SIGV4_HEADERS_MAX + 1,
+    struct sigv4_req q = {.access = "a",
+                          .secret = "s",
+                          .region = "r",
+                          .service = "s3",
+                          .amz_date = "20150830T123600Z",
+                          .method = "GET",
+                          .path = "/",
+                          .query = "",
+                          .headers = h,
+                          .n_headers = SIGV4_HEADERS_MAX + 1,
                           .payload_sha256 = EMPTY_SHA};
     assert_int_equal(sigv4_authorization(&q, auth, sizeof(auth)), -EINVAL);
     q.n_headers = 1;
@@ -157,7 +171,9 @@ static void percent_encoding(void **state)
     dmt_buf_free(&b);
 }
 
-/* --- the retry table ------------------------------------------------------------------------------------------------------- */
+/* --- the retry table
+ * -------------------------------------------------------------------------------------------------------
+ */
 
 static void retry_table(void **state)
 {
@@ -207,7 +223,9 @@ static void retry_table(void **state)
     }
 }
 
-/* --- XML -------------------------------------------------------------------------------------------------------------------- */
+/* --- XML
+ * --------------------------------------------------------------------------------------------------------------------
+ */
 
 static int collect(void *ctx, const char *key, uint64_t size)
 {
@@ -219,13 +237,15 @@ static int collect(void *ctx, const char *key, uint64_t size)
 static void xml_error(void **state)
 {
     (void)state;
-    static const char e[] = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>NoSuchKey</Code>"
-                            "<Message>a &lt;b&gt; &amp; &#39;c&#x27;</Message></Error>";
+    static const char e[] =
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>NoSuchKey</Code>"
+        "<Message>a &lt;b&gt; &amp; &#39;c&#x27;</Message></Error>";
     char code[64], msg[256];
     assert_true(s3_xml_error(e, sizeof(e) - 1, code, msg));
     assert_string_equal(code, "NoSuchKey");
     assert_string_equal(msg, "a <b> & 'c'");
-    for (size_t n = 0; n < sizeof(e) - 1; n++) { /* every cut, in a buffer of its own for the sanitizer */
+    for (size_t n = 0; n < sizeof(e) - 1;
+         n++) { /* every cut, in a buffer of its own for the sanitizer */
         char *cut = malloc(n + 1);
         memcpy(cut, e, n);
         assert_false(s3_xml_error(cut, n, code, msg) && n < 60);
@@ -239,8 +259,10 @@ static void xml_list(void **state)
 {
     (void)state;
     static const char l[] =
-        "<?xml version=\"1.0\"?><ListBucketResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Name>b</Name>"
-        "<IsTruncated>true</IsTruncated><Contents><Key>p/a%20b%2Fc</Key><LastModified>x</LastModified><Size>12</Size>"
+        "<?xml version=\"1.0\"?><ListBucketResult "
+        "xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Name>b</Name>"
+        "<IsTruncated>true</IsTruncated><Contents><Key>p/a%20b%2Fc</Key><LastModified>x</"
+        "LastModified><Size>12</Size>"
         "</Contents><Contents><Key>p/x+y&amp;z</Key><Size>0</Size></Contents>"
         "<NextContinuationToken>1/tok==</NextContinuationToken></ListBucketResult>";
     char all[512] = "", token[2048];
@@ -256,7 +278,9 @@ static void xml_list(void **state)
     }
 }
 
-/* --- URLs and keys ------------------------------------------------------------------------------------------------------------ */
+/* --- URLs and keys
+ * ------------------------------------------------------------------------------------------------------------
+ */
 
 static void urls(void **state)
 {
@@ -265,16 +289,19 @@ static void urls(void **state)
     assert_int_equal(objstore_url_parse("file:///a/b/", &u, NULL), 0);
     assert_string_equal(u.path, "/a/b");
     assert_int_equal(
-        objstore_url_parse("s3://buck/p/q/?endpoint=s3.eu-central-003.backblazeb2.com", &u, NULL), 0);
+        objstore_url_parse("s3://buck/p/q/?endpoint=s3.eu-central-003.backblazeb2.com", &u, NULL),
+        0);
     assert_string_equal(u.bucket, "buck");
     assert_string_equal(u.prefix, "p/q/");
     assert_string_equal(u.region, "eu-central-003");
     assert_true(u.tls);
-    assert_int_equal(objstore_url_parse("s3://buck?endpoint=1.2.3.4:80&tls=off&region=xx", &u, NULL), 0);
+    assert_int_equal(
+        objstore_url_parse("s3://buck?endpoint=1.2.3.4:80&tls=off&region=xx", &u, NULL), 0);
     assert_string_equal(u.prefix, "");
     assert_string_equal(u.region, "xx");
     assert_false(u.tls);
-    assert_int_equal(objstore_url_parse("s3://buck?endpoint=0a.r2.cloudflarestorage.com", &u, NULL), 0);
+    assert_int_equal(objstore_url_parse("s3://buck?endpoint=0a.r2.cloudflarestorage.com", &u, NULL),
+                     0);
     assert_string_equal(u.region, "auto");
     static const char *const bad[] = {"",
                                       "buck",
@@ -299,13 +326,16 @@ static void keys_checked(void **state)
     struct dmt_objstore *os;
     snprintf(url, sizeof(url), "file://%s/arch", (char *)*state);
     assert_int_equal(dmt_objstore_open(&os, url, NULL, NULL), 0);
-    static const char *const bad[] = {"", "/a", "a/", "a//b", "..", "a/../b", "./a", "a b", "a%2e", "a\\b"};
+    static const char *const bad[] = {"",       "/a",  "a/",  "a//b", "..",
+                                      "a/../b", "./a", "a b", "a%2e", "a\\b"};
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
         assert_int_equal(dmt_objstore_put(os, bad[i], "x", 1, NULL), -EINVAL);
     dmt_objstore_close(os);
 }
 
-/* --- credentials --------------------------------------------------------------------------------------------------------------- */
+/* --- credentials
+ * ---------------------------------------------------------------------------------------------------------------
+ */
 
 static void write_text(const char *path, const char *text, mode_t mode)
 {
@@ -323,7 +353,10 @@ static void credentials(void **state)
     snprintf(path, sizeof(path), "%s/credentials", (char *)*state);
     assert_int_equal(objstore_keys_load(path, "b", &k, &err), DMT_E_AUTH);
     assert_true(strstr(err.hint, path) != NULL);
-    write_text(path, "# c\n[other]\naccess_key=o\nsecret_key = p\n\n[b]\n access_key = x \nsecret_key=y=z\n", 0600);
+    write_text(
+        path,
+        "# c\n[other]\naccess_key=o\nsecret_key = p\n\n[b]\n access_key = x \nsecret_key=y=z\n",
+        0600);
     assert_int_equal(objstore_keys_load(path, "b", &k, NULL), 0);
     assert_string_equal(k.access, "x");
     assert_string_equal(k.secret, "y=z");
@@ -331,7 +364,8 @@ static void credentials(void **state)
     write_text(path, "access_key=h\nsecret_key=i\n[b]\naccess_key=x\n", 0600);
     assert_int_equal(objstore_keys_load(path, "c", &k, NULL), 0);
     assert_string_equal(k.access, "h");
-    assert_int_equal(objstore_keys_load(path, "b", &k, NULL), DMT_E_AUTH); /* half a section is not completed */
+    assert_int_equal(objstore_keys_load(path, "b", &k, NULL),
+                     DMT_E_AUTH); /* half a section is not completed */
     write_text(path, "access_key=h\nsecret_key=i\n", 0640);
     assert_int_equal(objstore_keys_load(path, "c", &k, &err), DMT_E_CONFIG);
     assert_true(strstr(err.hint, "chmod 600") != NULL);
@@ -344,7 +378,9 @@ static void credentials(void **state)
     assert_string_equal(k.secret, "es");
 }
 
-/* --- the directory driver --------------------------------------------------------------------------------------------------------- */
+/* --- the directory driver
+ * ---------------------------------------------------------------------------------------------------------
+ */
 
 static int count_key(void *ctx, const char *key, uint64_t size)
 {
@@ -367,7 +403,8 @@ static void file_driver(void **state)
     /* No directory yet: that is not "absent" but a disk that may not be mounted. */
     assert_int_equal(dmt_objstore_head(os, "log/a/1", &size, NULL), DMT_E_CONFIG);
     assert_int_equal(dmt_objstore_put(os, "log/a/1", "hello", 5, &err), 0);
-    assert_int_equal(dmt_objstore_put(os, "log/a/1", "hello", 5, &err), 0); /* a repeat is success */
+    assert_int_equal(dmt_objstore_put(os, "log/a/1", "hello", 5, &err),
+                     0); /* a repeat is success */
     assert_int_equal(dmt_objstore_put(os, "log/a/1", "hellO", 5, &err), -EEXIST);
     assert_int_equal(dmt_objstore_put(os, "log/a/1", "hell", 4, &err), -EEXIST);
     assert_int_equal(dmt_objstore_put(os, "log/b/empty", "", 0, &err), 0);

@@ -1,6 +1,7 @@
-/* test_s3_server.c: the network drivers against a real server that checks signatures (Ceph RGW) and a network that fails.
- * Run by tests/integration/50_archive_drivers.sh, which starts the server and a fault relay before it and sets
- * RGW_ENDPOINT, RGW_BUCKET, RELAY_ENDPOINT, RELAY_CTL and the keys. Without them every test says "skipped". */
+/* test_s3_server.c: the network drivers against a real server that checks signatures (Ceph RGW) and
+ * a network that fails. Run by tests/integration/50_archive_drivers.sh, which starts the server and
+ * a fault relay before it and sets RGW_ENDPOINT, RGW_BUCKET, RELAY_ENDPOINT, RELAY_CTL and the
+ * keys. Without them every test says "skipped". */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -46,7 +47,8 @@ static unsigned long relay_stat(const char *name)
     return strtoul(p + strlen(name) + 1, NULL, 10);
 }
 
-static struct dmt_objstore *open_at(const char *endpoint, const char *bucket, const struct dmt_objstore_conf *conf)
+static struct dmt_objstore *open_at(const char *endpoint, const char *bucket,
+                                    const struct dmt_objstore_conf *conf)
 {
     char url[512];
     struct dmt_objstore *os;
@@ -64,18 +66,20 @@ static struct dmt_objstore *open_direct(void)
 
 static struct dmt_objstore *open_relay(uint64_t retry_ms)
 {
-    struct dmt_objstore_conf conf = {.retry_ms = retry_ms, .stall_timeout_s = 1, .connect_timeout_ms = 1000};
+    struct dmt_objstore_conf conf = {
+        .retry_ms = retry_ms, .stall_timeout_s = 1, .connect_timeout_ms = 1000};
     relay_do("pass");
     return open_at(getenv("RELAY_ENDPOINT"), getenv("RGW_BUCKET"), &conf);
 }
 
-#define NEED_SERVER()                                                                                                  \
-    do {                                                                                                               \
-        if (!getenv("RGW_ENDPOINT") || !getenv("RELAY_CTL")) {                                                         \
-            print_message("skipped: no S3 server in the environment (50_archive_drivers.sh starts one)\n");            \
-            skip();                                                                                                    \
-        }                                                                                                              \
-        (void)state;                                                                                                   \
+#define NEED_SERVER()                                                                              \
+    do {                                                                                           \
+        if (!getenv("RGW_ENDPOINT") || !getenv("RELAY_CTL")) {                                     \
+            print_message(                                                                         \
+                "skipped: no S3 server in the environment (50_archive_drivers.sh starts one)\n");  \
+            skip();                                                                                \
+        }                                                                                          \
+        (void)state;                                                                               \
     } while (0)
 
 static uint8_t *noise(size_t n)
@@ -223,7 +227,8 @@ static void busy_server(void **state)
     relay_do("answer 503 3 ServiceUnavailable");
     ok(dmt_objstore_put(os, "busy1", "x", 1, &err), &err);
     assert_int_equal(relay_stat("answered") - answered, 3);
-    if (!strcmp(g_scheme, "s3")) /* each repeat on a connection of its own: a full vault stays full */
+    if (!strcmp(g_scheme,
+                "s3")) /* each repeat on a connection of its own: a full vault stays full */
         assert_true(relay_stat("connections") - before >= 3);
     relay_do("answer 500 1 InternalError");
     check_get(os, "busy1", (const uint8_t *)"x", 1);
@@ -268,8 +273,8 @@ static void cut_connections(void **state)
     dmt_objstore_close(os);
 }
 
-/* The PUT arrives and its answer is lost: success, and no endless repeats. (curl itself may repeat once when it had reused
- * a connection; the same bytes under the same key are harmless.) */
+/* The PUT arrives and its answer is lost: success, and no endless repeats. (curl itself may repeat
+ * once when it had reused a connection; the same bytes under the same key are harmless.) */
 static void lost_answer(void **state)
 {
     NEED_SERVER();
@@ -364,17 +369,20 @@ static void clock_skew(void **state)
     dmt_buf_free(&b);
     dmt_objstore_close(os);
     os = open_at(getenv("RGW_ENDPOINT"), getenv("RGW_BUCKET"), &conf);
-    assert_int_equal(dmt_objstore_head(os, "none", &size, &err), -ENOENT); /* skew must not look like "absent" or worse */
+    assert_int_equal(dmt_objstore_head(os, "none", &size, &err),
+                     -ENOENT); /* skew must not look like "absent" or worse */
     dmt_objstore_close(os);
 }
 
 static int run(const char *scheme)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(basic),           cmocka_unit_test(listing_pages), cmocka_unit_test(wrong_keys),
-        cmocka_unit_test(wrong_bucket),    cmocka_unit_test(busy_server),   cmocka_unit_test(not_implemented),
-        cmocka_unit_test(cut_connections), cmocka_unit_test(lost_answer),   cmocka_unit_test(server_away),
-        cmocka_unit_test(stalled_server),  cmocka_unit_test(clock_skew),
+        cmocka_unit_test(basic),           cmocka_unit_test(listing_pages),
+        cmocka_unit_test(wrong_keys),      cmocka_unit_test(wrong_bucket),
+        cmocka_unit_test(busy_server),     cmocka_unit_test(not_implemented),
+        cmocka_unit_test(cut_connections), cmocka_unit_test(lost_answer),
+        cmocka_unit_test(server_away),     cmocka_unit_test(stalled_server),
+        cmocka_unit_test(clock_skew),
     };
     g_scheme = scheme;
     snprintf(g_run, sizeof(g_run), "%s-%d", scheme, (int)getpid());
