@@ -1,0 +1,434 @@
+/* dumontfs.c: the workspace process: arguments, opening, the main queue, stopping.
+ *
+ * Happy path: read the options -> make or open the store -> lease record -> workspace (recovery) -> replica, lease -> the lease opens an epoch
+ * -> mount (dumontfs_mount.c) -> the main queue runs until an unmount or TERMINATE -> drain -> close -> exit 0.
+ * Failure before serving: FAILED with one sentence to whoever waits, exit code 1. A workspace that fails later stays readable and says so in its status.
+ * Thread: main; see dumontfs.h for the others.
+ */
+#include "fs/dumontfs.h"
+
+#include <fcntl.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include "fs/base/clock.h"
+#include "fs/base/log.h"
+#include "fs/base/options.h"
+#include "fs/base/owner.h"
+
+#define POOL_THREADS 4
+#define POOL_QUEUE   4096
+
+struct work {
+    struct dmt_list node;
+    void (*fn)(struct app *a, void *arg);
+    void *arg;
+};
+
+void app_post(struct app *a, void (*fn)(struct app *a, void *arg), void *arg)
+{
+    struct work *w = calloc(1, sizeof *w);
+    DMT_ASSERT(w);
+    w->fn = fn;
+    w->arg = arg;
+    pthread_mutex_lock(&a->q_lock);
+    dmt_list_add_tail(&a->q, &w->node);
+    pthread_cond_signal(&a->q_cond);
+    pthread_mutex_unlock(&a->q_lock);
+}
+
+void app_stop(struct app *a, int exit_code)
+{
+    pthread_mutex_lock(&a->q_lock);
+    if (!a->stopping) {
+        a->stopping = true;
+        a->exit_code = exit_code;
+    }
+    pthread_cond_signal(&a->q_cond);
+    pthread_mutex_unlock(&a->q_lock);
+}
+
+struct dmt_ws *app_ws_get(struct app *a)
+{
+    pthread_rwlock_rdlock(&a->ws_lock);
+    if (!a->ws)
+        pthread_rwlock_unlock(&a->ws_lock);
+    return a->ws;
+}
+
+void app_ws_put(struct app *a)
+{
+    pthread_rwlock_unlock(&a->ws_lock);
+}
+
+static void main_loop(struct app *a)
+{
+    pthread_mutex_lock(&a->q_lock);
+    while (!a->stopping) {
+        if (dmt_list_empty(&a->q)) {
+            struct timespec until;
+            clock_gettime(CLOCK_REALTIME, &until);
+            until.tv_sec++;
+            if (pthread_cond_timedwait(&a->q_cond, &a->q_lock, &until) == ETIMEDOUT && !a->stopping) {
+                pthread_mutex_unlock(&a->q_lock);
+                roles_tick(a);
+                pthread_mutex_lock(&a->q_lock);
+            }
+            continue;
+        }
+        struct work *w = DMT_CONTAINER(a->q.next, struct work, node);
+        dmt_list_del(&w->node);
+        pthread_mutex_unlock(&a->q_lock);
+        w->fn(a, w->arg);
+        free(w);
+        pthread_mutex_lock(&a->q_lock);
+    }
+    pthread_mutex_unlock(&a->q_lock);
+}
+
+/* --- options ------------------------------------------------------------------------------------------------------------- */
+static int read_args(struct app *a, int argc, char **argv, struct dmt_err *err)
+{
+    static const struct option longs[] = {{"name", 1, NULL, 'n'},  {"holder-fd", 1, NULL, 'h'}, {"mountpoint", 1, NULL, 'm'},
+                                          {"conf", 1, NULL, 'c'},  {"foreground", 0, NULL, 'f'}, {NULL, 0, NULL, 0}};
+    const char *conf = NULL, *mountpoint = NULL;
+    struct dmt_conf *opts = dmt_conf_new();
+    int o, rc = 0;
+    a->holder_fd = -1;
+    while (rc == 0 && (o = getopt_long(argc, argv, "o:", longs, NULL)) != -1) {
+        if (o == 'n')
+            snprintf(a->name, sizeof a->name, "%s", optarg);
+        else if (o == 'h')
+            a->holder_fd = atoi(optarg);
+        else if (o == 'm')
+            mountpoint = optarg;
+        else if (o == 'c')
+            conf = optarg;
+        else if (o == 'o')
+            rc = dmt_conf_options(opts, optarg, err);
+        else if (o != 'f')
+            rc = dmt_err_set(err, -EINVAL, "dumontfs is started by dumont-holder, not by hand");
+    }
+    a->conf = dmt_conf_new();
+    if (rc == 0 && conf)
+        rc = dmt_conf_load(a->conf, conf, err);
+    if (rc == -ENOENT)
+        rc = 0;
+    if (rc == 0)
+        dmt_options_merge(a->conf, opts);
+    dmt_conf_free(opts);
+    if (rc == 0)
+        rc = dmt_workspace_name_check(a->name, err);
+    a->user_mount = mountpoint != NULL;
+    if (!mountpoint)
+        mountpoint = dmt_conf_get(a->conf, "mountpoint");
+    snprintf(a->mountpoint, sizeof a->mountpoint, "%s", mountpoint ? mountpoint : "");
+    return rc;
+}
+
+static void node_name(struct app *a)
+{
+    const char *node = dmt_conf_get(a->conf, "node");
+    if (a->tls)
+        node = dmt_tls_ctx_name(a->tls);
+    if (node)
+        snprintf(a->node, sizeof a->node, "%s", node);
+    else if (gethostname(a->node, sizeof a->node - 1) != 0)
+        snprintf(a->node, sizeof a->node, "localhost");
+}
+
+/* Certificates: tls_ca/tls_cert/tls_key, else ETC/tls; needed only with a peer or an arbiter. */
+static int load_tls(struct app *a, struct dmt_err *err)
+{
+    char ca[4200], cert[4200], key[4200];
+    const char *c1 = dmt_conf_get(a->conf, "tls_ca"), *c2 = dmt_conf_get(a->conf, "tls_cert"), *c3 = dmt_conf_get(a->conf, "tls_key");
+    snprintf(ca, sizeof ca, "%s%s", c1 ? c1 : dmt_dir_etc(), c1 ? "" : "/tls/ca.pem");
+    snprintf(cert, sizeof cert, "%s%s", c2 ? c2 : dmt_dir_etc(), c2 ? "" : "/tls/node.pem");
+    snprintf(key, sizeof key, "%s%s", c3 ? c3 : dmt_dir_etc(), c3 ? "" : "/tls/node.key");
+    int rc = dmt_tls_ctx_new(&a->tls, ca, cert, key, err);
+    if (rc != 0 && (!err->hint[0]))
+        dmt_err_hint(err, "A standby needs certificates: on the controller run `dumontd ca issue NODE`, copy its files to %s/tls.", dmt_dir_etc());
+    return rc;
+}
+
+static int read_options(struct app *a, struct dmt_err *err)
+{
+    static const char *const levels[] = {"local", "fsync", "write"};
+    const char *s = dmt_conf_get(a->conf, "store"), *v;
+    int rc = dmt_options_consistent(a->conf, err);
+    if (rc != 0)
+        return rc;
+    snprintf(a->store_dir, sizeof a->store_dir, "%s", s ? s : "");
+    if (!s && snprintf(a->store_dir, sizeof a->store_dir, "%s/%s", dmt_dir_state(), a->name) >= (int)sizeof a->store_dir)
+        return dmt_err_set(err, -ENAMETOOLONG, "the path of the store is too long");
+    v = dmt_conf_get(a->conf, "role");
+    a->standby_role = v && strcmp(v, "standby") == 0;
+    a->has_peer = a->standby_role || dmt_conf_get(a->conf, "standby") || dmt_conf_get(a->conf, "listen");
+    a->level = a->has_peer ? DMT_SYNC_FSYNC : DMT_SYNC_LOCAL;
+    v = dmt_conf_get(a->conf, "sync");
+    for (int i = 0; v && i < 3; i++)
+        if (strcmp(v, levels[i]) == 0)
+            a->level = (enum dmt_sync_level)i;
+    a->readonly = dmt_conf_get(a->conf, "ro") != NULL;
+    a->lag_max = DMT_LAG_MAX;
+    if ((v = dmt_conf_get(a->conf, "lag_max")))
+        dmt_parse_size(v, &a->lag_max);
+    if ((v = dmt_conf_get(a->conf, "archive")))
+        snprintf(a->archive_url, sizeof a->archive_url, "%s", v);
+    if ((v = dmt_conf_get(a->conf, "log")) && dmt_log_level_parse(v) >= 0)
+        dmt_log_set_level((enum dmt_log_level)dmt_log_level_parse(v));
+    if (a->has_peer || dmt_conf_get(a->conf, "arbiter"))
+        rc = load_tls(a, err);
+    node_name(a);
+    return rc;
+}
+
+/* --- the store ---------------------------------------------------------------------------------------------------------------- */
+static struct dmt_store_conf store_conf(const struct app *a)
+{
+    struct dmt_store_conf sc = {.io = dmt_io_real(), .clock = dmt_clock_real(), .dir = a->store_dir};
+    return sc;
+}
+
+static int make_store(struct app *a, struct dmt_err *err)
+{
+    struct dmt_store_conf sc = store_conf(a);
+    struct dmt_store_ident id;
+    uint32_t uid = 0, gid = 0;
+    const char *owner = dmt_conf_get(a->conf, "owner");
+    memset(&id, 0, sizeof id);
+    snprintf(id.name, sizeof id.name, "%s", a->name);
+    dmt_random(id.store_id, sizeof id.store_id);
+    if (!a->standby_role) /* a standby learns the lineage with its first synchronisation */
+        dmt_random(id.lineage, sizeof id.lineage);
+    int rc = owner ? dmt_owner_parse(owner, &uid, &gid, err) : 0;
+    if (rc == 0 && (rc = dmt_io_mkdirs(sc.io, a->store_dir, 0700)) != 0)
+        return dmt_err_set(err, rc, "cannot make %s: %s", a->store_dir, dmt_strerror(rc));
+    return rc == 0 ? dmt_store_create(&sc, &id, 0755, uid, gid, sc.clock->realtime_ns(NULL), err) : rc;
+}
+
+/* Makes sure there is a store, and reads who it is. */
+static int find_store(struct app *a, struct dmt_err *err)
+{
+    char db[DMT_PATH_MAX + 32];
+    struct dmt_store *st;
+    struct dmt_store_conf sc = store_conf(a);
+    int rc = 0;
+    snprintf(db, sizeof db, "%s/workspace.db", a->store_dir);
+    if (access(db, F_OK) != 0) {
+        if (errno != ENOENT && errno != ENOTDIR)
+            return dmt_err_set(err, -errno, "cannot read the store %s: %s", a->store_dir, strerror(errno));
+        if (!a->standby_role && !dmt_conf_get(a->conf, "create")) {
+            dmt_err_set(err, -ENOENT, "there is no workspace \"%s\" (no store in %s)", a->name, a->store_dir);
+            return dmt_err_hint(err, "Create it with: dumont workspace create %s   or mount with -o create", a->name);
+        }
+        rc = make_store(a, err);
+    }
+    if (rc == 0)
+        rc = dmt_store_open(&st, &sc, err);
+    if (rc != 0)
+        return rc;
+    a->ident = *dmt_store_ident(st);
+    dmt_store_close(st);
+    return 0;
+}
+
+static void ws_failed(void *ctx, const char *why)
+{
+    struct app *a = ctx;
+    dmt_error("workspace %s stopped writing: %s", a->name, why);
+    pthread_mutex_lock(&a->q_lock);
+    snprintf(a->failed_why, sizeof a->failed_why, "%s", why);
+    pthread_mutex_unlock(&a->q_lock);
+}
+
+int app_open_ws(struct app *a, struct dmt_err *err)
+{
+    struct dmt_ws *ws = NULL;
+    const char *q = dmt_conf_get(a->conf, "quota");
+    struct dmt_ws_conf wc = {.io = dmt_io_real(), .clock = dmt_clock_real(), .dir = a->store_dir, .gate = &a->gate, .pool = a->pool, .level = a->level,
+                             .follower = !roles_is_holder(a), .invalidate = mount_invalidate, .failed = ws_failed, .flush_mmap = mount_flush_mmap,
+                             .ctx = a};
+    if (q)
+        dmt_parse_size(q, &wc.quota_bytes);
+    int rc = dmt_ws_open(&ws, &wc, err);
+    if (rc != 0)
+        return rc;
+    a->ident = *dmt_store_ident(dmt_ws_store(ws));
+    pthread_rwlock_wrlock(&a->ws_lock);
+    a->ws = ws;
+    pthread_rwlock_unlock(&a->ws_lock);
+    return 0;
+}
+
+/* STORE/boot_id tells a restart in the same boot (nothing in the page cache was lost) from one after a power cut. */
+static void note_boot(struct app *a)
+{
+    char path[DMT_PATH_MAX + 16], *now = NULL, *then = NULL;
+    size_t n = 0, m = 0;
+    const struct dmt_io *io = dmt_io_real();
+    snprintf(path, sizeof path, "%s/boot_id", a->store_dir);
+    if (dmt_io_read_file(io, "/proc/sys/kernel/random/boot_id", 64, &now, &n) != 0)
+        return;
+    if (dmt_io_read_file(io, path, 64, &then, &m) == 0)
+        a->same_boot = n == m && memcmp(now, then, n) == 0;
+    if (!a->same_boot && dmt_io_write_file(io, path, now, n, 0600) != 0)
+        dmt_warn("cannot write %s", path);
+    free(now);
+    free(then);
+}
+
+/* --- the lease ---------------------------------------------------------------------------------------------------------------- */
+void app_split_addr(const char *addr, char host[256], uint16_t *port)
+{
+    const char *colon = strrchr(addr, ':');
+    snprintf(host, 256, "%.*s", (int)(colon ? (size_t)(colon - addr) : strlen(addr)), addr);
+    *port = colon ? (uint16_t)atoi(colon + 1) : 0;
+}
+
+static int make_lease(struct app *a, struct dmt_err *err)
+{
+    char host[256] = "", peer[256] = "";
+    uint16_t port = 0, peer_port = 0;
+    const char *arb = dmt_conf_get(a->conf, "arbiter"), *standby = dmt_conf_get(a->conf, "standby"), *v;
+    if (arb && strncmp(arb, "controller://", 13) == 0)
+        app_split_addr(arb + 13, host, &port);
+    else if (arb)
+        return dmt_err_set(err, DMT_E_CONFIG, "arbiter=%s: this version has the arbiter of dumontd: arbiter=controller://HOST:7402", arb);
+    if (standby && *standby)
+        app_split_addr(standby, peer, &peer_port);
+    struct dmt_lease_conf lc = {.io = dmt_io_real(), .clock = dmt_clock_real(), .dir = a->store_dir, .workspace = a->name, .node = a->node,
+                                .standby = a->standby_role, .tls = a->tls, .arbiter_host = *host ? host : NULL, .arbiter_port = port ? port : 7402,
+                                .peer_host = *peer ? peer : NULL, .peer_port = peer_port, .sync_local = a->level == DMT_SYNC_LOCAL,
+                                .ops = &roles_ops, .ctx = a};
+    memcpy(lc.lineage, a->ident.lineage, 16);
+    memcpy(lc.store_id, a->ident.store_id, 16);
+    if ((v = dmt_conf_get(a->conf, "degrade")) && strcmp(v, "block") == 0)
+        lc.degrade = DMT_DEGRADE_BLOCK;
+    if ((v = dmt_conf_get(a->conf, "solo_after")))
+        dmt_parse_duration_ms(v, &lc.solo_after_ms);
+    if ((v = dmt_conf_get(a->conf, "after_promotion")) && strcmp(v, "readonly") == 0)
+        lc.after_promotion = DMT_AFTER_READONLY;
+    return dmt_lease_new(&a->lease, &lc, err);
+}
+
+/* --- archive -------------------------------------------------------------------------------------------------------------------- */
+static void archived(void *ctx, uint64_t seq)
+{
+    struct app *a = ctx;
+    roles_archived(a, seq);
+}
+
+static uint64_t archive_limit(void *ctx)
+{
+    struct app *a = ctx;
+    return roles_commit(a);
+}
+
+void app_start_archiver(struct app *a)
+{
+    struct dmt_err err = {0};
+    if (!a->archive_url[0] || a->archiver || !a->ws)
+        return;
+    struct dmt_archiver_conf ac = {.url = a->archive_url, .store_dir = a->store_dir, .node = a->node, .ws = a->ws, .limit = archive_limit,
+                                   .archived = archived, .ctx = a};
+    memcpy(ac.lineage, a->ident.lineage, 16);
+    if (dmt_archiver_start(&a->archiver, &ac, &err) != 0) {
+        dmt_error("the archive cannot be used: %s", err.msg);
+        pthread_mutex_lock(&a->q_lock);
+        snprintf(a->event, sizeof a->event, "the archive cannot be used: %.200s", err.msg);
+        pthread_mutex_unlock(&a->q_lock);
+    }
+}
+
+void app_stop_archiver(struct app *a)
+{
+    struct dmt_archiver *ar = a->archiver;
+    a->archiver = NULL;
+    dmt_archiver_stop(ar);
+}
+
+/* --- life ------------------------------------------------------------------------------------------------------------------------ */
+static int start_all(struct app *a, struct dmt_err *err)
+{
+    int rc = dmt_pool_new(&a->pool, "pool", POOL_THREADS, POOL_QUEUE);
+    if (rc == 0)
+        rc = find_store(a, err);
+    if (rc == 0)
+        rc = make_lease(a, err);
+    if (rc == 0)
+        note_boot(a);
+    if (rc == 0)
+        rc = app_open_ws(a, err);
+    if (rc == 0)
+        rc = control_start(a, err);
+    if (rc == 0 && a->has_peer)
+        rc = peer_start(a, err);
+    if (rc == 0)
+        rc = dmt_lease_start(a->lease, err);
+    if (rc == 0)
+        rc = mount_start(a, err);
+    if (rc == 0 && !roles_is_holder(a))
+        roles_say_standby(a);
+    return rc;
+}
+
+static void stop_all(struct app *a)
+{
+    struct dmt_err err = {0};
+    control_stop(a);
+    roles_stop_begin(a);
+    mount_undo(a);
+    app_stop_archiver(a);
+    peer_stop(a);
+    if (a->lease)
+        dmt_lease_stop(a->lease);
+    pthread_rwlock_wrlock(&a->ws_lock);
+    struct dmt_ws *ws = a->ws;
+    a->ws = NULL;
+    pthread_rwlock_unlock(&a->ws_lock);
+    if (ws && dmt_ws_close(ws, &err) != 0)
+        dmt_error("closing %s: %s", a->name, err.msg);
+    dmt_lease_free(a->lease);
+    dmt_pool_free(a->pool);
+    dmt_tls_ctx_free(a->tls);
+    dmt_conf_free(a->conf);
+}
+
+int main(int argc, char **argv)
+{
+    static struct app app;
+    struct app *a = &app;
+    struct dmt_err err = {0};
+    signal(SIGPIPE, SIG_IGN);
+    /* The holder hears these and says TERMINATE, so that the drain always runs. */
+    signal(SIGHUP, SIG_IGN);
+    signal(SIGINT, SIG_IGN);
+    signal(SIGTERM, SIG_IGN);
+    dmt_log_init("dumontfs", NULL, DMT_LOG_INFO);
+    pthread_mutex_init(&a->q_lock, NULL);
+    pthread_cond_init(&a->q_cond, NULL);
+    pthread_cond_init(&a->stop_cond, NULL);
+    pthread_rwlock_init(&a->ws_lock, NULL);
+    dmt_list_init(&a->q);
+    gate_init(a);
+    int rc = read_args(a, argc, argv, &err);
+    if (rc == 0)
+        rc = read_options(a, &err);
+    if (rc == 0)
+        rc = start_all(a, &err);
+    if (rc != 0) {
+        dmt_error("cannot start %s: %s", a->name, err.msg);
+        if (a->holder_fd >= 0)
+            mount_say(a, DMT_HP_FAILED, rc == DMT_E_CONFIG || rc == -EINVAL ? 1 : 32, err.msg[0] ? err.msg : dmt_strerror(rc), err.hint);
+        a->exit_code = 1;
+    } else {
+        main_loop(a);
+    }
+    stop_all(a);
+    return a->exit_code;
+}

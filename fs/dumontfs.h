@@ -1,0 +1,140 @@
+/* dumontfs.h: the workspace process from inside (L4). It assembles journal, store, workspace, FUSE, replica, archive and lease into one
+ * program; it holds no rule of its own, it only translates what one part says into what another understands.
+ *
+ *   dumontfs.c           main: arguments, opening, the main queue, stopping
+ *   dumontfs_mount.c     the holder's channel: mount, serve, unmount
+ *   dumontfs_gate.c      fs/workspace/gate.h answered from lease and replica
+ *   dumontfs_roles.c     what the lease decides: epochs, promotion, losing, resync, handover
+ *   dumontfs_peer.c      what the replica reports, told to the lease
+ *   dumontfs_control.c   the control socket: one thread a connection, JSON lines
+ *   dumontfs_verbs.c     its commands
+ *   dumontfs_status.c    status as JSON
+ *
+ * Threads: `main` runs posted work one by one (mounting, promotion, resync, stopping): everything that changes which parts exist happens there.
+ * The workspace may be away while a resync replaces it: other threads take app->ws_lock for reading around their use of app->ws
+ * (parts that hold a pointer of their own are stopped before it goes).
+ */
+#ifndef DMT_DUMONTFS_H
+#define DMT_DUMONTFS_H
+
+#include <jansson.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include "fs/archive/archive.h"
+#include "fs/base/conf.h"
+#include "fs/base/holder_proto.h"
+#include "fs/base/limits.h"
+#include "fs/base/list.h"
+#include "fs/base/thread.h"
+#include "fs/base/tls.h"
+#include "fs/fuse/fuse.h"
+#include "fs/lease/lease.h"
+#include "fs/replica/replica.h"
+#include "fs/workspace/workspace.h"
+
+struct app {
+    /* set once by main before any thread starts */
+    char name[DMT_WS_NAME_MAX + 1];
+    char store_dir[DMT_PATH_MAX];
+    char mountpoint[DMT_PATH_MAX]; /* where to mount when we hold the workspace; "" = nowhere */
+    char node[DMT_NODE_NAME_MAX + 1];
+    char archive_url[DMT_PATH_MAX];
+    struct dmt_conf *conf;
+    bool readonly, standby_role, has_peer, user_mount; /* user_mount: started by mount.dumont, which waits for READY */
+    enum dmt_sync_level level;
+    uint64_t lag_max;
+    struct dmt_store_ident ident;
+    struct dmt_tls_ctx *tls;
+    struct dmt_pool *pool;
+    int holder_fd;
+    struct dmt_gate gate;
+
+    /* parts; changed on main only */
+    pthread_rwlock_t ws_lock; /* guards the pointer ws against being replaced */
+    struct dmt_ws *ws;
+    struct dmt_lease *lease;
+    struct dmt_loop *loop;
+    struct dmt_replica *replica;
+    struct dmt_archiver *archiver;
+    struct dmt_fuse *fuse;
+
+    /* the main queue */
+    pthread_mutex_t q_lock;
+    pthread_cond_t q_cond;
+    struct dmt_list q;
+    bool stopping; /* main leaves its loop */
+    int exit_code;
+
+    /* state of the mount (main only, but for the atomics) */
+    bool mount_asked, ready_said;
+    atomic_bool mounted, epoch_open;
+    char mounted_dir[DMT_PATH_MAX];
+    bool same_boot;       /* our predecessor ran in this boot of the machine: what it wrote is in the page cache */
+    atomic_bool resync_waits; /* imported; ops.following is to prove it */
+    atomic_uint_fast64_t peer_durable, peer_whole, archived;
+    bool may_stop;        /* under q_lock */
+    pthread_cond_t stop_cond;
+    char failed_why[256]; /* under q_lock */
+    char event[256];      /* the last line of the lease, under q_lock */
+
+    /* the control socket */
+    int control_fd;
+    char control_path[108];
+};
+
+/* Queues fn(app, arg) for the main thread. Any thread. */
+void app_post(struct app *a, void (*fn)(struct app *a, void *arg), void *arg);
+/* Ends the main loop after what is queued; first call decides the exit code. */
+void app_stop(struct app *a, int exit_code);
+/* Takes the workspace for use on this thread, or NULL while it is away; always followed by app_ws_put when not NULL. */
+struct dmt_ws *app_ws_get(struct app *a);
+void app_ws_put(struct app *a);
+/* Opens the store as holder or follower, as the lease says. main. */
+int app_open_ws(struct app *a, struct dmt_err *err);
+void app_split_addr(const char *addr, char host[256], uint16_t *port);
+void app_start_archiver(struct app *a);
+void app_stop_archiver(struct app *a);
+
+/* dumontfs_mount.c */
+int mount_start(struct app *a, struct dmt_err *err); /* reader thread of the holder's channel */
+void mount_try(struct app *a, void *unused);         /* main: asks the holder to mount if we hold the workspace and it is not mounted */
+void mount_undo(struct app *a);                      /* main: stop serving, ask the holder to unmount */
+void mount_say(struct app *a, enum dmt_hp_type type, int code, const char *text, const char *hint);
+void mount_invalidate(void *ctx, const uint64_t *inos, size_t n, bool all); /* dmt_ws_conf.invalidate */
+int mount_flush_mmap(void *ctx);                                              /* dmt_ws_conf.flush_mmap */
+
+/* dumontfs_gate.c */
+void gate_init(struct app *a);
+
+/* dumontfs_roles.c */
+extern const struct dmt_lease_ops roles_ops;
+bool roles_is_holder(struct app *a);
+void roles_say_standby(struct app *a);       /* start as a standby: READY says so */
+void roles_tick(struct app *a);              /* main, every second: what the journal must keep */
+uint64_t roles_commit(struct app *a);        /* up to here nothing can be truncated: what the archive may upload */
+void roles_archived(struct app *a, uint64_t seq);
+void roles_stop_begin(struct app *a);        /* main, at the end: tells the other machine, waits */
+void roles_fetched(struct app *a, int err);  /* replica -> lease, by way of main */
+void roles_imported(struct app *a, int err, const char *why);
+void roles_following(struct app *a);
+
+/* dumontfs_peer.c */
+int peer_start(struct app *a, struct dmt_err *err);
+void peer_stop(struct app *a);
+bool app_peer_has(struct app *a, uint64_t seq); /* is everything up to seq, bulk included, durable at the standby? */
+
+/* dumontfs_control.c */
+int control_start(struct app *a, struct dmt_err *err);
+void control_stop(struct app *a);
+/* A connection, for commands that report progress. */
+struct control;
+void control_progress(struct control *c, const char *what, uint64_t done, uint64_t total);
+
+/* dumontfs_verbs.c: runs one command; result owned by the caller, or NULL with err set. A thread of its own per connection. */
+json_t *verbs_run(struct app *a, struct control *c, const json_t *req, struct dmt_err *err);
+
+/* dumontfs_status.c */
+json_t *status_json(struct app *a);
+
+#endif

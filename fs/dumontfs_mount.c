@@ -1,0 +1,236 @@
+/* dumontfs_mount.c: the holder's channel: ask for the mount when this machine may serve, serve the connection that comes back, let go of it at the end.
+ *
+ * Happy path: the lease opened an epoch -> mount_try sends MOUNT -> the holder mounts and answers FUSE -> dmt_fuse_start -> READY 0. At umount the
+ * kernel's DESTROY waits for the drain (fuseblk), the connection ends, on_end stops the process. Failure: NOMOUNT becomes FAILED with
+ * the holder's words; a lost holder means drain, unmount, exit. Threads: `holder-rx` reads the channel and posts; everything else on main.
+ */
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include "fs/base/log.h"
+#include "fs/dumontfs.h"
+
+#define DRAIN_MAX_MS 30000
+
+static pthread_t rx_thread;
+
+void mount_say(struct app *a, enum dmt_hp_type type, int code, const char *text, const char *hint)
+{
+    if (a->ready_said)
+        return;
+    struct dmt_hp_msg *m = calloc(1, sizeof *m);
+    if (!m)
+        return;
+    m->type = type;
+    m->code = (uint32_t)code;
+    m->fd = -1;
+    snprintf(m->text, sizeof m->text, "%s", text);
+    snprintf(m->hint, sizeof m->hint, "%s", hint ? hint : "");
+    a->ready_said = true;
+    dmt_hp_send(a->holder_fd, m);
+    free(m);
+}
+
+static void send_simple(struct app *a, enum dmt_hp_type type, uint32_t flags, const char *dir, const char *options)
+{
+    struct dmt_hp_msg *m = calloc(1, sizeof *m);
+    if (!m)
+        return;
+    m->type = type;
+    m->flags = flags;
+    m->pid = (uint32_t)getpid();
+    m->fd = -1;
+    snprintf(m->dir, sizeof m->dir, "%s", dir);
+    snprintf(m->options, sizeof m->options, "%s", options);
+    dmt_hp_send(a->holder_fd, m);
+    free(m);
+}
+
+/* A workspace nobody has written to yet takes owner and mode of the directory it is mounted on. */
+static void adopt_root(struct app *a, const char *dir)
+{
+    struct stat st;
+    struct dmt_attr at;
+    struct dmt_op op = {0};
+    if (dmt_conf_get(a->conf, "owner") || stat(dir, &st) != 0 || dmt_ws_getattr(a->ws, DMT_ROOT, &at) != 0)
+        return;
+    struct dmt_inode root;
+    struct dmt_lockfn lk = dmt_ws_lockfn(a->ws);
+    lk.lock(lk.ctx);
+    int rc = dmt_store_inode_get(dmt_ws_store(a->ws), DMT_LIVE, DMT_ROOT, &root);
+    lk.unlock(lk.ctx);
+    if (rc != 0 || root.seq != 0)
+        return;
+    struct dmt_setattr sa = {.mask = DMT_SET_MODE | DMT_SET_UID | DMT_SET_GID, .mode = st.st_mode & 07777, .uid = st.st_uid, .gid = st.st_gid};
+    rc = dmt_ws_setattr(a->ws, &op, DMT_ROOT, &sa, &at);
+    if (rc != 0)
+        dmt_warn("cannot give the root directory the owner of %s: %s", dir, dmt_strerror(rc));
+}
+
+void mount_try(struct app *a, void *unused)
+{
+    (void)unused;
+    if (a->mount_asked || a->mountpoint[0] == '\0' || !a->ws || !atomic_load(&a->epoch_open) || a->stopping)
+        return;
+    a->mount_asked = true;
+    adopt_root(a, a->mountpoint);
+    struct dmt_lease_status ls;
+    dmt_lease_status(a->lease, &ls);
+    send_simple(a, DMT_HP_MOUNT, 0, a->mountpoint, a->readonly || ls.readonly ? "ro" : "");
+}
+
+/* --- callbacks of fs/fuse (its threads) ------------------------------------------------------------------------------- */
+static void on_destroy(void *ctx)
+{
+    struct app *a = ctx;
+    struct dmt_ws *ws = app_ws_get(a);
+    if (!ws)
+        return;
+    int rc = dmt_ws_sync_wait(ws, 0);
+    if (rc != 0)
+        dmt_error("unmounting, but not everything could be made durable: %s", dmt_strerror(rc));
+    app_ws_put(a);
+}
+
+static void ended(struct app *a, void *unused)
+{
+    (void)unused;
+    atomic_store(&a->mounted, false);
+    if (a->fuse)
+        app_stop(a, 0);
+}
+
+static void on_end(void *ctx, int err)
+{
+    if (err != 0)
+        dmt_warn("the FUSE connection broke: %s", dmt_strerror(err));
+    app_post(ctx, ended, NULL);
+}
+
+static void serve(struct app *a, struct dmt_hp_msg *m)
+{
+    struct dmt_err err = {0};
+    struct dmt_fuse_conf fc = {.fd = m->fd, .init = m->init, .init_len = m->init_len, .instance = m->instance, .dev = m->dev, .dir = m->dir,
+                               .syncfs = (m->flags & DMT_HP_SYNCFS) != 0, .on_destroy = on_destroy, .on_end = on_end, .ctx = a};
+    const char *dma = dmt_conf_get(a->conf, "dma_latency");
+    fc.dma_latency = dma && strcmp(dma, "hold") == 0;
+    snprintf(a->mounted_dir, sizeof a->mounted_dir, "%s", m->dir);
+    int rc = dmt_fuse_start(&a->fuse, a->ws, &fc, &err);
+    if (rc != 0) {
+        close(m->fd);
+        mount_say(a, DMT_HP_FAILED, 32, err.msg, err.hint);
+        app_stop(a, 1);
+        return;
+    }
+    atomic_store(&a->mounted, true);
+    dmt_info("serving %s at %s", a->name, m->dir);
+    mount_say(a, DMT_HP_READY, 0, "", "");
+}
+
+static void from_holder(struct app *a, void *arg)
+{
+    struct dmt_hp_msg *m = arg;
+    switch (m->type) {
+    case DMT_HP_FUSE:
+        serve(a, m);
+        break;
+    case DMT_HP_NOMOUNT:
+        dmt_error("cannot mount: %s", m->text);
+        mount_say(a, DMT_HP_FAILED, 32, m->text, m->hint);
+        a->mount_asked = false;
+        if (a->user_mount)
+            app_stop(a, 1);
+        break;
+    case DMT_HP_UNMOUNTED:
+        if (m->code != 0)
+            dmt_warn("the holder could not unmount: %s", strerror((int)m->code));
+        break;
+    case DMT_HP_TERMINATE:
+        app_stop(a, 0);
+        break;
+    default:
+        break;
+    }
+    free(m);
+}
+
+static void holder_gone(struct app *a, void *unused)
+{
+    (void)unused;
+    if (a->stopping)
+        return;
+    dmt_error("the holder process is gone: draining and leaving");
+    if (atomic_load(&a->mounted))
+        umount2(a->mounted_dir, MNT_DETACH);
+    app_stop(a, 1);
+}
+
+static void *holder_rx(void *arg)
+{
+    struct app *a = arg;
+    for (;;) {
+        struct dmt_hp_msg *m = calloc(1, sizeof *m);
+        if (!m || dmt_hp_recv(a->holder_fd, m) != 0) {
+            free(m);
+            break;
+        }
+        app_post(a, from_holder, m);
+    }
+    app_post(a, holder_gone, NULL);
+    return NULL;
+}
+
+int mount_start(struct app *a, struct dmt_err *err)
+{
+    if (a->holder_fd < 0)
+        return 0;
+    send_simple(a, DMT_HP_HELLO, 0, "", "");
+    int rc = dmt_thread_start(&rx_thread, "holder-rx", holder_rx, a);
+    if (rc != 0)
+        return dmt_err_set(err, rc, "cannot start a thread: %s", dmt_strerror(rc));
+    pthread_detach(rx_thread);
+    return 0;
+}
+
+void mount_undo(struct app *a)
+{
+    if (!a->fuse && !a->mount_asked)
+        return;
+    /* Lazily: what programs still hold open gets errors from the ended connection, but the directory is free at once. */
+    send_simple(a, DMT_HP_UNMOUNT, DMT_HP_LAZY, "", "");
+    struct dmt_fuse *f = a->fuse;
+    a->fuse = NULL;
+    dmt_fuse_stop(f);
+    atomic_store(&a->mounted, false);
+    a->mounted_dir[0] = '\0';
+    a->mount_asked = false;
+}
+
+void mount_invalidate(void *ctx, const uint64_t *inos, size_t n, bool all)
+{
+    struct app *a = ctx;
+    if (!a->fuse)
+        return;
+    struct dmt_fuse_inval *v = calloc(n + 1, sizeof *v);
+    size_t k = 0;
+    if (!v)
+        return;
+    if (all)
+        v[k++].kind = DMT_FUSE_INVAL_ALL;
+    for (size_t i = 0; i < n; i++) {
+        v[k].kind = DMT_FUSE_INVAL_INODE;
+        v[k++].ino = inos[i];
+    }
+    dmt_fuse_invalidate(a->fuse, v, k, NULL, NULL);
+    free(v);
+}
+
+int mount_flush_mmap(void *ctx)
+{
+    struct app *a = ctx;
+    return a->fuse ? dmt_fuse_syncfs(a->fuse) : 0;
+}

@@ -1,0 +1,440 @@
+/* dumontfs_roles.c: what the lease decides, done: epochs opened, promotion, losing, resync, fetch, handover.
+ *
+ * The ops marked [io] come on the lease's io thread in the order of its decisions. What may take long, or changes which parts exist, is posted to the
+ * main thread; a handover's waiting runs on the pool. Failure of a step goes back to the lease (…_done with an error), which knows what follows.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "fs/base/log.h"
+#include "fs/dumontfs.h"
+
+#define JOURNAL_KEEP_BYTES (1ull << 30) /* kept for a standby that is away, or on a standby for the archive of its later epoch */
+#define PRECOPY_MS         600000
+#define FROZEN_MS          10000
+
+struct decision {
+    uint64_t epoch, seq;
+    char text[DMT_REASON_MAX + 1];
+};
+
+static struct decision *decision(uint64_t epoch, uint64_t seq, const char *text)
+{
+    struct decision *d = calloc(1, sizeof *d);
+    DMT_ASSERT(d);
+    d->epoch = epoch;
+    d->seq = seq;
+    snprintf(d->text, sizeof d->text, "%s", text);
+    return d;
+}
+
+bool roles_is_holder(struct app *a)
+{
+    struct dmt_lease_status s;
+    dmt_lease_status(a->lease, &s);
+    return s.holder;
+}
+
+static void say_role(struct app *a, enum dmt_replica_role role, uint64_t epoch)
+{
+    struct dmt_lease_status s;
+    if (!a->replica)
+        return;
+    dmt_lease_status(a->lease, &s);
+    dmt_replica_set_role(a->replica, role, epoch, s.one_copy, dmt_lease_seen(a->lease));
+}
+
+void roles_say_standby(struct app *a)
+{
+    char text[256], epoch[40];
+    struct dmt_lease_status s;
+    dmt_lease_status(a->lease, &s);
+    say_role(a, DMT_REPLICA_RECEIVER, 0);
+    if (!a->user_mount) {
+        mount_say(a, DMT_HP_READY, 0, "", "");
+        return;
+    }
+    snprintf(epoch, sizeof epoch, "%u", DMT_EPOCH_MAJOR(s.seen));
+    snprintf(text, sizeof text, "%s is held by %s since epoch %s; standby started here", a->name, s.holder_node[0] ? s.holder_node : "another machine", epoch);
+    mount_say(a, DMT_HP_READY, 32, text, "It mounts here by itself if that machine is lost; `dumont handover` there moves it now.");
+}
+
+/* --- retention: called every second on main ------------------------------------------------------------------------------------ */
+uint64_t roles_commit(struct app *a)
+{
+    struct dmt_ws *ws = app_ws_get(a);
+    if (!ws)
+        return 0;
+    uint64_t durable = dmt_journal_durable(dmt_ws_journal(ws)), stable = dmt_lease_stable(a->lease);
+    app_ws_put(a);
+    return durable < stable ? durable : stable;
+}
+
+static void retain(struct app *a)
+{
+    struct dmt_ws_status s;
+    uint64_t standby = UINT64_MAX, archive = UINT64_MAX;
+    if (!a->ws)
+        return;
+    dmt_ws_status(a->ws, &s);
+    bool full = s.journal.bytes > JOURNAL_KEEP_BYTES;
+    if (a->replica) {
+        uint64_t r = dmt_replica_retain(a->replica);
+        /* Away: its last position is kept for as long as the journal may grow; beyond that it needs a resync. */
+        standby = r != UINT64_MAX ? r : full ? UINT64_MAX : atomic_load(&a->peer_durable);
+    }
+    if (a->archiver)
+        archive = atomic_load(&a->archived);
+    else if (a->archive_url[0] && !full)
+        archive = 0; /* a standby: its later archive goes on from the other machine's */
+    dmt_ws_set_retention(a->ws, standby, archive);
+}
+
+void roles_archived(struct app *a, uint64_t seq)
+{
+    atomic_store(&a->archived, seq);
+}
+
+void roles_tick(struct app *a)
+{
+    retain(a);
+}
+
+/* --- ops ---------------------------------------------------------------------------------------------------------------------------- */
+static void gate_changed(void *ctx)
+{
+    struct app *a = ctx;
+    struct dmt_ws *ws = app_ws_get(a);
+    if (!ws)
+        return;
+    dmt_ws_poke(ws);
+    app_ws_put(a);
+}
+
+static void holding(struct app *a, void *unused)
+{
+    (void)unused;
+    app_start_archiver(a);
+    mount_try(a, NULL);
+}
+
+static int open_epoch(void *ctx, uint64_t epoch, const char *reason)
+{
+    struct app *a = ctx;
+    struct dmt_err err = {0};
+    struct dmt_ws *ws = app_ws_get(a);
+    if (!ws)
+        return -EAGAIN;
+    bool first = !atomic_load(&a->epoch_open);
+    int rc = dmt_ws_begin_epoch(ws, epoch, a->node, reason, &err);
+    /* The first epoch of a process settles what its predecessor left behind. */
+    if (rc == 0 && first && dmt_ws_settle(ws, a->same_boot, &err) < 0)
+        rc = err.code ? err.code : -EIO;
+    app_ws_put(a);
+    if (rc != 0) {
+        dmt_error("cannot open epoch %u.%u: %s", DMT_EPOCH_MAJOR(epoch), DMT_EPOCH_MINOR(epoch), err.msg);
+        return rc;
+    }
+    say_role(a, DMT_REPLICA_SENDER, epoch);
+    atomic_store(&a->epoch_open, true);
+    app_post(a, holding, NULL);
+    return 0;
+}
+
+static void do_promote(struct app *a, void *arg)
+{
+    struct decision *d = arg;
+    struct dmt_err err = {0};
+    uint64_t t0 = dmt_clock_real()->monotonic_ns(NULL);
+    int rc = a->ws ? dmt_ws_promote(a->ws, &err) : -EAGAIN;
+    if (rc == 0)
+        rc = dmt_ws_begin_epoch(a->ws, d->epoch, a->node, d->text, &err);
+    if (rc == 0 && (rc = dmt_ws_settle(a->ws, false, &err)) > 0) {
+        dmt_warn("%d files lost unsynced bulk data: dumont log %s --incomplete", rc, a->name);
+        rc = 0;
+    }
+    dmt_lease_promote_done(a->lease, rc);
+    if (rc == 0) {
+        say_role(a, DMT_REPLICA_SENDER, d->epoch);
+        atomic_store(&a->epoch_open, true);
+        mount_try(a, NULL);
+        app_start_archiver(a);
+        dmt_info("promoted: epoch %u.%u after %llu ms", DMT_EPOCH_MAJOR(d->epoch), DMT_EPOCH_MINOR(d->epoch),
+                 (unsigned long long)((dmt_clock_real()->monotonic_ns(NULL) - t0) / DMT_MS));
+    } else {
+        dmt_error("promotion failed: %s", err.msg[0] ? err.msg : dmt_strerror(rc));
+    }
+    free(d);
+}
+
+static void promote(void *ctx, uint64_t epoch, const char *reason)
+{
+    app_post(ctx, do_promote, decision(epoch, 0, reason));
+}
+
+static void do_leave(struct app *a, void *unused)
+{
+    (void)unused;
+    app_stop_archiver(a);
+    mount_undo(a);
+}
+
+static void demote(void *ctx)
+{
+    struct app *a = ctx;
+    atomic_store(&a->epoch_open, false);
+    struct dmt_ws *ws = app_ws_get(a);
+    if (ws) {
+        dmt_ws_demote(ws);
+        app_ws_put(a);
+    }
+    say_role(a, DMT_REPLICA_RECEIVER, 0);
+    app_post(a, do_leave, NULL);
+}
+
+static void follow(void *ctx, uint64_t epoch)
+{
+    struct app *a = ctx;
+    if (a->replica)
+        dmt_replica_follow(a->replica, epoch);
+}
+
+static void do_lose(struct app *a, void *arg)
+{
+    struct decision *d = arg;
+    struct dmt_err err = {0};
+    int rc = a->ws ? dmt_ws_branch_and_cut(a->ws, d->seq, d->text, &err) : -EAGAIN;
+    if (rc == 0) {
+        dmt_warn("records after position %llu were not in the other machine's history: kept as %s", (unsigned long long)d->seq, d->text);
+    } else {
+        dmt_error("cannot join the other machine's history by cutting: %s", err.msg);
+        if (a->replica)
+            dmt_replica_ask_resync(a->replica, err.msg);
+    }
+    dmt_lease_lose_done(a->lease, rc);
+    free(d);
+}
+
+static void lose(void *ctx, uint64_t epoch, uint64_t switch_seq, const char *branch)
+{
+    app_post(ctx, do_lose, decision(epoch, switch_seq, branch));
+}
+
+static void fetch(void *ctx)
+{
+    struct app *a = ctx;
+    if (a->replica)
+        dmt_replica_fetch(a->replica);
+    else
+        dmt_lease_fetch_done(a->lease, -ENOTCONN);
+}
+
+static void do_fetched(struct app *a, void *arg)
+{
+    struct decision *d = arg;
+    struct dmt_err err = {0};
+    int rc = (int)(int64_t)d->seq;
+    if (rc == 0 && a->ws)
+        rc = dmt_ws_apply_upto(a->ws, UINT64_MAX, &err);
+    dmt_lease_fetch_done(a->lease, rc);
+    free(d);
+}
+
+void roles_fetched(struct app *a, int err)
+{
+    app_post(a, do_fetched, decision(0, (uint64_t)(int64_t)err, ""));
+}
+
+static void order_resync(void *ctx)
+{
+    struct app *a = ctx;
+    if (a->replica)
+        dmt_replica_order_resync(a->replica);
+}
+
+/* --- resync: the workspace is closed, replaced by the holder's state, and opened again ------------------------------------------ */
+static void close_ws(struct app *a)
+{
+    struct dmt_err err = {0};
+    if (a->replica)
+        dmt_replica_set_ws(a->replica, NULL);
+    pthread_rwlock_wrlock(&a->ws_lock);
+    struct dmt_ws *ws = a->ws;
+    a->ws = NULL;
+    pthread_rwlock_unlock(&a->ws_lock);
+    if (ws && dmt_ws_close(ws, &err) != 0)
+        dmt_warn("closing before the resync: %s", err.msg);
+}
+
+static void do_resync(struct app *a, void *unused)
+{
+    (void)unused;
+    if (!a->replica) {
+        dmt_lease_resync_done(a->lease, -ENOTCONN);
+        return;
+    }
+    struct dmt_store_conf sc = {.io = dmt_io_real(), .clock = dmt_clock_real(), .dir = a->store_dir};
+    close_ws(a);
+    dmt_replica_resync(a->replica, &sc, &a->ident);
+}
+
+static void resync(void *ctx)
+{
+    app_post(ctx, do_resync, NULL);
+}
+
+static void do_imported(struct app *a, void *arg)
+{
+    struct decision *d = arg;
+    struct dmt_err err = {0};
+    int rc = (int)(int64_t)d->seq;
+    if (rc == 0)
+        rc = app_open_ws(a, &err);
+    if (rc != 0) {
+        dmt_error("resync failed: %s", err.msg[0] ? err.msg : d->text);
+        dmt_lease_resync_done(a->lease, rc);
+    } else {
+        atomic_store(&a->resync_waits, true);
+        dmt_replica_set_ws(a->replica, a->ws);
+    }
+    free(d);
+}
+
+void roles_imported(struct app *a, int err, const char *why)
+{
+    app_post(a, do_imported, decision(0, (uint64_t)(int64_t)err, why ? why : ""));
+}
+
+void roles_following(struct app *a)
+{
+    if (atomic_exchange(&a->resync_waits, false))
+        dmt_lease_resync_done(a->lease, 0);
+}
+
+/* --- handover ---------------------------------------------------------------------------------------------------------------------- */
+struct waiter {
+    pthread_mutex_t lock;
+    pthread_cond_t cond;
+    bool done;
+    int err;
+};
+
+static void woken(void *arg, int err)
+{
+    struct waiter *w = arg;
+    pthread_mutex_lock(&w->lock);
+    w->done = true;
+    w->err = err;
+    pthread_cond_signal(&w->cond);
+    pthread_mutex_unlock(&w->lock);
+}
+
+static int drain_to(struct app *a, uint64_t seq, uint64_t timeout_ms)
+{
+    struct waiter w = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
+    dmt_replica_drain(a->replica, seq, timeout_ms, woken, &w);
+    pthread_mutex_lock(&w.lock);
+    while (!w.done)
+        pthread_cond_wait(&w.cond, &w.lock);
+    pthread_mutex_unlock(&w.lock);
+    return w.err;
+}
+
+/* Pool: pre-copy while people work, then freeze, then the little that is left. */
+static void do_drain(void *arg)
+{
+    struct app *a = arg;
+    struct dmt_ws *ws = app_ws_get(a);
+    int rc = ws && a->replica ? 0 : -ENOTCONN;
+    if (rc == 0) {
+        mount_flush_mmap(a);
+        dmt_ws_sync_wait(ws, 0);
+        rc = drain_to(a, dmt_journal_tail(dmt_ws_journal(ws)).seq, PRECOPY_MS);
+    }
+    if (rc == 0) {
+        uint64_t t0 = dmt_clock_real()->monotonic_ns(NULL);
+        mount_flush_mmap(a);
+        dmt_lease_freeze(a->lease);
+        dmt_journal_wait(dmt_ws_journal(ws), dmt_journal_tail(dmt_ws_journal(ws)).seq);
+        rc = drain_to(a, dmt_journal_tail(dmt_ws_journal(ws)).seq, FROZEN_MS);
+        dmt_info("handover: frozen and drained in %llu ms", (unsigned long long)((dmt_clock_real()->monotonic_ns(NULL) - t0) / DMT_MS));
+    }
+    if (ws)
+        app_ws_put(a);
+    if (rc == DMT_E_RETRY) /* only bulk data is missing: those files fall back there, the bytes stay here as a branch */
+        rc = 0;
+    dmt_lease_drained(a->lease, rc);
+}
+
+static void drain(void *ctx)
+{
+    struct app *a = ctx;
+    if (dmt_pool_submit(a->pool, do_drain, a) != 0)
+        dmt_lease_drained(a->lease, -EAGAIN);
+}
+
+/* --- small answers -------------------------------------------------------------------------------------------------------------------- */
+static uint64_t tail(void *ctx)
+{
+    struct app *a = ctx;
+    struct dmt_ws *ws = app_ws_get(a);
+    uint64_t seq = ws ? dmt_journal_tail(dmt_ws_journal(ws)).seq : 0;
+    if (ws)
+        app_ws_put(a);
+    return seq;
+}
+
+static uint64_t oldest_sync_ms(void *ctx)
+{
+    struct app *a = ctx;
+    struct dmt_ws_status s = {.oldest_sync_ms = 0};
+    struct dmt_ws *ws = app_ws_get(a);
+    if (ws) {
+        dmt_ws_status(ws, &s);
+        app_ws_put(a);
+    }
+    return s.oldest_sync_ms;
+}
+
+static void event(void *ctx, const char *kind, const char *text)
+{
+    struct app *a = ctx;
+    dmt_info("%s: %s", kind, text);
+    pthread_mutex_lock(&a->q_lock);
+    snprintf(a->event, sizeof a->event, "%s: %s", kind, text);
+    pthread_mutex_unlock(&a->q_lock);
+}
+
+static void failed(void *ctx, const char *why)
+{
+    struct app *a = ctx;
+    dmt_error("closed for writing: %s", why);
+    pthread_mutex_lock(&a->q_lock);
+    snprintf(a->failed_why, sizeof a->failed_why, "%s", why);
+    pthread_mutex_unlock(&a->q_lock);
+}
+
+static void may_stop(void *ctx)
+{
+    struct app *a = ctx;
+    pthread_mutex_lock(&a->q_lock);
+    a->may_stop = true;
+    pthread_cond_broadcast(&a->stop_cond);
+    pthread_mutex_unlock(&a->q_lock);
+}
+
+/* Tells the other machine that this is an orderly stop, and waits (the lease answers within 5 s). */
+void roles_stop_begin(struct app *a)
+{
+    if (!a->lease || !a->has_peer)
+        return;
+    dmt_lease_stop_begin(a->lease);
+    pthread_mutex_lock(&a->q_lock);
+    while (!a->may_stop)
+        pthread_cond_wait(&a->stop_cond, &a->q_lock);
+    pthread_mutex_unlock(&a->q_lock);
+}
+
+const struct dmt_lease_ops roles_ops = {.gate_changed = gate_changed, .open_epoch = open_epoch, .promote = promote, .demote = demote, .follow = follow,
+                                        .lose = lose, .fetch = fetch, .order_resync = order_resync, .resync = resync, .drain = drain, .tail = tail,
+                                        .oldest_sync_ms = oldest_sync_ms, .event = event, .failed = failed, .may_stop = may_stop};
