@@ -5,6 +5,7 @@
  * object with "cmd" gets an error answer; a client that goes away ends its connection, not the command's effect.
  * Threads: `control` accepts; each connection has its own thread, because commands wait (flush, rollback, handover).
  */
+#include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -2,6 +2,7 @@
  * ("Control socket"). Works while the workspace is away (resync). Thread: any; takes no lock for long.
  */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 #include "fs/base/hash.h"
@@ -92,6 +93,12 @@ static void add_archive(json_t *o, struct app *a)
         put_u64(p, "error_since_ns", s.error_since_ns);
         json_object_set_new(p, "error", json_string(s.last_error));
     }
+    char path[DMT_PATH_MAX + 16], *text = NULL;
+    size_t n;
+    snprintf(path, sizeof path, "%s/proved", a->store_dir);
+    if (dmt_io_read_file(dmt_io_real(), path, 64, &text, &n) == 0)
+        put_u64(p, "proved_ns", strtoull(text, NULL, 10));
+    free(text);
     json_object_set_new(o, "archive", p);
 }
 

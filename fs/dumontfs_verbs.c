@@ -10,7 +10,7 @@
 #include <unistd.h>
 #include "fs/base/log.h"
 #include "fs/dumontfs.h"
-#include "fs/dumontfs_heal.h"
+#include "fs/dumontfs_past.h"
 
 #define FLUSH_POLL_MS 20
 
@@ -308,6 +308,39 @@ static json_t *digest(struct call *c)
     return json_pack("{s:s, s:I, s:I}", "digest", hex, "applied", (json_int_t)dmt_ws_applied(c->ws), "tail", (json_int_t)tail.seq);
 }
 
+/* First half of `dumont verify`: what is to be compared has arrived there; then the digest of this copy. */
+static json_t *verify(struct call *c)
+{
+    int rc = dmt_ws_sync_wait(c->ws, 0);
+    if (rc != 0) {
+        dmt_err_set(c->err, rc, "cannot make the workspace durable here: %s", dmt_strerror(rc));
+        return NULL;
+    }
+    uint64_t seq = dmt_journal_tail(dmt_ws_journal(c->ws)).seq;
+    bool archive = strcmp(arg(c, "with"), "archive") == 0;
+    if ((archive ? flush_archive(c, seq) : flush_standby(c, seq)) != 0)
+        return NULL;
+    json_t *r = digest(c);
+    if (r)
+        json_object_set_new(r, "url", json_string(c->app->archive_url));
+    return r;
+}
+
+/* A restore from the archive was compared and found equal: STORE/proved keeps when, for the status. */
+static json_t *proved(struct call *c)
+{
+    char path[DMT_PATH_MAX + 16], text[32];
+    const struct dmt_clock *clk = dmt_clock_real();
+    snprintf(path, sizeof path, "%s/proved", c->app->store_dir);
+    int n = snprintf(text, sizeof text, "%" PRIu64 "\n", clk->realtime_ns(clk->ctx));
+    int rc = dmt_io_write_file(dmt_io_real(), path, text, (size_t)n, 0600);
+    if (rc != 0) {
+        dmt_err_set(c->err, rc, "cannot write %s: %s", path, dmt_strerror(rc));
+        return NULL;
+    }
+    return json_object();
+}
+
 static json_t *drain(struct call *c)
 {
     int rc = dmt_ws_sync_wait(c->ws, 0);
@@ -362,7 +395,8 @@ static const struct {
     {"snapshot.diff", true, snap_diff},     {"rollback", true, rollback},       {"receipt", true, receipt},
     {"heal", true, heal},                   {"flush", true, flush},             {"handover", false, handover},
     {"promote", false, promote},            {"fence", false, fence},            {"digest", true, digest},
-    {"drain", true, drain},                 {"checkpoint", true, checkpoint},   {"incomplete", true, incomplete},
+    {"verify", true, verify},
+    {"proved", false, proved},              {"drain", true, drain},                 {"checkpoint", true, checkpoint},   {"incomplete", true, incomplete},
     {"branch.extract", true, branch_extract}, {"stop", false, stop},
 };
 

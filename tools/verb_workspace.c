@@ -14,6 +14,7 @@
 #include "fs/archive/archive.h"
 #include "fs/base/clock.h"
 #include "fs/base/options.h"
+#include "fs/base/owner.h"
 #include "fs/store/store.h"
 #include "tools/dumont.h"
 #include "tools/restore.h"
