@@ -1,12 +1,14 @@
 /* holder_proto.c: the datagrams between a holder and its workspace process, and the ready line.
  *
- * Owns no state. A message is one datagram: a six-byte head, then the fields its type has, described once in FIELDS below;
- * encode, decode and the fuzzer all follow that table. The descriptor of FUSE rides in the same datagram (SCM_RIGHTS), so
- * it can neither arrive without its message nor be left over.
+ * Owns no state. A message is one datagram: a six-byte head, then the fields its type has,
+ * described once in FIELDS below; encode, decode and the fuzzer all follow that table. The
+ * descriptor of FUSE rides in the same datagram (SCM_RIGHTS), so it can neither arrive without its
+ * message nor be left over.
  *
- * Failure modes: the other end is gone (-EPIPE on send, DMT_E_CLOSED on receive); a peer of another version (DMT_E_VERSION:
- * an upgrade replaced one of the two programs); a datagram that does not decode (DMT_E_CORRUPT). A descriptor that comes with a
- * message that has none, or more than one, is closed. Thread: any; a socket is read by one thread.
+ * Failure modes: the other end is gone (-EPIPE on send, DMT_E_CLOSED on receive); a peer of another
+ * version (DMT_E_VERSION: an upgrade replaced one of the two programs); a datagram that does not
+ * decode (DMT_E_CORRUPT). A descriptor that comes with a message that has none, or more than one,
+ * is closed. Thread: any; a socket is read by one thread.
  */
 #include "fs/base/holder_proto.h"
 
@@ -222,7 +224,7 @@ int dmt_hp_recv(int sock, struct dmt_hp_msg *ret)
     }
     fd = take_fd(&mh);
     rc = mh.msg_flags & (MSG_TRUNC | MSG_CTRUNC) ? DMT_E_CORRUPT
-                                                  : dmt_hp_decode(data, (size_t)n, ret);
+                                                 : dmt_hp_decode(data, (size_t)n, ret);
     if (rc == 0 && ret->type == DMT_HP_FUSE) {
         ret->fd = fd;
         if (fd < 0)
@@ -240,7 +242,8 @@ void dmt_ready_write(int fd, int code, const char *text, const char *hint)
     char line[2 * DMT_HP_TEXT_MAX + 32];
     int n = snprintf(line, sizeof(line), "%d\n%.*s\n%.*s\n", code, (int)DMT_HP_TEXT_MAX - 1,
                      text ? text : "", (int)DMT_HP_TEXT_MAX - 1, hint ? hint : "");
-    /* The starter may have given up and gone: nobody is left to tell. One write: shorter than PIPE_BUF, so it is whole. */
+    /* The starter may have given up and gone: nobody is left to tell. One write: shorter than
+     * PIPE_BUF, so it is whole. */
     ssize_t w = write(fd, line, (size_t)n);
     (void)w;
     close(fd);
@@ -289,7 +292,8 @@ int dmt_ready_read(int fd, int timeout_ms, const volatile int *stop, int *ret_co
             return -EINTR;
         if (left <= 0)
             return -ETIMEDOUT;
-        /* Short waits: a signal that sets *stop between the test above and poll() must not be slept over. */
+        /* Short waits: a signal that sets *stop between the test above and poll() must not be slept
+         * over. */
         int rc = poll(&p, 1, left > 100 ? 100 : (int)left);
         if (rc < 0 && errno != EINTR)
             return -errno;

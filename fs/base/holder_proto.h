@@ -28,7 +28,7 @@
  *
  * Either side's end of file = the other is gone. The workspace process then drains, unmounts `dir` itself (umount2) and exits;
  * the holder ends the mount (abort, detach), frees the loop device and exits non-zero.
- * Exit status of dumontfs: 0 = ended on purpose (unmounted, terminated): the holder cleans up and exits 0. Anything else: non-zero.
+ * Exit status of dumontfs: 0 = ended on purpose (unmounted, terminated): the holder cleans up and exits 0 as well.
  *
  * Thread: a socket end belongs to one reading thread; dmt_hp_send may be called from any thread. */
 #ifndef DMT_BASE_HOLDER_PROTO_H
@@ -89,10 +89,11 @@ int dmt_hp_recv(int sock, struct dmt_hp_msg *ret);
 ssize_t dmt_hp_encode(const struct dmt_hp_msg *m, uint8_t *buf, size_t size);
 int dmt_hp_decode(const void *buf, size_t len, struct dmt_hp_msg *ret);
 
-/* --- ready: holder -> whoever started it, through --ready-fd N (a pipe) -------------------------------------------------
+/* --- ready: holder -> whoever started it, through --ready-fd N (a pipe)
  * The holder writes "CODE\nTEXT\nHINT\n" once and closes. End of file without it = the holder died. */
 void dmt_ready_write(int fd, int code, const char *text, const char *hint);
-/* Waits at most timeout_ms. 0 with *ret_code and err->msg/hint filled; -ETIMEDOUT; DMT_E_CLOSED; -EINTR when *stop became non-zero. */
+/* Waits at most timeout_ms. 0 with *ret_code and err->msg/hint filled; -ETIMEDOUT; DMT_E_CLOSED; -EINTR when *stop became
+ * non-zero. */
 int dmt_ready_read(int fd, int timeout_ms, const volatile int *stop, int *ret_code, struct dmt_err *err);
 
 #endif

@@ -1,9 +1,10 @@
 /* mountinfo.c: reads /proc/self/mountinfo.
  *
- * A line is "id parent maj:min root dir options [optional fields ...] - type source superoptions", with space, tab, newline
- * and backslash as octal escapes. Mounts are listed in the order they were made, so of several at one place the last is on top.
- * A Dumont mount is of type fuse.dumont with the workspace's name as source, or of type fuseblk.dumont with
- * RUN/dev/NAME as source. Failure: no /proc (-ENOENT ...), told to the caller; a line that does not parse is skipped, since the
+ * A line is "id parent maj:min root dir options [optional fields ...] - type source superoptions",
+ * with space, tab, newline and backslash as octal escapes. Mounts are listed in the order they were
+ * made, so of several at one place the last is on top. A Dumont mount is of type fuse.dumont with
+ * the workspace's name as source, or of type fuseblk.dumont with RUN/dev/NAME as source. Failure:
+ * no /proc (-ENOENT ...), told to the caller; a line that does not parse is skipped, since the
  * kernel may add to the format. Thread: any.
  */
 #include "fs/base/mountinfo.h"
@@ -50,7 +51,7 @@ static void name_workspace(struct dmt_mount *m)
     }
     m->workspace[0] = '\0';
     if (name && strlen(name) < sizeof(m->workspace))
-        strcpy(m->workspace, name);
+        memcpy(m->workspace, name, strlen(name) + 1);
 }
 
 bool dmt_mountinfo_parse(const char *line, struct dmt_mount *ret)

@@ -1,5 +1,5 @@
-/* mountinfo.h: what is mounted where, from /proc/self/mountinfo, without touching the mounts themselves (a stat of a dead FUSE mount hangs).
- * Any thread. */
+/* mountinfo.h: what is mounted where, from /proc/self/mountinfo, without touching the mounts themselves (a stat of a dead FUSE
+ * mount hangs). Any thread. */
 #ifndef DMT_BASE_MOUNTINFO_H
 #define DMT_BASE_MOUNTINFO_H
 

@@ -1,10 +1,12 @@
 /* options.c: the table of a workspace's options and what may be said about them.
  *
- * Owns constant tables. mount.dumont, the holder, dumontfs and the `dumont` command all check with this one table, so that a
- * line of fstab, a mount -o and a NAME.conf mean the same and fail with the same sentence. Happy path: load or parse into a
- * dmt_conf, dmt_options_clean() it for the place it came from, merge, dmt_options_consistent() once.
+ * Owns constant tables. mount.dumont, the holder, dumontfs and the `dumont` command all check with
+ * this one table, so that a line of fstab, a mount -o and a NAME.conf mean the same and fail with
+ * the same sentence. Happy path: load or parse into a dmt_conf, dmt_options_clean() it for the
+ * place it came from, merge, dmt_options_consistent() once.
  *
- * Failure: DMT_E_CONFIG with the option named, and where it helps the nearest right spelling as hint. Thread: any.
+ * Failure: DMT_E_CONFIG with the option named, and where it helps the nearest right spelling as
+ * hint. Thread: any.
  */
 #include "fs/base/options.h"
 
@@ -19,7 +21,8 @@
 #define VFS  (DMT_OPT_IN_BOTH | DMT_OPT_VFS)
 
 static const struct dmt_option table[] = {
-    {"store", DMT_OPT_PATH, BOTH, NULL, "directory of the journal and the data (/var/lib/dumont/NAME)"},
+    {"store", DMT_OPT_PATH, BOTH, NULL,
+     "directory of the journal and the data (/var/lib/dumont/NAME)"},
     {"standby", DMT_OPT_ADDR, BOTH, "empty", "HOST:PORT of the standby; empty: the standby dials"},
     {"listen", DMT_OPT_ADDR, BOTH, NULL, "ADDR:PORT on which the peer is awaited"},
     {"arbiter", DMT_OPT_URL, BOTH, "controller|bucket", "controller://HOST:7402, or bucket"},
@@ -34,7 +37,8 @@ static const struct dmt_option table[] = {
     {"owner", DMT_OPT_OWNER, BOTH, NULL, "USER[:GROUP] of the root of a new workspace"},
     {"syncfs", DMT_OPT_CHOICE, BOTH, "auto|off", "auto: mounted so that sync(2) reaches Dumont"},
     {"mount_timeout", DMT_OPT_DURATION, BOTH, NULL, "how long mount waits (60s)"},
-    {"dma_latency", DMT_OPT_CHOICE, BOTH, "hold|off", "hold: keep idle cores awake while requests come"},
+    {"dma_latency", DMT_OPT_CHOICE, BOTH, "hold|off",
+     "hold: keep idle cores awake while requests come"},
     {"log", DMT_OPT_CHOICE, BOTH, "error|warn|info|debug", "level of the log (info)"},
     {"foreground", DMT_OPT_FLAG, MNT, NULL, "mount.dumont stays until the unmount"},
     {"create", DMT_OPT_FLAG, MNT, NULL, "make the workspace if there is none"},
@@ -212,7 +216,8 @@ int dmt_option_check(const char *key, const char *value, unsigned where, struct 
         bool conf = where & DMT_OPT_IN_CONF;
         dmt_err_set(err, DMT_E_CONFIG, "option '%s' cannot stand %s", key,
                     conf ? "in a workspace's configuration" : "in mount -o");
-        return dmt_err_hint(err, conf ? "give it with mount -o" : "set it with: dumont workspace set");
+        return dmt_err_hint(err,
+                            conf ? "give it with mount -o" : "set it with: dumont workspace set");
     }
     switch (o->kind) {
     case DMT_OPT_DROP:
@@ -224,7 +229,8 @@ int dmt_option_check(const char *key, const char *value, unsigned where, struct 
                    ? 0
                    : bad_value(o, value, o->values, err);
     case DMT_OPT_SIZE:
-        return dmt_parse_size(value, &n) == 0 ? 0 : bad_value(o, value, "a size like 500M or 2T", err);
+        return dmt_parse_size(value, &n) == 0 ? 0
+                                              : bad_value(o, value, "a size like 500M or 2T", err);
     case DMT_OPT_DURATION:
         if (*value && strspn(value, "0123456789") == strlen(value) && strlen(value) < 7)
             return 0;
@@ -301,17 +307,20 @@ int dmt_options_consistent(const struct dmt_conf *c, struct dmt_err *err)
 
     if (paired && !dmt_conf_get(c, "arbiter")) {
         dmt_err_set(err, DMT_E_CONFIG, "a standby needs an arbiter that says who may write");
-        return dmt_err_hint(err, "add arbiter=controller://HOST:7402, or arbiter=bucket with archive=s3://...");
+        return dmt_err_hint(
+            err, "add arbiter=controller://HOST:7402, or arbiter=bucket with archive=s3://...");
     }
     const char *arbiter = dmt_conf_get(c, "arbiter"), *archive = dmt_conf_get(c, "archive");
     if (arbiter && strcmp(arbiter, "bucket") == 0 &&
         (!archive || strncmp(archive, "file:", 5) == 0)) {
-        dmt_err_set(err, DMT_E_CONFIG, "arbiter=bucket needs an object store that both machines reach");
+        dmt_err_set(err, DMT_E_CONFIG,
+                    "arbiter=bucket needs an object store that both machines reach");
         return dmt_err_hint(err, "add archive=s3://BUCKET/PREFIX?endpoint=HOST&region=R");
     }
     if (!paired && sync && strcmp(sync, "local") != 0) {
         dmt_err_set(err, DMT_E_CONFIG, "sync=%s needs a standby", sync);
-        return dmt_err_hint(err, "add standby=HOST:PORT or listen=ADDR:PORT, and arbiter=; or sync=local");
+        return dmt_err_hint(
+            err, "add standby=HOST:PORT or listen=ADDR:PORT, and arbiter=; or sync=local");
     }
     if (dmt_conf_get(c, "standby-view") && !dmt_conf_get(c, "ro")) {
         dmt_err_set(err, DMT_E_CONFIG, "standby-view needs ro: a standby can only be read");
@@ -368,8 +377,9 @@ int dmt_workspace_name_check(const char *name, struct dmt_err *err)
     if (ok)
         return 0;
     dmt_err_set(err, DMT_E_CONFIG, "'%s' is not a name of a workspace", name);
-    return dmt_err_hint(err, "letters, digits, '.', '_' and '-', at most %u, the first a letter or a digit",
-                        DMT_WS_NAME_MAX);
+    return dmt_err_hint(
+        err, "letters, digits, '.', '_' and '-', at most %u, the first a letter or a digit",
+        DMT_WS_NAME_MAX);
 }
 
 static const char *dir_or(const char *variable, const char *fallback)

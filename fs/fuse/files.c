@@ -1,13 +1,14 @@
 /* files.c: requests about content and attributes.
  *
- * Nothing here waits for a disk. A read that is in memory or in the page cache is answered by the reader; the rest goes to the
- * pool. fsync and syncfs are handed to the workspace, whose committer completes them. Writes are logged by the reader and
- * acknowledged as the workspace says (reply.c).
+ * Nothing here waits for a disk. A read that is in memory or in the page cache is answered by the
+ * reader; the rest goes to the pool. fsync and syncfs are handed to the workspace, whose committer
+ * completes them. Writes are logged by the reader and acknowledged as the workspace says (reply.c).
  *
- * OPEN, OPENDIR and FLUSH are answered ENOSYS explicitly: from the first answer on the kernel sends none, nor RELEASE (storage A3).
- * So there are no handles: a file is its inode number, and an unlinked open file lives until FORGET.
- * The KILL_SUIDGID bits of WRITE and SETATTR are hidden by libfuse 3.14 and read from the raw request (A6).
- * copy_file_range is left out: the kernel falls back to reading and writing. Thread: the readers; cold reads: pool.
+ * OPEN, OPENDIR and FLUSH are answered ENOSYS explicitly: from the first answer on the kernel sends
+ * none, nor RELEASE (storage A3). So there are no handles: a file is its inode number, and an
+ * unlinked open file lives until FORGET. The KILL_SUIDGID bits of WRITE and SETATTR are hidden by
+ * libfuse 3.14 and read from the raw request (A6). copy_file_range is left out: the kernel falls
+ * back to reading and writing. Thread: the readers; cold reads: pool.
  */
 #include "fs/fuse/internal.h"
 
@@ -100,7 +101,7 @@ static void do_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *st, int to_s
     }
 }
 
-/* --- content ------------------------------------------------------------------------------------------------------------ */
+/* --- content ------------------------------------------------------------------------------ */
 
 struct cold_read {
     struct dmt_fuse *f;
@@ -152,7 +153,7 @@ static void do_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
     *c = (struct cold_read){.f = f, .req = req, .ino = ino, .off = (uint64_t)off, .size = size};
     fuse_live_inc(f);
     /* A full pool: the reader reads itself, which also slows those down who fill it. */
-    if (!f->conf.pool || dmt_pool_submit(f->conf.pool, read_cold, c) < 0)
+    if (dmt_pool_submit(f->conf.pool, read_cold, c) < 0)
         read_cold(c);
 }
 
@@ -182,7 +183,8 @@ static void do_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t siz
 
 static void do_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
 {
-    (void)datasync, (void)fi; /* times and names are in the same journal: there is nothing to leave out */
+    (void)datasync,
+        (void)fi; /* times and names are in the same journal: there is nothing to leave out */
     if (ino >> 63)
         (void)fuse_reply_err(req, 0); /* snapshots are read-only */
     else
@@ -249,7 +251,7 @@ static void do_statfs(fuse_req_t req, fuse_ino_t ino)
         (void)fuse_reply_statfs(req, &sv);
 }
 
-/* --- extended attributes ------------------------------------------------------------------------------------------------- */
+/* --- extended attributes ------------------------------------------------------------------ */
 
 /* size 0 asks for the length. */
 static void reply_xattr(fuse_req_t req, ssize_t n, size_t size)

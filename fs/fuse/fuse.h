@@ -30,11 +30,11 @@ struct dmt_fuse_conf {
     bool syncfs;             /* DMT_HP_SYNCFS: fuseblk, SYNCFS and DESTROY arrive */
     bool dma_latency;        /* hold /dev/cpu_dma_latency at 0 while requests come (option dma_latency=hold) */
     int readers;             /* 0 = by the number of cores */
-    struct dmt_pool *pool;   /* for cold reads; owned by the caller, outlives dmt_fuse */
+    struct dmt_pool *pool;   /* for cold reads; the caller's, outlives dmt_fuse. NULL: one of its own */
     /* All callbacks: called on a thread of this module, no lock held. */
     /* The kernel wants the mount gone and waits (fuseblk): make everything durable (the drain), then return. */
     void (*on_destroy)(void *ctx);
-    /* The connection is over: unmounted (err = 0) or broken (err < 0). Last call; then dmt_fuse_stop may be called (from another thread). */
+    /* The connection is over: unmounted (err = 0) or broken (err < 0). The last call; dmt_fuse_stop follows, elsewhere. */
     void (*on_end)(void *ctx, int err);
     void *ctx;
 };
@@ -49,7 +49,7 @@ void dmt_fuse_stop(struct dmt_fuse *f);
 enum dmt_fuse_inval_kind {
     DMT_FUSE_INVAL_INODE, /* ino: attributes and cached data (directories: cached entries) */
     DMT_FUSE_INVAL_ENTRY, /* ino = parent, name: that name (expired, never detached) */
-    DMT_FUSE_INVAL_ALL,   /* every name is looked up again once (epoch bump; older kernels: their unused cached names are dropped) */
+    DMT_FUSE_INVAL_ALL,   /* every name is looked up again once (epoch bump; old kernels: unused names are dropped) */
 };
 struct dmt_fuse_inval {
     enum dmt_fuse_inval_kind kind;
@@ -62,7 +62,7 @@ int dmt_fuse_invalidate(struct dmt_fuse *f, const struct dmt_fuse_inval *v, size
 /* True when the kernel knows the epoch bump (protocol 7.44). Without it ALL cannot reach names in use: list those as entries. */
 bool dmt_fuse_has_epoch(const struct dmt_fuse *f);
 
-/* Makes dirty mmap pages arrive as WRITEs: syncfs of our own mount (D7). Blocks: not from a reader, and no lock held. 0 or -errno;
+/* Makes dirty mmap pages arrive as WRITEs: syncfs of our own mount (D7). Blocks: not from a reader, no lock held. 0 or -errno;
  * -ENOENT when the mountpoint no longer shows this mount. */
 int dmt_fuse_syncfs(struct dmt_fuse *f);
 /* True once the kernel has sent a SYNCFS: sync(2) and syncfs(2) are promises here. */

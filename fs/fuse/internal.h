@@ -55,6 +55,7 @@ struct dmt_fuse {
     int fd;
     uint32_t proto_minor;
     bool feeding_init;              /* libfuse answers INIT a second time: swallowed */
+    struct dmt_pool *own_pool;
     atomic_bool stopping, ended;
     struct fuse_reader reader[FUSE_READERS_MAX];
     int readers;
@@ -81,7 +82,7 @@ struct dmt_fuse {
     } n;
 };
 
-/* --- reply.c ---------------------------------------------------------------------------------------------------------- */
+/* --- reply.c ------------------------------------------------------------------------------ */
 enum fuse_reply_kind {
     FUSE_REPLY_DONE,   /* error code only, 0 = done */
     FUSE_REPLY_ENTRY,
@@ -129,7 +130,7 @@ int fuse_raw_reply(struct dmt_fuse *f, uint64_t unique, int err, const void *bod
 /* Immediate error reply; err <= 0 of the workspace. */
 void fuse_fail(fuse_req_t req, int err);
 
-/* --- names.c, files.c --------------------------------------------------------------------------------------------------- */
+/* --- names.c, files.c --------------------------------------------------------------------- */
 void fuse_names_ops(struct fuse_lowlevel_ops *ops);
 void fuse_files_ops(struct fuse_lowlevel_ops *ops);
 /* The caller of the request at hand. */
@@ -139,11 +140,11 @@ const void *fuse_body(size_t n);
 void fuse_do_tmpfile(struct dmt_fuse *f);
 void fuse_do_syncfs(struct dmt_fuse *f);
 
-/* --- notify.c ------------------------------------------------------------------------------------------------------------ */
+/* --- notify.c ----------------------------------------------------------------------------- */
 void *fuse_notify_main(void *f);
 bool fuse_is_syncer(struct dmt_fuse *f, uint32_t tid);
 
-/* --- watch.c ------------------------------------------------------------------------------------------------------------- */
+/* --- watch.c ------------------------------------------------------------------------------ */
 void *fuse_watch_main(void *f);
 /* A request came: keeps the cores awake from now on (dma_latency=hold). */
 void fuse_latency_touch(struct dmt_fuse *f);

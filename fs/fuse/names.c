@@ -1,12 +1,13 @@
 /* names.c: requests about names.
  *
- * Each handler: check what only this layer can (length of a name: the kernel passes up to 1,024 bytes), call the workspace, reply. An entry
- * that goes to the kernel counts one reference on its inode before the reply leaves, and is counted back if the reply fails.
- * A name that does not exist is answered as a negative entry with an endless timeout: one writer, so it stays true
- * until this mount creates it.
+ * Each handler: check what only this layer can (length of a name: the kernel passes up to 1,024
+ * bytes), call the workspace, reply. An entry that goes to the kernel counts one reference on its
+ * inode before the reply leaves, and is counted back if the reply fails. A name that does not exist
+ * is answered as a negative entry with an endless timeout: one writer, so it stays true until this
+ * mount creates it.
  *
- * CREATE is not answered here on purpose: with ENOSYS the kernel turns to MKNOD and opens without a request (no_open), which
- * saves the RELEASE that a CREATE would bring. Thread: the readers.
+ * CREATE is not answered here on purpose: with ENOSYS the kernel turns to MKNOD and opens without a
+ * request (no_open), which saves the RELEASE that a CREATE would bring. Thread: the readers.
  */
 #include "fs/fuse/internal.h"
 
@@ -92,7 +93,8 @@ static void make(fuse_req_t req, uint64_t parent, const char *name, mode_t mode,
     struct dmt_op op = fuse_op_of(f);
     struct fuse_pending *p = fuse_pending_new(f, req, FUSE_REPLY_ENTRY, parent, name);
     op.umask = fuse_req_ctx(req)->umask;
-    finish_entry(p, dmt_ws_make(f->ws, &op, parent, name, mode, (uint32_t)rdev, target, &p->attr), &op);
+    finish_entry(p, dmt_ws_make(f->ws, &op, parent, name, mode, (uint32_t)rdev, target, &p->attr),
+                 &op);
 }
 
 static void do_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev)
@@ -175,7 +177,7 @@ static void do_readlink(fuse_req_t req, fuse_ino_t ino)
         (void)fuse_reply_readlink(req, buf);
 }
 
-/* --- reading directories ------------------------------------------------------------------------------------------------- */
+/* --- reading directories ------------------------------------------------------------------ */
 
 struct filler {
     fuse_req_t req;
@@ -258,7 +260,7 @@ static void do_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t of
     read_dir(req, ino, size, off, true);
 }
 
-/* --- O_TMPFILE: by hand ---------------------------------------------------------------------------------------------------- */
+/* --- O_TMPFILE: by hand ------------------------------------------------------------------- */
 
 void fuse_do_tmpfile(struct dmt_fuse *f)
 {

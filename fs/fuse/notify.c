@@ -1,17 +1,19 @@
 /* notify.c: telling the kernel what to forget.
  *
- * Cache timeouts are endless, because every change comes through this mount; rollback, heal and the list of snapshots are the exceptions.
- * They queue a list here and the notify thread writes the notifications to /dev/fuse, in the order that is safe (storage A10):
- * first the epoch (every name is looked up once more), then single names (expired, never detached: a detached directory
- * takes the working directory of its users away), then inodes.
+ * Cache timeouts are endless, because every change comes through this mount; rollback, heal and the
+ * list of snapshots are the exceptions. They queue a list here and the notify thread writes the
+ * notifications to /dev/fuse, in the order that is safe (storage A10): first the epoch (every name
+ * is looked up once more), then single names (expired, never detached: a detached directory takes
+ * the working directory of its users away), then inodes.
  *
- * Why a thread of its own: a notification takes page and directory locks that a client holds while it waits for our reply (A9). The
- * readers must go on meanwhile, and nothing that a handler can want may be held here. For the same reason syncfs of our own mount
- * (D7) runs on the thread that asks for it, which must not be a reader.
+ * Why a thread of its own: a notification takes page and directory locks that a client holds while
+ * it waits for our reply (A9). The readers must go on meanwhile, and nothing that a handler can
+ * want may be held here. For the same reason syncfs of our own mount (D7) runs on the thread that
+ * asks for it, which must not be a reader.
  *
- * Failure modes: ENOENT is the normal answer for what the kernel does not know. Kernels before protocol 7.44 have no epoch: there
- * unused dentries and inodes are dropped machine-wide (drop_caches), which a rollback is rare enough for.
- * Thread: notify.
+ * Failure modes: ENOENT is the normal answer for what the kernel does not know. Kernels before
+ * protocol 7.44 have no epoch: there unused dentries and inodes are dropped machine-wide
+ * (drop_caches), which a rollback is rare enough for. Thread: notify.
  */
 #include "fs/fuse/internal.h"
 
@@ -52,8 +54,9 @@ static void drop_unused_names(void)
 {
     int fd = open("/proc/sys/vm/drop_caches", O_WRONLY | O_CLOEXEC);
     if (fd < 0 || write(fd, "2", 1) != 1)
-        dmt_warn("cached names cannot be dropped (%s): programs may see names from before the rollback",
-                 strerror(errno));
+        dmt_warn(
+            "cached names cannot be dropped (%s): programs may see names from before the rollback",
+            strerror(errno));
     if (fd >= 0)
         close(fd);
 }
@@ -151,7 +154,7 @@ bool dmt_fuse_has_epoch(const struct dmt_fuse *f)
     return f->proto_minor >= FUSE_MINOR_EPOCH;
 }
 
-/* --- syncfs of our own mount ------------------------------------------------------------------------------------------- */
+/* --- syncfs of our own mount -------------------------------------------------------------- */
 
 bool fuse_is_syncer(struct dmt_fuse *f, uint32_t tid)
 {

@@ -1,22 +1,26 @@
 /* reply.c: replies, now or when the workspace says so.
  *
- * Owns: fuse_pending, the list of those parked, and the rule that each request is answered exactly once.
+ * Owns: fuse_pending, the list of those parked, and the rule that each request is answered exactly
+ * once.
  *
- * Happy path: a handler fills a fuse_pending, does the operation, and calls fuse_acknowledge(). Mostly the workspace says "go" at
- * once; then the reader replies and keeps the pending as its spare, so that the fast path allocates nothing. Otherwise the pending is
- * parked and the workspace calls back (committer, loop or pool thread) with the outcome, which may happen before
- * dmt_ws_ack() has even returned. Who flips `answered` replies; the pending is freed with the last of its references
- * (the handler's, the callback's).
+ * Happy path: a handler fills a fuse_pending, does the operation, and calls fuse_acknowledge().
+ * Mostly the workspace says "go" at once; then the reader replies and keeps the pending as its
+ * spare, so that the fast path allocates nothing. Otherwise the pending is parked and the workspace
+ * calls back (committer, loop or pool thread) with the outcome, which may happen before
+ * dmt_ws_ack() has even returned. Who flips `answered` replies; the pending is freed with the last
+ * of its references (the handler's, the callback's).
  *
- * Killed waiters. The kernel sends INTERRUPT when a signal comes to a waiting task, and from then on waits for our answer whatever happens.
- * A fsync that an ordinary signal turned into EINTR would surprise programs, so the answer waits; but a task that is being
- * killed must not hang in D state. So interrupted requests are watched by the watch thread (not notify: that one may wait for a directory lock
- * that a parked waiter holds): when /proc/TID shows a
- * pending SIGKILL (fatal signals become one), or the task cannot be seen, the request is answered EINTR. What the operation
- * did stays done; the kernel, which takes EINTR for "perhaps", is told to forget the name and the attributes.
+ * Killed waiters. The kernel sends INTERRUPT when a signal comes to a waiting task, and from then
+ * on waits for our answer whatever happens. A fsync that an ordinary signal turned into EINTR would
+ * surprise programs, so the answer waits; but a task that is being killed must not hang in D state.
+ * So interrupted requests are watched by the watch thread (not notify: that one may wait for a
+ * directory lock that a parked waiter holds): when /proc/TID shows a pending SIGKILL (fatal signals
+ * become one), or the task cannot be seen, the request is answered EINTR. What the operation did
+ * stays done; the kernel, which takes EINTR for "perhaps", is told to forget the name and the
+ * attributes.
  *
- * Failure modes: a reply that the kernel refuses (connection gone): an entry that was counted is forgotten again.
- * Threads: any. f->lock guards the list; it is not held while replying.
+ * Failure modes: a reply that the kernel refuses (connection gone): an entry that was counted is
+ * forgotten again. Threads: any. f->lock guards the list; it is not held while replying.
  */
 #include "fs/fuse/internal.h"
 
@@ -139,7 +143,8 @@ static int reply_tmpfile(struct fuse_pending *p)
     return fuse_raw_reply(p->f, p->unique, 0, &out, sizeof(out));
 }
 
-/* Sends the reply; the caller has the right to (it flipped `answered`, or nobody else knows of p). */
+/* Sends the reply; the caller has the right to (it flipped `answered`, or nobody else knows of p).
+ */
 static void send_reply(struct fuse_pending *p, int err)
 {
     struct fuse_entry_param e;
@@ -165,7 +170,8 @@ static void send_reply(struct fuse_pending *p, int err)
         dmt_ws_forget(f->ws, p->attr.node, 1);
 }
 
-/* The kernel was told EINTR for something that is done: what it believes about it may be wrong now. */
+/* The kernel was told EINTR for something that is done: what it believes about it may be wrong now.
+ */
 static void forget_belief(struct fuse_pending *p)
 {
     struct dmt_fuse_inval v[3];
@@ -276,13 +282,14 @@ void fuse_sync_reply(struct fuse_pending *p, uint64_t ino)
     unref(p);
 }
 
-/* --- interrupts -------------------------------------------------------------------------------------------------------- */
+/* --- interrupts --------------------------------------------------------------------------- */
 
 void fuse_interrupt(struct dmt_fuse *f, uint64_t unique)
 {
     bool found = false;
     pthread_mutex_lock(&f->lock);
-    DMT_LIST_EACH(it, tmp, &f->pending) {
+    DMT_LIST_EACH(it, tmp, &f->pending)
+    {
         struct fuse_pending *p = DMT_CONTAINER(it, struct fuse_pending, link);
         if (p->unique != unique)
             continue;
@@ -300,7 +307,8 @@ void fuse_interrupt(struct dmt_fuse *f, uint64_t unique)
     pthread_mutex_unlock(&f->lock);
 }
 
-/* Is SIGKILL on its way to this task, or is the task not to be seen (another pid namespace, already gone)? */
+/* Is SIGKILL on its way to this task, or is the task not to be seen (another pid namespace, already
+ * gone)? */
 static bool being_killed(uint32_t tid)
 {
     char path[64], line[256];
@@ -326,7 +334,8 @@ void fuse_watch_killed(struct dmt_fuse *f)
     int n = 0;
 
     pthread_mutex_lock(&f->lock);
-    DMT_LIST_EACH(it, tmp, &f->pending) {
+    DMT_LIST_EACH(it, tmp, &f->pending)
+    {
         struct fuse_pending *p = DMT_CONTAINER(it, struct fuse_pending, link);
         if (p->interrupted && n < 64) {
             atomic_fetch_add(&p->refs, 1);

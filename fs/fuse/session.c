@@ -1,18 +1,22 @@
 /* session.c: start, stop and the receive loop.
  *
- * Owns the descriptor, libfuse's session and the readers. libfuse parses requests and formats replies; reading them is done
- * here, because the raw header is needed (fuse.h) and because a WRITE's payload can be made to land page aligned: the
- * headers before it are 40 + 40 bytes, so requests are received 80 bytes before a page.
+ * Owns the descriptor, libfuse's session and the readers. libfuse parses requests and formats
+ * replies; reading them is done here, because the raw header is needed (fuse.h) and because a
+ * WRITE's payload can be made to land page aligned: the headers before it are 40 + 40 bytes, so
+ * requests are received 80 bytes before a page.
  *
- * Start: the holder has answered INIT. Its bytes are fed to libfuse, which answers as well; that answer is swallowed
- * (write_reply) since the kernel would refuse it. Then the readers start. No clone_fd: a clone's requests die with its process (A4).
+ * Start: the holder has answered INIT. Its bytes are fed to libfuse, which answers as well; that
+ * answer is swallowed (write_reply) since the kernel would refuse it. Then the readers start. No
+ * clone_fd: a clone's requests die with its process (A4).
  *
- * A reader: read(2) blocks until there is a request; one of the opcodes that libfuse does not know is handled here, the rest go
- * to fuse_session_process_buf. Errors of read: ENOENT (the request was withdrawn), EINTR (a signal, our way to stop it), ENODEV (unmounted).
+ * A reader: read(2) blocks until there is a request; one of the opcodes that libfuse does not know
+ * is handled here, the rest go to fuse_session_process_buf. Errors of read: ENOENT (the request was
+ * withdrawn), EINTR (a signal, our way to stop it), ENODEV (unmounted).
  *
- * End: the last reader that sees ENODEV calls on_end. On fuseblk the kernel sends DESTROY first and umount(2) waits for the answer: on_destroy
- * drains. Stop with the mount alive: readers are signalled out of read(2); what is parked gets EIO, cold reads finish.
- * Threads: fuse readers; start and stop from one other thread.
+ * End: the last reader that sees ENODEV calls on_end. On fuseblk the kernel sends DESTROY first and
+ * umount(2) waits for the answer: on_destroy drains. Stop with the mount alive: readers are
+ * signalled out of read(2); what is parked gets EIO, cold reads finish. Threads: fuse readers;
+ * start and stop from one other thread.
  */
 #include "fs/fuse/internal.h"
 
@@ -31,6 +35,8 @@
 #define PAGE            4096u
 #define CORES_FOR_TWO   4
 #define SIGNAL_EVERY_MS 5
+#define POOL_THREADS    4
+#define POOL_QUEUE_MAX  256
 
 _Static_assert(sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in) == WRITE_HEADERS,
                "payload alignment");
@@ -40,8 +46,8 @@ __thread struct fuse_reader *fuse_me;
 struct dmt_op fuse_op_of(struct dmt_fuse *f)
 {
     const struct fuse_in_header *h = fuse_me->h;
-    struct dmt_op op = {.uid = h->uid, .gid = h->gid, .unique = h->unique,
-                        .instance = f->conf.instance};
+    struct dmt_op op = {
+        .uid = h->uid, .gid = h->gid, .unique = h->unique, .instance = f->conf.instance};
     return op;
 }
 
@@ -51,7 +57,7 @@ const void *fuse_body(size_t n)
     return h->len >= sizeof(*h) + n ? (const void *)(h + 1) : NULL;
 }
 
-/* --- libfuse's way out ----------------------------------------------------------------------------------------------------- */
+/* --- libfuse's way out -------------------------------------------------------------------- */
 
 static ssize_t write_reply(int fd, struct iovec *iov, int count, void *userdata)
 {
@@ -71,7 +77,7 @@ static ssize_t read_request(int fd, void *buf, size_t len, void *userdata)
     return read(fd, buf, len);
 }
 
-/* --- the loop ------------------------------------------------------------------------------------------------------------- */
+/* --- the loop ----------------------------------------------------------------------------- */
 
 static void do_destroy(struct dmt_fuse *f)
 {
@@ -157,7 +163,7 @@ static void *reader_main(void *arg)
     return NULL;
 }
 
-/* --- start and stop ---------------------------------------------------------------------------------------------------------- */
+/* --- start and stop ----------------------------------------------------------------------- */
 
 static void on_signal(int sig)
 {
@@ -216,7 +222,7 @@ static int feed_init(struct dmt_fuse *f, struct dmt_err *err)
 static int new_session(struct dmt_fuse *f, struct dmt_err *err)
 {
     static const struct fuse_custom_io io = {.writev = write_reply, .read = read_request};
-    char *argv[] = {(char *)(uintptr_t)"dumontfs", NULL};
+    char *argv[] = {(char *)(uintptr_t) "dumontfs", NULL};
     struct fuse_args args = FUSE_ARGS_INIT(1, argv);
     struct fuse_lowlevel_ops ops;
 
@@ -247,6 +253,7 @@ static void init_sync(struct dmt_fuse *f)
 
 static void free_all(struct dmt_fuse *f)
 {
+    dmt_pool_free(f->own_pool);
     for (int i = 0; i < FUSE_READERS_MAX; i++)
         reader_free(&f->reader[i]);
     pthread_cond_destroy(&f->idle);
@@ -310,14 +317,19 @@ int dmt_fuse_start(struct dmt_fuse **ret, struct dmt_ws *ws, const struct dmt_fu
     f->fd = conf->fd;
     (void)snprintf(f->dir, sizeof(f->dir), "%s", conf->dir);
     init_sync(f);
-    f->readers = conf->readers > 0 ? conf->readers
-                 : sysconf(_SC_NPROCESSORS_ONLN) >= CORES_FOR_TWO ? FUSE_READERS_MAX : 1;
+    f->readers = conf->readers > 0                                ? conf->readers
+                 : sysconf(_SC_NPROCESSORS_ONLN) >= CORES_FOR_TWO ? FUSE_READERS_MAX
+                                                                  : 1;
     if (f->readers > FUSE_READERS_MAX)
         f->readers = FUSE_READERS_MAX;
     for (int i = 0; i < f->readers && rc == 0; i++)
         rc = reader_init(f, &f->reader[i]);
+    if (rc == 0 && !f->conf.pool) {
+        rc = dmt_pool_new(&f->own_pool, "read", POOL_THREADS, POOL_QUEUE_MAX);
+        f->conf.pool = f->own_pool;
+    }
     if (rc < 0)
-        dmt_err_set(err, rc, "out of memory");
+        dmt_err_set(err, rc, "cannot start: %s", dmt_strerror(rc));
     if (rc == 0)
         rc = new_session(f, err);
     if (rc == 0) {

@@ -1,12 +1,14 @@
 /* watch.c: the watch thread: who is being killed, and whether requests still come.
  *
- * Happy path: it sleeps for good. It wakes up when a parked request is interrupted, and looks every WATCH_MS whether its task
- * is being killed (reply.c); and when cpu_dma_latency has been opened, to close it again after IDLE_MS without a request.
+ * Happy path: it sleeps for good. It wakes up when a parked request is interrupted, and looks every
+ * WATCH_MS whether its task is being killed (reply.c); and when cpu_dma_latency has been opened, to
+ * close it again after IDLE_MS without a request.
  *
- * cpu_dma_latency (option dma_latency=hold): an idle core that must be woken up for each request costs five times the request
- * itself (storage A2.11). Holding the file open with a 0 keeps idle cores polling; that burns power, so only while requests come.
- * Failure modes: no such file, or no right to it: the option has no effect, said once in the log.
- * Thread: watch. It takes f->lock for moments and nothing else that a handler could want.
+ * cpu_dma_latency (option dma_latency=hold): an idle core that must be woken up for each request
+ * costs five times the request itself (storage A2.11). Holding the file open with a 0 keeps idle
+ * cores polling; that burns power, so only while requests come. Failure modes: no such file, or no
+ * right to it: the option has no effect, said once in the log. Thread: watch. It takes f->lock for
+ * moments and nothing else that a handler could want.
  */
 #include "fs/fuse/internal.h"
 
@@ -19,7 +21,7 @@
 #define WATCH_MS 50
 #define IDLE_MS  10
 
-#define LATENCY_CLOSED (-1)
+#define LATENCY_CLOSED  (-1)
 #define LATENCY_USELESS (-2)
 
 void fuse_latency_touch(struct dmt_fuse *f)

@@ -1,17 +1,20 @@
 /* connection.c: one FUSE connection: /dev/fuse, mount(2), the answer to INIT, and its end.
  *
  * Happy path of a mount:
- *   1. a loop device stands ready (fuseblk) or not (plain); a stale mount of the same workspace is detached;
+ *   1. a loop device stands ready (fuseblk) or not (plain); a stale mount of the same workspace is
+ * detached;
  *   2. open /dev/fuse, mount(2) with that descriptor: the kernel queues INIT;
- *   3. read INIT, keep its bytes (each workspace process feeds them to its own libfuse), answer it here, so that every
- *      flag is ours whatever the library supports (storage D, A6);
+ *   3. read INIT, keep its bytes (each workspace process feeds them to its own libfuse), answer it
+ * here, so that every flag is ours whatever the library supports (storage D, A6);
  *   4. raise the read-ahead, which INIT can only lower.
- * From 3 on users may call; their requests wait in the kernel until the workspace process reads them.
+ * From 3 on users may call; their requests wait in the kernel until the workspace process reads
+ * them.
  *
- * Failure modes: no /dev/fuse; a mountpoint that is gone; mount(2) refused. A fuseblk mount that fails falls back to a plain one and says
- * so in the log: then sync(2) and syncfs(2) do not reach the workspace (dumont doctor says it too).
- * The end of an unserved mount: closing the last descriptor aborts the connection, users get ENOTCONN, then the mount is detached.
- * Thread: the holder's loop; holder_conn_umount() from the umount thread.
+ * Failure modes: no /dev/fuse; a mountpoint that is gone; mount(2) refused. A fuseblk mount that
+ * fails falls back to a plain one and says so in the log: then sync(2) and syncfs(2) do not reach
+ * the workspace (dumont doctor says it too). The end of an unserved mount: closing the last
+ * descriptor aborts the connection, users get ENOTCONN, then the mount is detached. Thread: the
+ * holder's loop; holder_conn_umount() from the umount thread.
  */
 #include "fs/holder/internal.h"
 
@@ -64,15 +67,17 @@ void holder_conn_init(struct holder_conn *c, const char *name, const struct dmt_
     c->fuseblk = holder_loop_open(&c->loop, name, &err) == 0;
     if (!c->fuseblk)
         dmt_warn("%s: mounting without a block device, so sync(2) and syncfs(2) will not reach "
-                 "the workspace; fsync of any file or directory is the barrier", err.msg);
+                 "the workspace; fsync of any file or directory is the barrier",
+                 err.msg);
 }
 
 void holder_init_answer(const struct fuse_init_in *in, struct fuse_init_out *out)
 {
-    const uint32_t want = FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_MAX_PAGES | FUSE_PARALLEL_DIROPS |
-                          FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO | FUSE_NO_OPEN_SUPPORT |
-                          FUSE_NO_OPENDIR_SUPPORT | FUSE_EXPLICIT_INVAL_DATA | FUSE_CACHE_SYMLINKS |
-                          FUSE_HANDLE_KILLPRIV_V2 | FUSE_POSIX_ACL | FUSE_DONT_MASK;
+    const uint32_t want = FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_MAX_PAGES |
+                          FUSE_PARALLEL_DIROPS | FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO |
+                          FUSE_NO_OPEN_SUPPORT | FUSE_NO_OPENDIR_SUPPORT |
+                          FUSE_EXPLICIT_INVAL_DATA | FUSE_CACHE_SYMLINKS | FUSE_HANDLE_KILLPRIV_V2 |
+                          FUSE_POSIX_ACL | FUSE_DONT_MASK;
     memset(out, 0, sizeof(*out));
     out->major = FUSE_KERNEL_VERSION;
     out->minor = in->minor < MINOR_MAX ? in->minor : MINOR_MAX;
@@ -108,7 +113,8 @@ static int answer_init(struct holder_conn *c, struct dmt_err *err)
     size_t body = (size_t)n - sizeof(head);
     memcpy(&in, buf + sizeof(head), body < sizeof(in) ? body : sizeof(in));
     if (head.opcode != FUSE_INIT || in.major != FUSE_KERNEL_VERSION || in.minor < 31)
-        return dmt_err_set(err, -EPROTO, "FUSE protocol %u.%u is not understood", in.major, in.minor);
+        return dmt_err_set(err, -EPROTO, "FUSE protocol %u.%u is not understood", in.major,
+                           in.minor);
     memcpy(c->init, buf, (size_t)n);
     c->init_len = (uint32_t)n;
     holder_init_answer(&in, &reply.out);
@@ -116,11 +122,13 @@ static int answer_init(struct holder_conn *c, struct dmt_err *err)
     reply.h.error = 0;
     reply.h.unique = head.unique;
     if (write(c->fd, &reply, sizeof(reply)) < 0)
-        return dmt_err_set(err, -errno, "the kernel refused the answer to INIT: %s", strerror(errno));
+        return dmt_err_set(err, -errno, "the kernel refused the answer to INIT: %s",
+                           strerror(errno));
     return 0;
 }
 
-/* INIT can lower the read-ahead of a mount (128 KiB by default) but not raise it. Best effort: /sys may be read-only. */
+/* INIT can lower the read-ahead of a mount (128 KiB by default) but not raise it. Best effort: /sys
+ * may be read-only. */
 static void raise_read_ahead(const struct holder_conn *c)
 {
     char path[128];
@@ -148,7 +156,8 @@ static unsigned long flags_of(const struct dmt_conf *conf)
     return f;
 }
 
-/* mount(2) of c->fd on c->dir. A fuseblk mount that the kernel refuses is tried again as a plain one. */
+/* mount(2) of c->fd on c->dir. A fuseblk mount that the kernel refuses is tried again as a plain
+ * one. */
 static int call_mount(struct holder_conn *c, unsigned long flags)
 {
     char data[160];
@@ -159,7 +168,8 @@ static int call_mount(struct holder_conn *c, unsigned long flags)
         if (mount(c->loop.link, c->dir, "fuseblk.dumont", flags, data) == 0)
             return 0;
         dmt_warn("fuseblk mount on %s failed (%s): mounting without a block device, so sync(2) and "
-                 "syncfs(2) will not reach the workspace", c->loop.dev, strerror(errno));
+                 "syncfs(2) will not reach the workspace",
+                 c->loop.dev, strerror(errno));
         holder_loop_close(&c->loop, true);
         c->fuseblk = false;
     }
@@ -167,7 +177,8 @@ static int call_mount(struct holder_conn *c, unsigned long flags)
     return mount(c->name, c->dir, "fuse.dumont", flags, data) == 0 ? 0 : -errno;
 }
 
-/* A holder that was killed leaves its dead mount behind; the workspace process has the store's lock, so this one is nobody's. */
+/* A holder that was killed leaves its dead mount behind; the workspace process has the store's
+ * lock, so this one is nobody's. */
 static void detach_stale(const struct holder_conn *c, const char *dir)
 {
     struct dmt_mount *m = malloc(sizeof(*m));
@@ -219,7 +230,8 @@ int holder_conn_mount(struct holder_conn *c, const char *dir, const struct dmt_c
     c->fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
     if (c->fd < 0) {
         rc = dmt_err_set(err, -errno, "cannot open /dev/fuse: %s", strerror(errno));
-        dmt_err_hint(err, "load the kernel module (modprobe fuse), or start the container with --device /dev/fuse");
+        dmt_err_hint(err, "load the kernel module (modprobe fuse), or start the container with "
+                          "--device /dev/fuse");
         return rc;
     }
     rc = call_mount(c, flags_of(conf));
@@ -280,7 +292,8 @@ void holder_conn_abort(struct holder_conn *c)
         holder_conn_release(c);
         return;
     }
-    /* The descriptor first: its last close aborts the connection, and a fuseblk umount must find nobody to wait for. */
+    /* The descriptor first: its last close aborts the connection, and a fuseblk umount must find
+     * nobody to wait for. */
     if (c->fd >= 0)
         close(c->fd);
     c->fd = -1;

@@ -1,18 +1,21 @@
 /* holder.c: dumont-holder, the parent of one workspace process.
  *
- *   dumont-holder --name NAME [--conf FILE] [-o OPTIONS] [--mountpoint DIR] [--foreground] [--ready-fd N]
+ *   dumont-holder --name NAME [--conf FILE] [-o OPTIONS] [--mountpoint DIR] [--foreground]
+ * [--ready-fd N]
  *
- * Owns: the FUSE connection and its mount (connection.c), the child (dumontfs), the socket pair to it, and the promise to whoever
- * started it (ready-fd). It reads no request and holds no data, so it has next to nothing that can fail; that is why the
- * connection belongs to it and not to the process that does the work.
+ * Owns: the FUSE connection and its mount (connection.c), the child (dumontfs), the socket pair to
+ * it, and the promise to whoever started it (ready-fd). It reads no request and holds no data, so
+ * it has next to nothing that can fail; that is why the connection belongs to it and not to the
+ * process that does the work.
  *
- * Happy path: 1. check options, take the log; 2. set the loop device up; 3. start dumontfs; 4. MOUNT -> mount, FUSE; 5. READY ->
- * tell the starter; 6. wait; 7. UNMOUNT -> umount(2) on a thread (it may wait for the drain), UNMOUNTED; 8. the child exits 0:
- * clean up, exit 0.
+ * Happy path: 1. check options, take the log; 2. set the loop device up; 3. start dumontfs; 4.
+ * MOUNT -> mount, FUSE; 5. READY -> tell the starter; 6. wait; 7. UNMOUNT -> umount(2) on a thread
+ * (it may wait for the drain), UNMOUNTED; 8. the child exits 0: clean up, exit 0.
  *
- * Failure modes: the child dies or fails: end the mount (abort, detach), free the loop device, tell the starter if it still
- * waits, exit 1. This is the word of death that a failover goes by. SIGTERM, SIGINT: TERMINATE to the child; a child
- * that has not ended TERMINATE_MAX_MS later is killed. SIGHUP is ignored: mounts outlive terminals.
+ * Failure modes: the child dies or fails: end the mount (abort, detach), free the loop device, tell
+ * the starter if it still waits, exit 1. This is the word of death that a failover goes by.
+ * SIGTERM, SIGINT: TERMINATE to the child; a child that has not ended TERMINATE_MAX_MS later is
+ * killed. SIGHUP is ignored: mounts outlive terminals.
  *
  * Threads: one poll loop; umount(2) has a thread of its own while it runs.
  */
@@ -63,12 +66,14 @@ struct holder {
     struct dmt_hp_msg msg; /* the loop's: too large for its stack frames */
 };
 
-/* --- start ------------------------------------------------------------------------------------------------------------- */
+/* --- start -------------------------------------------------------------------------------- */
 
 static int usage(const char *why)
 {
-    (void)fprintf(stderr, "dumont-holder: %s\nusage: dumont-holder --name NAME [--conf FILE] [-o OPTIONS] "
-                          "[--mountpoint DIR] [--foreground] [--ready-fd N]\n", why);
+    (void)fprintf(stderr,
+                  "dumont-holder: %s\nusage: dumont-holder --name NAME [--conf FILE] [-o OPTIONS] "
+                  "[--mountpoint DIR] [--foreground] [--ready-fd N]\n",
+                  why);
     return 1;
 }
 
@@ -113,6 +118,8 @@ static int load_options(struct holder *h, struct dmt_err *err)
     h->conf = dmt_conf_new();
     if (rc == 0 && h->a.conf_file)
         rc = dmt_conf_load(h->conf, h->a.conf_file, err);
+    if (rc == -ENOENT)
+        rc = 0; /* a workspace may have all defaults */
     if (rc == 0)
         rc = dmt_options_clean(h->conf, DMT_OPT_IN_CONF, false, err);
     if (rc == 0 && h->a.options)
@@ -144,7 +151,8 @@ static void take_log(const struct holder *h)
         (void)dmt_io_mkdirs(dmt_io_real(), dmt_dir_log(), 0755);
         fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0640);
         if (fd < 0)
-            fd = null_fd; /* a log that cannot be written must not keep a workspace from being mounted */
+            fd = null_fd; /* a log that cannot be written must not keep a workspace from being
+                             mounted */
         if (fd >= 0) {
             (void)dup2(fd, 1);
             (void)dup2(fd, 2);
@@ -210,7 +218,8 @@ static void exec_workspace(const struct holder *h, const char *program, int sock
     sigemptyset(&none);
     (void)sigprocmask(SIG_SETMASK, &none, NULL);
     (void)signal(SIGHUP, SIG_IGN);
-    (void)setpgid(0, 0); /* Ctrl-C in the foreground is for the holder, which then asks for an orderly end */
+    (void)setpgid(
+        0, 0); /* Ctrl-C in the foreground is for the holder, which then asks for an orderly end */
     (void)fcntl(sock, F_SETFD, 0);
     execv(program, (char *const *)argv);
     (void)fprintf(stderr, "dumont-holder: cannot run %s: %s\n", program, strerror(errno));
@@ -224,14 +233,17 @@ static int start_workspace(struct holder *h, struct dmt_err *err)
 
     find_program(program, sizeof(program));
     if (access(program, X_OK) < 0) {
-        dmt_err_set(err, -errno, "the workspace program %s cannot be run: %s", program, strerror(errno));
-        return dmt_err_hint(err, "the installation is incomplete: install Dumont again, or set DUMONT_LIBDIR");
+        dmt_err_set(err, -errno, "the workspace program %s cannot be run: %s", program,
+                    strerror(errno));
+        return dmt_err_hint(
+            err, "the installation is incomplete: install Dumont again, or set DUMONT_LIBDIR");
     }
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
         return dmt_err_set(err, -errno, "socketpair: %s", strerror(errno));
     h->child = fork();
     if (h->child < 0) {
-        int rc = dmt_err_set(err, -errno, "cannot start the workspace process: %s", strerror(errno));
+        int rc =
+            dmt_err_set(err, -errno, "cannot start the workspace process: %s", strerror(errno));
         close(pair[0]);
         close(pair[1]);
         return rc;
@@ -243,7 +255,7 @@ static int start_workspace(struct holder *h, struct dmt_err *err)
     return 0;
 }
 
-/* --- messages ------------------------------------------------------------------------------------------------------------ */
+/* --- messages ----------------------------------------------------------------------------- */
 
 static void tell_starter(struct holder *h, int code, const char *text, const char *hint)
 {
@@ -380,7 +392,7 @@ static bool on_message(struct holder *h)
     }
 }
 
-/* --- supervision ------------------------------------------------------------------------------------------------------- */
+/* --- supervision -------------------------------------------------------------------------- */
 
 static void on_signal(struct holder *h)
 {
@@ -426,7 +438,8 @@ static void supervise(struct holder *h)
             on_umount_done(h);
         if (p[0].revents && !on_message(h)) {
             h->closed = true;
-            /* An end of file from a process that lives on is a process that cannot be led any more. */
+            /* An end of file from a process that lives on is a process that cannot be led any more.
+             */
             if (!h->child_gone && !h->kill_at_ns)
                 h->kill_at_ns = dmt_clock_real()->monotonic_ns(NULL) + 5 * DMT_S;
         }
@@ -449,7 +462,8 @@ static int finish(struct holder *h)
         tell_starter(h, EXIT_MOUNT_FAIL, text, hint);
     }
     if (h->umounting && h->conn.fd >= 0) {
-        /* umount(2) may be waiting for a DESTROY that nobody will answer: the last close ends that wait. */
+        /* umount(2) may be waiting for a DESTROY that nobody will answer: the last close ends that
+         * wait. */
         close(h->conn.fd);
         h->conn.fd = -1;
     }
@@ -515,7 +529,11 @@ int main(int argc, char **argv)
             holder_conn_release(&h.conn);
     }
     if (rc < 0) {
-        tell_starter(&h, rc == DMT_E_CONFIG ? 1 : rc == -ENOMEM ? 2 : EXIT_MOUNT_FAIL, err.msg, err.hint);
+        tell_starter(&h,
+                     rc == DMT_E_CONFIG ? 1
+                     : rc == -ENOMEM    ? 2
+                                        : EXIT_MOUNT_FAIL,
+                     err.msg, err.hint);
         dmt_conf_free(h.conf);
         return 1;
     }

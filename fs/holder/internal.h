@@ -1,6 +1,6 @@
-/* internal.h: the holder's own parts. holder.c: arguments, supervision, messages. connection.c: /dev/fuse, mount(2), INIT, umount.
- * loopdev.c: the block device under a fuseblk mount. One thread, except for umount(2), which can wait for the workspace
- * process and so runs on a thread of its own. */
+/* internal.h: the holder's own parts. holder.c: arguments, supervision, messages. connection.c: /dev/fuse, mount(2), INIT,
+ * umount. loopdev.c: the block device under a fuseblk mount. One thread, except for umount(2), which can wait for the
+ * workspace process and so runs on a thread of its own. */
 #ifndef DMT_HOLDER_INTERNAL_H
 #define DMT_HOLDER_INTERNAL_H
 
@@ -12,7 +12,7 @@
 #include "fs/base/holder_proto.h"
 #include "fs/base/limits.h"
 
-/* --- loopdev.c -------------------------------------------------------------------------------------------------------- */
+/* --- loopdev.c ---------------------------------------------------------------------------- */
 struct holder_loop {
     int fd;          /* the loop device, held open until the mount holds it; -1 */
     char dev[64];    /* /dev/loopN */
@@ -24,7 +24,7 @@ int holder_loop_open(struct holder_loop *l, const char *name, struct dmt_err *er
 /* Lets go of it (a mount keeps it alive) and removes files when `gone`. */
 void holder_loop_close(struct holder_loop *l, bool gone);
 
-/* --- connection.c ------------------------------------------------------------------------------------------------------ */
+/* --- connection.c ------------------------------------------------------------------------- */
 struct holder_conn {
     char name[DMT_WS_NAME_MAX + 1];
     int fd;            /* /dev/fuse while there is a mount; -1 */

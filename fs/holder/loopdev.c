@@ -1,12 +1,13 @@
 /* loopdev.c: the block device that makes sync(2) reach a FUSE server.
  *
- * The kernel passes syncfs, and waits for DESTROY at umount, only for FUSE mounts on a block device (storage A1). So there is a
- * loop device of 1 MiB that holds nothing and is never read or written: RUN/dev/NAME.img behind /dev/loopN, with AUTOCLEAR, so
- * that the kernel frees it with the last user however the holder ends. RUN/dev/NAME is a symlink, not a node, because /run
- * is usually mounted nodev; it is the source that findmnt shows.
+ * The kernel passes syncfs, and waits for DESTROY at umount, only for FUSE mounts on a block device
+ * (storage A1). So there is a loop device of 1 MiB that holds nothing and is never read or written:
+ * RUN/dev/NAME.img behind /dev/loopN, with AUTOCLEAR, so that the kernel frees it with the last
+ * user however the holder ends. RUN/dev/NAME is a symlink, not a node, because /run is usually
+ * mounted nodev; it is the source that findmnt shows.
  *
- * Failure: no loop devices (containers), no right to make one: told to the caller, who mounts plainly and says so.
- * Thread: the holder's only one.
+ * Failure: no loop devices (containers), no right to make one: told to the caller, who mounts
+ * plainly and says so. Thread: the holder's only one.
  */
 #include "fs/holder/internal.h"
 
@@ -36,7 +37,8 @@ static int open_image(const char *path)
     return fd;
 }
 
-/* Binds the image to a free device. GET_FREE only proposes: another process may take the same number first. */
+/* Binds the image to a free device. GET_FREE only proposes: another process may take the same
+ * number first. */
 static int bind_free(struct holder_loop *l, int image_fd)
 {
     int ctl = open("/dev/loop-control", O_RDWR | O_CLOEXEC);

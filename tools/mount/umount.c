@@ -1,0 +1,135 @@
+/* umount.c: umount.dumont DIR|NAME [-flnrv]: waits for the drain, unmounts, and returns when the
+ * process has closed its store.
+ *
+ * Happy path: find the mount; ask the workspace to make everything durable (here and, if paired,
+ * there); umount2; wait until its process is gone, so that a mount right after finds the store
+ * free. -l detaches at once and waits for nothing; -f does not insist on the drain.
+ *
+ * Failure modes: not mounted (32); in use (32, with how to find by whom); no drain within
+ * DRAIN_MAX_MS: says what is pending, leaves the mount alone (32). A mount whose process is dead is
+ * detached.
+ */
+#include "tools/mount/mount.h"
+
+#include <getopt.h>
+#include <limits.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#include "fs/base/mountinfo.h"
+
+#define DRAIN_MAX_MS 30000
+#define CLOSE_MAX_MS 60000
+
+struct umount_args {
+    const char *what;
+    bool lazy, force, verbose;
+};
+
+static int find_mount(const char *what, struct dmt_mount *m)
+{
+    char real[PATH_MAX];
+    int rc = 0;
+    if (strchr(what, '/') || access(what, F_OK) == 0)
+        rc = realpath(what, real) ? dmt_mountinfo_at(real, m) : 0;
+    if (rc == 0)
+        rc = dmt_mountinfo_workspace(what, m);
+    if (rc == 1 && m->workspace[0])
+        return EX_OK;
+    if (rc == 1)
+        return complain_text(EX_FAIL, "use umount", "%s is not a Dumont mount", m->dir);
+    return complain_text(EX_FAIL, NULL, "%s is not mounted", what);
+}
+
+static int drain(const struct dmt_mount *m, const struct umount_args *a)
+{
+    struct ws_state st;
+    struct dmt_err err = {0};
+    int rc = control_simple(m->workspace, "drain", DRAIN_MAX_MS, &err);
+
+    if (rc == 0 || rc == -ENOENT || rc == -ECONNREFUSED || a->force)
+        return EX_OK;
+    if (rc == -ETIMEDOUT && control_status(m->workspace, &st, NULL) == 0)
+        return complain_text(EX_FAIL,
+                             "umount.dumont -f unmounts all the same: what is in the journal here "
+                             "stays; -l detaches at once",
+                             "%s is not drained after %d s: %llu calls wait%s%s", m->workspace,
+                             DRAIN_MAX_MS / 1000, (unsigned long long)st.parked,
+                             st.note[0] ? "; " : "", st.note);
+    return complain(EX_FAIL, &err);
+}
+
+/* Until the process has closed its store. */
+static void wait_for_end(int pidfd)
+{
+    struct pollfd p = {.fd = pidfd, .events = POLLIN};
+    if (pidfd >= 0 && poll(&p, 1, CLOSE_MAX_MS) == 0)
+        (void)fprintf(stderr, "%s: unmounted; the workspace process is still closing its store\n",
+                      program);
+}
+
+static int do_umount(const struct dmt_mount *m, const struct umount_args *a)
+{
+    struct ws_state st;
+    int alive = control_status(m->workspace, &st, NULL);
+    int pidfd = alive == 0 && st.pid > 0 ? (int)syscall(SYS_pidfd_open, (pid_t)st.pid, 0) : -1;
+    int flags = UMOUNT_NOFOLLOW | (a->lazy ? MNT_DETACH : 0) | (a->force ? MNT_FORCE : 0);
+    int rc = EX_OK;
+
+    if (alive == -ENOENT || alive == -ECONNREFUSED)
+        flags |= MNT_DETACH; /* nobody serves it: there is nothing to wait for */
+    else if (!a->lazy)
+        rc = drain(m, a);
+    if (rc == EX_OK && umount2(m->dir, flags) < 0)
+        rc = complain_text(
+            EX_FAIL, errno == EBUSY ? "fuser -vm DIR shows by whom; -l detaches it at once" : NULL,
+            "%s: %s", m->dir, errno == EBUSY ? "in use" : strerror(errno));
+    if (rc == EX_OK && !a->lazy)
+        wait_for_end(pidfd);
+    if (rc == EX_OK && a->verbose)
+        (void)printf("%s unmounted from %s\n", m->workspace, m->dir);
+    if (pidfd >= 0)
+        close(pidfd);
+    return rc;
+}
+
+int umount_main(int argc, char **argv)
+{
+    struct umount_args a = {0};
+    struct dmt_mount *m;
+    int c, rc;
+
+    opterr = 0;
+    while ((c = getopt(argc, argv, "flnrvN:t:V")) != -1) {
+        if (c == 'V') {
+            (void)printf("%s %s\n", program, DMT_VERSION);
+            return EX_OK;
+        }
+        if (c == '?') {
+            (void)fprintf(stderr, "usage: umount.dumont DIR|NAME [-flv]\n");
+            return EX_USAGE;
+        }
+        a.force |= c == 'f';
+        a.lazy |= c == 'l';
+        a.verbose |= c == 'v';
+    }
+    if (argc - optind != 1) {
+        (void)fprintf(stderr, "usage: umount.dumont DIR|NAME [-flv]\n");
+        return EX_USAGE;
+    }
+    a.what = argv[optind];
+    if (geteuid() != 0)
+        return complain_text(EX_USAGE, NULL, "only root may unmount");
+    m = calloc(1, sizeof(*m));
+    if (!m)
+        return complain_text(EX_SYSERR, NULL, "out of memory");
+    rc = find_mount(a.what, m);
+    if (rc == EX_OK)
+        rc = do_umount(m, &a);
+    free(m);
+    return rc;
+}
