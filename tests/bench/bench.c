@@ -191,7 +191,7 @@ static void *sync_writer(void *arg)
 {
     struct job *j = arg;
     char p[4096], b[4096];
-    uint64_t x = 88172645463325252ull + (uint64_t)j->id;
+    uint64_t x = 88172645463325252ull + (unsigned long long)j->id;
     memset(b, j->id + 1, sizeof b);
     snprintf(p, sizeof p, "%s/sync%d", dir, j->id);
     int fd = open(p, O_WRONLY);
