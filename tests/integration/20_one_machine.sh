@@ -1,0 +1,76 @@
+#!/bin/bash
+# time: 240
+# A workspace on one machine, with nothing but a name: real programs on a real mount, unmount, mount again, snapshots, rollback; digests compare.
+. "$(dirname "$0")/../lib/sh/lib.sh"
+. "$(dirname "$0")/../lib/sh/mounts.sh"
+require git gcc sqlite3 jq lz4
+
+M=$SCRATCH/mnt
+digest() { "$BIN/treedigest" "${1:-$M}" | head -1; }
+
+check "create" ws_create notes
+check "mount" ws_mount notes "$M"
+check "mounting it again on the same directory is no error" ws_mount notes "$M"
+check "it is mounted" is_mounted "$M"
+
+# files, links, modes, times, attributes
+cd "$M" || exit 1
+check "small file" bash -c 'echo hello > a && test "$(cat a)" = hello'
+check "hard link" bash -c 'ln a b && test "$(stat -c %h a)" = 2 && test a -ef b'
+check "symbolic link" bash -c 'ln -s a s && test "$(readlink s)" = a && test "$(cat s)" = hello'
+check "rename over" bash -c 'echo new > c && mv c a && test "$(cat a)" = new && test "$(cat b)" = hello'
+check "directories" bash -c 'mkdir -p d/e/f && mv d/e g && rmdir g/f g d'
+check "sparse file" bash -c 'truncate -s 1G sp && echo x | dd of=sp bs=1 seek=500M conv=notrunc 2>/dev/null && test "$(du -k sp | cut -f1)" -lt 2048'
+check "nanosecond times" bash -c 'touch -d "2001-02-03 04:05:06.123456789" a && test "$(stat -c %y a | cut -c1-29)" = "2001-02-03 04:05:06.123456789"'
+check "extended attributes" bash -c 'setfattr -n user.k -v val a && test "$(getfattr --only-values -n user.k a)" = val'
+check "open but unlinked" bash -c 'exec 9<>u; echo gone >&9; rm u; exec 8</proc/self/fd/9; test "$(cat <&8)" = gone'
+check "append from two programs" bash -c '(for i in $(seq 50); do echo $i >> ap; done) & for i in $(seq 50); do echo $i >> ap; done; wait; test "$(wc -l < ap)" = 100'
+check "statfs" bash -c 'test "$(stat -f -c %b .)" -gt 0'
+check "a name of 255 bytes" bash -c 'n=$(printf "%0255d" 0); echo x > $n && rm $n'
+check "a name of 256 bytes is refused" not touch "$(printf '%0256d' 0)"
+
+# programs
+check "tar in and out" bash -c "tar -C $ROOT -cf - --exclude=./build --exclude=./.git . | tar -xf - --one-top-level=tree && diff -r --no-dereference -x build -x .git $ROOT tree"
+check "git" bash -c 'cd tree && git init -q . && git add -A && git -c user.name=t -c user.email=t@example.org commit -qm one && git fsck --strict && git gc -q && test -z "$(git status --porcelain)"'
+check "gcc" bash -c 'printf "int main(void){return 7;}\n" > p.c && gcc -o p p.c && ./p; test $? = 7'
+check "SQLite, rollback journal" bash -c 'sqlite3 r.db "create table t(x); begin; insert into t values(1); commit; pragma integrity_check" | grep -qx ok'
+check "SQLite, WAL" bash -c 'sqlite3 w.db "pragma journal_mode=wal; create table t(x); insert into t values(1)" >/dev/null && test "$(sqlite3 w.db "select count(*) from t")" = 1'
+check "a file of 200 MB" bash -c 'head -c 200000000 /dev/urandom > big && sync big && sha256sum big > sum && sha256sum -c sum'
+check "rewriting its middle" bash -c 'dd if=/dev/zero of=big bs=4096 count=100 seek=1000 conv=notrunc,fsync 2>/dev/null && sha256sum big > sum'
+
+cd / || exit 1
+before=$(digest)
+check "unmount" ws_umount "$M"
+check "nothing is mounted any more" not_mounted "$M"
+check "the process ends" wait_until 10 not test -S "$DUMONT_RUN/notes.sock"
+check "the store is sound" dumont check notes
+check "mount again" ws_mount notes "$M"
+check_eq "the tree is the same after a remount" "$(digest)" "$before"
+check "the big file is the same" bash -c "cd $M && sha256sum -c sum"
+
+# snapshots
+check "snapshot" dumont snapshot create notes one
+bash -c "cd $M && rm -rf tree/fs && echo changed > a && truncate -s 5 big && mv r.db moved.db && ln a again && mkdir newdir"
+check "diff shows changes" bash -c "dumont snapshot diff notes one | grep -qx 'M /a'"
+check "the snapshot shows the old file" bash -c "test \"\$(cat $M/.snapshots/one/a)\" = new"
+check_eq "the snapshot's tree is the old one" "$(digest "$M/.snapshots/one")" "$before"
+check "a snapshot cannot be written" not touch "$M/.snapshots/one/x"
+now=$(digest)
+check "dry run" bash -c "dumont rollback notes one --dry-run | grep -q 'would change'"
+check_eq "a dry run changes nothing" "$(digest)" "$now"
+check "roll back" dumont rollback notes one
+check_eq "the tree is the old one" "$(digest)" "$before"
+saved=$(dumont snapshot list notes --json | jq -r '.[].name' | grep before-rollback)
+check "roll the rollback back" dumont rollback notes "$saved"
+check_eq "the tree is as before the rollback" "$(digest)" "$now"
+check "roll back one path" dumont rollback notes one /a
+check_eq "only that path" "$(cat "$M/a")" new
+check "delete the snapshot" dumont snapshot delete notes one
+check "it is gone" not test -e "$M/.snapshots/one/a"
+
+check "receipt" bash -c "dumont receipt $M/a | grep -q 'journal here'"
+check "log" bash -c "dumont log notes --last 5 | grep -q ."
+check "status" bash -c "dumont status notes | grep -q 'one copy'"
+check "unmount at the end" ws_umount "$M"
+check "the store is sound at the end" dumont check notes
+finish

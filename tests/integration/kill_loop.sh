@@ -1,0 +1,41 @@
+#!/bin/bash
+# time: 600
+# kill_loop.sh [ROUNDS]: SIGKILL of the workspace process under mixed load, again and again; each time the workspace is mounted again and judged: nothing acknowledged is
+# missing, the tree is a prefix. `make kill-loop ROUNDS=1000` runs as many as one likes.
+. "$(dirname "$0")/../lib/sh/lib.sh"
+. "$(dirname "$0")/../lib/sh/mounts.sh"
+require jq
+ROUNDS=${1:-50}
+M=$SCRATCH/mnt
+
+ws_create w || die "create"
+lost=0
+for ((round = 1; round <= ROUNDS; round++)); do
+    ws_mount w "$M" >"$SCRATCH/mount.out" 2>&1 || die "round $round: mount" "$(cat "$SCRATCH/mount.out")"
+    if [ -n "${last:-}" ]; then
+        if ! "$BIN/ledger" judge --dir "$M/$last" --ledger "$SCRATCH/$last.ledger" >"$SCRATCH/judge.out" 2>&1; then
+            lost=$((lost + 1))
+            not_ok "round $((round - 1))" "$(tail -5 "$SCRATCH/judge.out" | tr '\n' ' ')"
+        fi
+        rm -rf "${M:?}/$last" "$SCRATCH/$last.ledger"
+    fi
+    last=r$round
+    mkdir "$M/$last"
+    bulk=()
+    [ $((round % 3)) = 0 ] && bulk=(--bulk 4M)
+    start "writer$round" "$BIN/ledger" write --dir "$M/$last" --ledger "$SCRATCH/$last.ledger" --clients 4 --sync-every $((3 + round % 20)) --seed "$round" "${bulk[@]}"
+    pid=$(ws_pid w)
+    wait_until 10 test -s "$SCRATCH/$last.ledger"
+    sleep "0.$((RANDOM % 6))$((RANDOM % 10))"
+    [ $((round % 7)) = 0 ] && dumont snapshot create w "s$round" >/dev/null
+    kill -KILL "$pid"
+    stop "writer$round"
+    wait_until 20 not_mounted "$M" || die "round $round: the dead mount stays"
+    wait_until 20 not test -e "/proc/$pid"
+done
+ws_mount w "$M" || die "last mount"
+"$BIN/ledger" judge --dir "$M/$last" --ledger "$SCRATCH/$last.ledger" >"$SCRATCH/judge.out" 2>&1 || { lost=$((lost + 1)); not_ok "last round" "$(tail -3 "$SCRATCH/judge.out")"; }
+check "unmount" ws_umount "$M"
+check "the store is sound" dumont check w
+check_eq "rounds with a loss or a state that is no prefix, of $ROUNDS" "$lost" 0
+finish
