@@ -21,8 +21,10 @@ CFLAGS_ALL := -std=gnu11 $(OPT) -g $(WARN) -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 
 LDFLAGS_ALL := $(SANFLAGS) -pthread $(LDFLAGS)
 
 # pkg-config is asked only when something is really built, so that `make demo` can install it first.
-cflags-pkg = $(shell $(PC) --cflags $(PKGS) 2>/dev/null)
-libs-pkg   = $(shell $(PC) --libs $(PKGS) 2>/dev/null) -ls3
+cflags-pkg = $(eval cflags-pkg := $$(shell $$(PC) --cflags $$(PKGS) 2>/dev/null))$(cflags-pkg)
+libs-pkg   = $(eval libs-pkg := $$(shell $$(PC) --libs $$(PKGS) 2>/dev/null) -ls3)$(libs-pkg)
+V ?= 0
+quiet = $(if $(filter 0,$(V)),@printf '  %-4s %s\n' $(1) $@;)
 
 # --- layers: one static library a module; a module may be linked only with what stands before it -------------
 MODULES := base journal store workspace fuse replica archive lease
@@ -62,7 +64,7 @@ PROGRAMS := $(if $(SRC_dumontfs),$(BUILD)/dumontfs) $(if $(SRC_holder),$(BUILD)/
 .PHONY: all clean install demo test test-programs bench lint asan ubsan tsan deps deps-test check-layers format kill-loop help
 all: $(PROGRAMS)
 
-link = $(CC) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(libs-pkg) -lm
+link = $(call quiet,LD)$(CC) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(libs-pkg) -lm
 $(BUILD)/dumontfs:      $(call obj,$(SRC_dumontfs)) $(call libs,all);    $(link)
 $(BUILD)/dumont-holder: $(call obj,$(SRC_holder))   $(call libs,holder); $(link)
 $(BUILD)/mount.dumont:  $(call obj,$(SRC_mount))    $(call libs,holder); $(link)
@@ -71,7 +73,7 @@ $(BUILD)/dumontd:       $(call obj,$(SRC_dumontd))  $(call libs,daemon); $(link)
 
 $(BUILD)/obj/%.o: %.c Makefile
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS_ALL) $(cflags-pkg) -MMD -MP -c -o $@ $<
+	$(call quiet,CC)$(CC) $(CFLAGS_ALL) $(cflags-pkg) -MMD -MP -c -o $@ $<
 
 # --- tests: tests/unit/MODULE/test_*.c is one program linked with MODULE and the layers below it ---------------
 TESTLIB_SRC := $(wildcard tests/lib/*.c)
@@ -86,10 +88,10 @@ test-programs: $(UNIT_BIN) $(HELPER_BIN)
 module-of = $(word 3,$(subst /, ,$(patsubst $(BUILD)/%,%,$(1))))
 $(UNIT_BIN): $(BUILD)/%: $(BUILD)/obj/%.o $(call obj,$(TESTLIB_SRC)) $$(call libs,$$(call module-of,$$@))
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(libs-pkg) -lcmocka -lm
+	$(call quiet,LD)$(CC) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(libs-pkg) -lcmocka -lm
 $(HELPER_BIN): $(BUILD)/%: $(BUILD)/obj/%.o $(call libs,base)
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(libs-pkg) -lm
+	$(call quiet,LD)$(CC) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(libs-pkg) -lm
 
 deps:
 	@.ci/install build run
