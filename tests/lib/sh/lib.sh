@@ -112,15 +112,18 @@ stop() {
     local name=$1 sig=${2:-TERM} pid=${PIDS[$1]:-} n=$((${STOP_S:-10} * 20))
     [ -n "$pid" ] || return 0
     unset "PIDS[$name]"
-    kill "-$sig" "$pid" 2>/dev/null
-    kill -CONT "$pid" 2>/dev/null
-    while alive "$pid" && [ $n -gt 0 ]; do
-        sleep 0.05
-        n=$((n - 1))
-    done
-    alive "$pid" && kill -KILL "$pid" 2>/dev/null
-    wait "$pid" 2>/dev/null
-    STATUS=$?
+    # bash reports a killed job on stderr
+    {
+        kill "-$sig" "$pid"
+        kill -CONT "$pid"
+        while alive "$pid" && [ $n -gt 0 ]; do
+            sleep 0.05
+            n=$((n - 1))
+        done
+        alive "$pid" && kill -KILL "$pid"
+        wait "$pid"
+        STATUS=$?
+    } 2>/dev/null
     return 0
 }
 
