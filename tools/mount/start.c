@@ -135,9 +135,9 @@ static int deal_with_running(const struct mount_args *a, const struct ws_state *
         return complain_text(EX_FAIL,
                              "it mounts here by itself when it is promoted; `dumont handover` on "
                              "the holder moves it now",
-                             "%s is held by %s since epoch %s; a standby runs here already",
+                             "%s is held by %s since epoch %.*s; a standby runs here already",
                              a->name, st->holder_node[0] ? st->holder_node : "another machine",
-                             st->epoch);
+                             (int)strcspn(st->epoch, "."), st->epoch);
     if (st->mountpoint[0])
         return complain_text(EX_FAIL,
                              "unmount it there first; to see it in two places use mount --bind",
@@ -318,8 +318,10 @@ static int wait_ready(const struct mount_args *a, pid_t pid, int fd)
     }
     if (code != EX_OK)
         return complain(code, &err);
-    rc = mount_verify(a->dir, VERIFY_MS);
+    rc = mount_verify(a->dir, timeout_ms(a) < VERIFY_MS ? timeout_ms(a) : VERIFY_MS);
     if (rc < 0) {
+        /* The look may still hang in there and keep the mount busy: break the connection. */
+        (void)umount2(a->dir, MNT_FORCE | MNT_DETACH | UMOUNT_NOFOLLOW);
         stop_holder(pid);
         return complain_text(EX_FAIL, NULL, "%s was mounted on %s but does not answer: %s", a->name,
                              a->dir, strerror(-rc));

@@ -85,7 +85,7 @@ int mount_verify(const char *dir, int timeout_ms)
         return rc;
     }
     clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += timeout_ms / 1000;
+    until.tv_sec += timeout_ms / 1000 + 1;
     pthread_mutex_lock(&l->lock);
     while (!l->done && rc == 0)
         rc = -pthread_cond_timedwait(&l->cond, &l->lock, &until);
