@@ -24,7 +24,7 @@ static int remove_entry(const char *path, const struct stat *st, int flag, struc
     return remove(path) == 0 ? 0 : -1;
 }
 
-static void remove_path(const char *path)
+void remove_path(const char *path)
 {
     if (nftw(path, remove_entry, 32, FTW_DEPTH | FTW_PHYS | FTW_MOUNT) != 0 && errno != ENOENT)
         dmt_warn("cannot remove %s: %s", path, strerror(errno));

@@ -10,6 +10,9 @@ int rollback_to_time(struct app *a, struct dmt_ws *ws, const char *to, struct dm
 /* `heal FILE`: path inside the workspace. From a branch kept on this machine, and only if the file has not been changed since it was found incomplete. [blocks] */
 int heal_file(struct app *a, struct dmt_ws *ws, const char *path, char *text, size_t size, struct dmt_err *err);
 
+/* rm -r, logged when it fails. */
+void remove_path(const char *path);
+
 /* dumontfs_mirror.c: makes the tree below dst_path equal to src's (both "/a/b"; "/" = all), by ordinary operations. fn gets each difference; dry: only that. The
  * numbers of changed inodes are collected in *inos (caller frees). */
 struct mirror {

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "fs/base/log.h"
-#include "fs/dumontfs.h"
+#include "fs/dumontfs_past.h"
 
 #define JOURNAL_KEEP_BYTES (1ull << 30) /* kept for a standby that is away, or on a standby for the archive of its later epoch */
 #define PRECOPY_MS         600000
@@ -15,6 +15,7 @@
 
 struct decision {
     uint64_t epoch, seq;
+    bool alone;
     char text[DMT_REASON_MAX + 1];
 };
 
@@ -35,13 +36,10 @@ bool roles_is_holder(struct app *a)
     return s.holder;
 }
 
-static void say_role(struct app *a, enum dmt_replica_role role, uint64_t epoch)
+static void say_role(struct app *a, enum dmt_replica_role role, uint64_t epoch, bool alone)
 {
-    struct dmt_lease_status s;
-    if (!a->replica)
-        return;
-    dmt_lease_status(a->lease, &s);
-    dmt_replica_set_role(a->replica, role, epoch, s.one_copy, dmt_lease_seen(a->lease));
+    if (a->replica)
+        dmt_replica_set_role(a->replica, role, epoch, alone, dmt_lease_seen(a->lease));
 }
 
 void roles_say_standby(struct app *a)
@@ -49,7 +47,7 @@ void roles_say_standby(struct app *a)
     char text[256], epoch[40];
     struct dmt_lease_status s;
     dmt_lease_status(a->lease, &s);
-    say_role(a, DMT_REPLICA_RECEIVER, 0);
+    say_role(a, DMT_REPLICA_RECEIVER, 0, false);
     if (!a->user_mount) {
         mount_say(a, DMT_HP_READY, 0, "", "");
         return;
@@ -118,7 +116,7 @@ static void holding(struct app *a, void *unused)
     mount_try(a, NULL);
 }
 
-static int open_epoch(void *ctx, uint64_t epoch, const char *reason)
+static int open_epoch(void *ctx, uint64_t epoch, bool alone, const char *reason)
 {
     struct app *a = ctx;
     struct dmt_err err = {0};
@@ -126,7 +124,10 @@ static int open_epoch(void *ctx, uint64_t epoch, const char *reason)
     if (!ws)
         return -EAGAIN;
     bool first = !atomic_load(&a->epoch_open);
-    int rc = dmt_ws_begin_epoch(ws, epoch, a->node, reason, &err);
+    /* A holder that had given up and takes it back was opened, or demoted, as a follower. */
+    int rc = first && strcmp(reason, "retake") == 0 ? dmt_ws_promote(ws, &err) : 0;
+    if (rc == 0)
+        rc = dmt_ws_begin_epoch(ws, epoch, a->node, reason, &err);
     /* The first epoch of a process settles what its predecessor left behind. */
     if (rc == 0 && first && dmt_ws_settle(ws, a->same_boot, &err) < 0)
         rc = err.code ? err.code : -EIO;
@@ -135,7 +136,7 @@ static int open_epoch(void *ctx, uint64_t epoch, const char *reason)
         dmt_error("cannot open epoch %u.%u: %s", DMT_EPOCH_MAJOR(epoch), DMT_EPOCH_MINOR(epoch), err.msg);
         return rc;
     }
-    say_role(a, DMT_REPLICA_SENDER, epoch);
+    say_role(a, DMT_REPLICA_SENDER, epoch, alone);
     atomic_store(&a->epoch_open, true);
     app_post(a, holding, NULL);
     return 0;
@@ -155,7 +156,7 @@ static void do_promote(struct app *a, void *arg)
     }
     dmt_lease_promote_done(a->lease, rc);
     if (rc == 0) {
-        say_role(a, DMT_REPLICA_SENDER, d->epoch);
+        say_role(a, DMT_REPLICA_SENDER, d->epoch, d->alone);
         atomic_store(&a->epoch_open, true);
         mount_try(a, NULL);
         app_start_archiver(a);
@@ -167,9 +168,11 @@ static void do_promote(struct app *a, void *arg)
     free(d);
 }
 
-static void promote(void *ctx, uint64_t epoch, const char *reason)
+static void promote(void *ctx, uint64_t epoch, bool alone, const char *reason)
 {
-    app_post(ctx, do_promote, decision(epoch, 0, reason));
+    struct decision *d = decision(epoch, 0, reason);
+    d->alone = alone;
+    app_post(ctx, do_promote, d);
 }
 
 static void do_leave(struct app *a, void *unused)
@@ -188,7 +191,7 @@ static void demote(void *ctx)
         dmt_ws_demote(ws);
         app_ws_put(a);
     }
-    say_role(a, DMT_REPLICA_RECEIVER, 0);
+    say_role(a, DMT_REPLICA_RECEIVER, 0, false);
     app_post(a, do_leave, NULL);
 }
 
@@ -274,7 +277,12 @@ static void do_resync(struct app *a, void *unused)
         return;
     }
     struct dmt_store_conf sc = {.io = dmt_io_real(), .clock = dmt_clock_real(), .dir = a->store_dir};
+    char journal[DMT_PATH_MAX + 16];
     close_ws(a);
+    /* The node record says "resync" durably: this store's journal is of no use to anybody any more, and must not be
+     * taken for the new store's. */
+    snprintf(journal, sizeof journal, "%s/journal", a->store_dir);
+    remove_path(journal);
     dmt_replica_resync(a->replica, &sc, &a->ident);
 }
 
