@@ -1,0 +1,66 @@
+# pair.sh: two "machines" a and b and a controller on this one, each with directories of its own below $SCRATCH, talking over loopback with real TLS. No namespaces: for tests
+# and benchmarks that need no network faults. Source after lib.sh and mounts.sh.
+#
+#   pair_up NAME [KEY=VALUE of the holder...]   makes and mounts workspace NAME on a ($PAIR_MOUNT), standby on b; waits until in sync
+#   at a|b COMMAND...                           runs a command as that machine
+
+PAIR_PORT=$((20000 + $$ % 20000))
+PAIR_MOUNT=
+
+at() {
+    local m=$1
+    shift
+    DUMONT_ETC=$SCRATCH/$m/etc DUMONT_RUN=$SCRATCH/$m/run DUMONT_STATE=$SCRATCH/$m/state DUMONT_LOG=$SCRATCH/$m/log "$@"
+}
+
+pair_machines() {
+    local m
+    [ -e "$SCRATCH/ca" ] && return 0
+    mkdir -p "$SCRATCH/ca"
+    dumontd ca init --dir "$SCRATCH/ca" >/dev/null || return 1
+    for m in a b ctl; do
+        mkdir -p "$SCRATCH/$m"/{etc/tls,etc/workspaces,run,state,log}
+        dumontd ca issue "$m" --dir "$SCRATCH/ca" --out "$SCRATCH/$m/etc/tls" >/dev/null || return 1
+    done
+    CTL_PORT=$((PAIR_PORT++))
+    printf 'node=ctl\nrole=controller\nlisten=127.0.0.1:%s\nhttp=unix:%s\n' "$CTL_PORT" "$SCRATCH/ctl/run/dumontd.sock" >"$SCRATCH/ctl/etc/dumontd.conf"
+    for m in a b; do
+        printf 'node=%s\nrole=agent\ncontroller=127.0.0.1:%s\nhttp=unix:%s\n' "$m" "$CTL_PORT" "$SCRATCH/$m/run/dumontd.sock" >"$SCRATCH/$m/etc/dumontd.conf"
+    done
+    start ctl at ctl dumontd --config "$SCRATCH/ctl/etc/dumontd.conf" --foreground
+    wait_until 10 test -S "$SCRATCH/ctl/run/dumontd.sock" || return 1
+    for m in a b; do
+        start "agent-$m" at $m dumontd --config "$SCRATCH/$m/etc/dumontd.conf" --foreground
+    done
+}
+
+pair_in_sync() { at "$1" dumont status "$2" --json | jq -e '.standby.in_sync' >/dev/null; }
+
+pair_up() {
+    local name=$1 port
+    shift
+    pair_machines || return 1
+    port=$((PAIR_PORT++))
+    PAIR_MOUNT=$SCRATCH/m-$name
+    mkdir -p "$PAIR_MOUNT" "$PAIR_MOUNT.b"
+    at b dumont workspace create "$name" role=standby "listen=127.0.0.1:$port" "arbiter=controller://127.0.0.1:$CTL_PORT" "mountpoint=$PAIR_MOUNT.b" >/dev/null || return 1
+    at a dumont workspace create "$name" "standby=127.0.0.1:$port" "arbiter=controller://127.0.0.1:$CTL_PORT" "$@" >/dev/null || return 1
+    at a mount.dumont "$name" "$PAIR_MOUNT" || return 1
+    wait_until 60 pair_in_sync a "$name"
+}
+
+pair_end() {
+    local m s pid
+    for s in $(mounts_below "$SCRATCH"); do
+        unmount "$s"
+    done
+    for m in a b; do
+        for s in "$SCRATCH/$m"/run/*.sock; do
+            [ -S "$s" ] && [ "$(basename "$s")" != dumontd.sock ] || continue
+            pid=$(at $m dumont status "$(basename "$s" .sock)" --json 2>/dev/null | jq -r '.pid // empty')
+            [ -n "$pid" ] && kill -KILL "$pid"
+        done
+        [ "$FAILURES" = 0 ] || tail -n 25 "$SCRATCH/$m"/log/*.log 2>/dev/null | sed "s/^/# $m: /"
+    done
+}
+cleanup_fn pair_end
