@@ -1,23 +1,26 @@
 /* journal.h: the log. Append-only records in one total order, in segment files; group commit; recovery; a reader.
  *
- * The bytes are specified in docs/formats.md ("Journal"). In short: a record is a 56-byte header and a body; `crc` guards it
+ * The bytes are specified in docs/formats-journal.md. In short: a record is a 56-byte header and a body; `crc` guards it
  * alone, `chain` (XXH3-64 of the record seeded with the previous record's chain) guards the history. A PAD frame (type 0, no
  * seq) fills up to a 4 KiB boundary after each durable group, so that a durable group's last block is never rewritten; pads
  * are node-local and no part of the history. Segments are recycled (renamed) so the sync path writes no new metadata.
  *
  * Invariants (cited by asserts and tests)
  *   J1  sequence numbers are dense: seq(n+1) = seq(n) + 1; epochs never go back; (epoch, seq) is never reused.
- *   J2  chain(n) = XXH3(seed chain(n-1), header[16..56) without chain, body): two logs with equal (seq, chain) hold equal records.
+ *   J2  chain(n) = XXH3(seed XXH3(seed chain(n-1), record[8..32)), record[40..len)), all but len, crc and chain: two logs with
+ *       equal (seq, chain) hold equal records.
  *   J3  a record leaves process memory (pwritev returned) before append returns.
  *   J4  durable <= tail; durable moves only after fdatasync of everything up to it succeeded.
  *   J5  after a failed fdatasync nothing is retried on the same file (the kernel marks pages clean): all records not yet
  *       durable are rewritten to a new segment from memory and synced there; if that fails the journal is failed for good.
- *   J6  a torn tail is truncated at open; a bad record with proof that it was durable (a later PAD states durable_seq >= it,
- *       or a later segment exists, or the caller's floor is past it) is refused with its position, never skipped.
+ *   J6  a torn tail is truncated at open; a bad record with proof that it was durable (a later PAD or segment header states
+ *       durable_seq >= it, or the caller's floor is past it) is refused with its position, never skipped.
  *   J7  truncate_to() is the only way to lose records; the caller must be at the opening of a higher epoch (rule 5).
  *
- * Threads: append*, truncate from callers that hold the workspace lock (one at a time); the committer thread is the
- * journal's own; positions, kick, release and readers from any thread.
+ * Threads: append*, truncate, reset from callers that hold the workspace lock (one at a time); the committer (`commit`) and the
+ * thread that prepares segment files (`jprepare`) are the journal's own; positions, kick, wait, release and readers from any
+ * thread. An append waits only when 16 MiB are not durable yet. dmt_journal_wait() syncs in the calling thread if nobody else does.
+ * The files: docs/formats-journal.md.
  */
 #ifndef DMT_JOURNAL_JOURNAL_H
 #define DMT_JOURNAL_JOURNAL_H
@@ -59,7 +62,8 @@ struct dmt_journal_conf {
     uint8_t lineage[16];     /* of the workspace; a segment of another lineage is refused */
     struct dmt_pos floor;    /* recovery needs records after this position (the store's applied position). A journal that
                                 starts later than floor.seq + 1 is DMT_E_GONE; an empty one starts at floor */
-    uint64_t segment_bytes;  /* 0 = DMT_SEGMENT_BYTES */
+    uint64_t segment_bytes;  /* of new segments: 0 = DMT_SEGMENT_BYTES, else a multiple of 4096 from 16 KiB to 1 GiB */
+    bool start_over;         /* forget what is there and start empty at floor, durably (a resync that replaced the store) */
     /* Called on the committer thread, no lock held, after durable moved (err = 0) or the journal failed (err < 0). */
     void (*on_durable)(void *ctx, uint64_t durable_seq, int err);
     void *ctx;
