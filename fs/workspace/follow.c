@@ -1,0 +1,223 @@
+/* follow.c: epochs, following another holder, promotion, giving up.
+ *
+ * Owns the role and the follower's reader. Happy path of a follower: dmt_ws_receive appends the holder's records byte for byte and kicks the
+ * journal; dmt_ws_apply_upto applies what is durable on both sides; dmt_ws_promote applies all that is durable here (the
+ * holder's commit position limits apply only, never the journal); dmt_ws_begin_epoch writes the EPOCH record that makes this
+ * store the holder: parent and switch position are facts of the log from then on. When the epoch comes from another
+ * machine's, a snapshot of the switch point is taken first thing, so that both sides have it (branches are read against it), and
+ * every orphan is reaped: nobody has it open here.
+ * Failure: records that do not extend the chain are refused by the journal (DMT_E_HISTORY). A follower that cannot apply is failed; its
+ * journal still holds the records. Demotion fails what is parked with -EIO and later calls with -EROFS.
+ * Threads: loop (receive), applier (apply_upto), whoever the lease uses (promote, begin_epoch, demote).
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "fs/workspace/ws.h"
+
+uint64_t dmt_ws_applied(struct dmt_ws *ws)
+{
+    ws_lock(ws);
+    uint64_t seq = ws->applied.seq;
+    ws_unlock(ws);
+    return seq;
+}
+
+uint64_t dmt_ws_epoch(struct dmt_ws *ws)
+{
+    uint64_t tail = dmt_journal_tail(ws->j).epoch;
+    ws_lock(ws);
+    uint64_t epoch = ws->epoch > tail ? ws->epoch : tail;
+    ws_unlock(ws);
+    return epoch;
+}
+
+/* --- following ------------------------------------------------------------------------------------- */
+
+int dmt_ws_receive(struct dmt_ws *ws, const void *records, size_t len, struct dmt_err *err)
+{
+    ws_lock(ws);
+    int r = ws->failed ? dmt_err_set(err, -EIO, "%s", ws->failed_why) : 0;
+    if (r == 0 && ws->role != WS_FOLLOWER)
+        r = dmt_err_set(err, DMT_E_STALE, "this workspace is not a follower");
+    if (r == 0)
+        r = dmt_journal_append_raw(ws->j, records, len, err);
+    ws_unlock(ws);
+    dmt_journal_kick(ws->j, dmt_journal_tail(ws->j).seq);
+    return r;
+}
+
+/* apply_lock held. */
+static int apply_to(struct dmt_ws *ws, uint64_t seq, struct dmt_err *err)
+{
+    int r = 0;
+    ws_lock(ws);
+    bool follower = ws->role == WS_FOLLOWER;
+    uint64_t from = ws->group_begin ? ws->read_seq : ws->applied.seq;
+    ws_unlock(ws);
+    if (!follower || seq <= from)
+        return 0;
+    if (!ws->reader || ws->read_seq != from) {
+        dmt_jreader_close(ws->reader);
+        ws->reader = NULL;
+        r = dmt_jreader_open(&ws->reader, ws->j, from, err);
+        ws->read_seq = from;
+    }
+    if (r == 0)
+        r = ws_apply_from(ws, ws->reader, &ws->read_seq, seq, false, err);
+    if (r < 0) {
+        dmt_jreader_close(ws->reader);
+        ws->reader = NULL;
+    }
+    return r;
+}
+
+int dmt_ws_apply_upto(struct dmt_ws *ws, uint64_t seq, struct dmt_err *err)
+{
+    uint64_t durable = dmt_journal_durable(ws->j);
+    pthread_mutex_lock(&ws->apply_lock);
+    int r = apply_to(ws, seq < durable ? seq : durable, err);
+    pthread_mutex_unlock(&ws->apply_lock);
+    return r;
+}
+
+int dmt_ws_promote(struct dmt_ws *ws, struct dmt_err *err)
+{
+    uint64_t tail = dmt_journal_tail(ws->j).seq;
+    dmt_journal_kick(ws->j, tail);
+    int r = dmt_journal_wait(ws->j, tail);
+    if (r < 0)
+        return dmt_err_set(err, r, "the journal cannot be made durable: %s", dmt_strerror(r));
+    pthread_mutex_lock(&ws->apply_lock);
+    r = apply_to(ws, tail, err);
+    pthread_mutex_unlock(&ws->apply_lock);
+    return r;
+}
+
+/* --- the opening of an epoch -------------------------------------------------------------------------- */
+
+static int log_epoch(struct dmt_ws *ws, uint64_t epoch, const char *node, const char *reason, uint64_t *ret_switch)
+{
+    struct dmt_pos tail = dmt_journal_tail(ws->j);
+    struct dmt_op op = {0};
+    struct dmt_body b = {
+        .type = DMT_REC_EPOCH,
+        .EPOCH = {.epoch = epoch,
+                  .parent = tail.epoch,
+                  .switch_seq = tail.seq,
+                  .switch_chain = tail.chain,
+                  .node = ws_span(node),
+                  .reason = ws_span(reason)},
+    };
+    memcpy(b.EPOCH.store_id, dmt_store_ident(ws->st)->store_id, 16);
+    int r = ws_log(ws, &op, &b, 0);
+    ws->epoch_seq = tail.seq > 0 ? op.seq : 0;
+    *ret_switch = tail.seq;
+    return r;
+}
+
+struct switches {
+    char oldest[DMT_SNAP_NAME_MAX + 1];
+    int n;
+};
+
+static int count_switch(void *ctx, const struct dmt_snapshot *s)
+{
+    struct switches *sw = ctx;
+    if (strncmp(s->name, "switch/", 7) != 0)
+        return 0;
+    if (sw->n++ == 0)
+        strcpy(sw->oldest, s->name);
+    return 0;
+}
+
+/* Snapshot of the switch point; those of long ago go, since they pin old content. */
+static int keep_switch(struct dmt_ws *ws, uint64_t epoch, const char *from)
+{
+    char name[64], note[128];
+    struct switches sw = {.n = 0};
+    (void)snprintf(name, sizeof(name), "switch/epoch-%" PRIu64 ".%" PRIu64, epoch >> 32, epoch & UINT32_MAX);
+    (void)snprintf(note, sizeof(note), "state taken over from %s", from);
+    struct dmt_body b = {
+        .type = DMT_REC_SNAP,
+        .SNAP = {.name = ws_span(name), .serial = ws->next_snap, .note = ws_span(note)},
+    };
+    int r = ws_log(ws, NULL, &b, 0);
+    if (r == 0)
+        r = dmt_store_snap_each(ws->st, count_switch, &sw);
+    if (r < 0 || sw.n <= WS_SWITCHES_MAX)
+        return r < 0 ? r : 0;
+    struct dmt_body del = {.type = DMT_REC_SNAP_DEL, .SNAP_DEL.name = ws_span(sw.oldest)};
+    return ws_log(ws, NULL, &del, 0);
+}
+
+static int reap_orphans(struct dmt_ws *ws)
+{
+    int r = 0;
+    while (r == 0 && ws->orphans.n > 0) {
+        uint64_t ino = 0;
+        for (size_t i = 0; !ino; i++)
+            ino = ws->orphans.keys[i];
+        struct dmt_body b = {.type = DMT_REC_REAP, .REAP.ino = ino};
+        r = ws_log(ws, NULL, &b, 0);
+    }
+    return r;
+}
+
+static int check_epoch(struct dmt_ws *ws, uint64_t epoch, struct dmt_err *err)
+{
+    struct dmt_pos tail = dmt_journal_tail(ws->j);
+    if (ws->failed)
+        return dmt_err_set(err, -EIO, "%s", ws->failed_why);
+    if (epoch <= ws->epoch || epoch <= tail.epoch)
+        return dmt_err_set(err, DMT_E_STALE, "epoch %" PRIu64 ".%" PRIu64 " is not higher than that of the journal",
+                           epoch >> 32, epoch & UINT32_MAX);
+    if (ws->applied.seq != tail.seq && !ws->group_begin)
+        return dmt_err_set(err, -EINVAL, "records are not applied yet: promote first");
+    return 0;
+}
+
+int dmt_ws_begin_epoch(struct dmt_ws *ws, uint64_t epoch, const char *node, const char *reason, struct dmt_err *err)
+{
+    char before[sizeof(ws->epoch_node)];
+    uint64_t switch_seq = 0;
+    ws_lock(ws);
+    int r = check_epoch(ws, epoch, err);
+    if (r < 0) {
+        ws_unlock(ws);
+        return r;
+    }
+    memcpy(before, ws->epoch_node, sizeof(before));
+    bool other = before[0] && strcmp(before, node) != 0 && ws->epoch >> 32 != epoch >> 32;
+    r = log_epoch(ws, epoch, node, reason, &switch_seq);
+    if (r == 0 && other)
+        r = keep_switch(ws, epoch, before);
+    if (r == 0)
+        r = reap_orphans(ws);
+    ws->bulk_ok = !dmt_store_missing_ino(ws->st, 0, UINT64_MAX);
+    uint64_t seq = ws->applied.seq;
+    ws_unlock(ws);
+    if (r == 0) {
+        dmt_journal_kick(ws->j, seq);
+        r = dmt_journal_wait(ws->j, seq);
+    }
+    if (r < 0)
+        return dmt_err_set(err, r, "epoch %" PRIu64 ".%" PRIu64 " cannot be opened: %s", epoch >> 32,
+                           epoch & UINT32_MAX, dmt_strerror(r));
+    ws_lock(ws);
+    ws->role = WS_HOLDER;
+    ws_unlock(ws);
+    return 0;
+}
+
+void dmt_ws_demote(struct dmt_ws *ws)
+{
+    ws_lock(ws);
+    if (ws->role == WS_HOLDER || ws->role == WS_IDLE)
+        ws->role = WS_DEMOTED;
+    pthread_cond_broadcast(&ws->unheld);
+    ws_unlock(ws);
+    ws_acks_fail(ws, -EIO);
+}

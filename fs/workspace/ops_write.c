@@ -1,0 +1,175 @@
+/* ops_write.c: write and fallocate, and the choice between inline and by reference.
+ *
+ * Owns the table of runs: per file how far its last write reached, how long the current run of adjoining writes is, and how many
+ * bytes it has written since its last sync. A write goes by reference when its file has DMT_INLINE_BUDGET unsynced bytes and
+ * the run has DMT_REF_RUN_MIN: bytes to fresh space of the data file first (D2), then a record without them. All else is
+ * inline: one copy into the store's memory, one pwritev of the payload from where it lies. The table is direct-mapped: two
+ * busy files that share a slot stay inline, which is slower and never wrong. With sync=write everything is inline, because
+ * each call waits for its own bytes anyway.
+ * Failure: no room is found out before anything is logged; bytes put by reference whose record then fails lie in space that
+ * nothing refers to. Thread: any, workspace lock held inside.
+ */
+#include <errno.h>
+#include <linux/falloc.h>
+
+#include "fs/base/hash.h"
+#include "fs/workspace/ws.h"
+
+static struct ws_run *run_of(struct dmt_ws *ws, uint64_t ino)
+{
+    struct ws_run *run = &ws->runs[ino % WS_RUNS];
+    if (run->ino != ino)
+        *run = (struct ws_run){.ino = ino, .sync_gen = ws->sync_gen};
+    if (run->sync_gen != ws->sync_gen) {
+        run->sync_gen = ws->sync_gen;
+        run->unsynced = 0;
+    }
+    return run;
+}
+
+void ws_runs_synced(struct dmt_ws *ws, uint64_t ino)
+{
+    if (ino == 0)
+        ws->sync_gen++;
+    else
+        run_of(ws, ino)->unsynced = 0;
+}
+
+uint64_t ws_ref_seq(struct dmt_ws *ws, uint64_t ino)
+{
+    uint64_t seq = ino ? ws_map_get(&ws->ref_seqs, ino) : ws->ref_last;
+    /* What was written before this process began is not known per file: all of it counts. */
+    return seq > ws->epoch_seq ? seq : ws->epoch_seq;
+}
+
+static bool by_reference(struct dmt_ws *ws, uint64_t ino, uint64_t off, size_t len)
+{
+    struct ws_run *run = run_of(ws, ino);
+    bool over = run->unsynced >= DMT_INLINE_BUDGET;
+    run->length = off == run->end ? run->length + len : len;
+    run->end = off + len;
+    run->unsynced += len;
+    return over && run->length >= DMT_REF_RUN_MIN && ws->conf.level != DMT_SYNC_WRITE;
+}
+
+static int write_ref(struct dmt_ws *ws, struct dmt_op *op, uint64_t ino, const void *p, size_t len, uint64_t off,
+                     uint32_t mode, bool drop_caps)
+{
+    struct dmt_place pl;
+    int r = dmt_store_ref_place(ws->st, ino, off, len, &pl);
+    if (r == 0)
+        r = dmt_store_ref_put(ws->st, &pl, p, len);
+    if (r < 0)
+        return r;
+    struct dmt_body b = {
+        .type = DMT_REC_WRITE_REF,
+        .WRITE_REF = {.ino = ino,
+                      .off = off,
+                      .length = len,
+                      .hash = dmt_hash64(0, p, len),
+                      .mode = mode,
+                      .drop_caps = drop_caps},
+    };
+    r = ws_log(ws, op, &b, 0);
+    if (r < 0)
+        return r;
+    ws->ref_last = op->seq;
+    if (ws->bulk_since_ns == 0)
+        ws->bulk_since_ns = ws_mono(ws);
+    return ws_map_put(&ws->ref_seqs, ino, op->seq);
+}
+
+static int write_inline(struct dmt_ws *ws, struct dmt_op *op, uint64_t ino, const void *p, size_t len, uint64_t off,
+                        uint32_t mode, bool drop_caps)
+{
+    struct dmt_body b = {
+        .type = DMT_REC_WRITE,
+        .WRITE = {.ino = ino, .off = off, .mode = mode, .drop_caps = drop_caps, .data = {p, (uint32_t)len}},
+    };
+    return ws_log(ws, op, &b, 0);
+}
+
+/* One record's worth. */
+static int write_part(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, const void *p, size_t len, uint64_t off,
+                      bool kill)
+{
+    struct dmt_inode n;
+    int r = ws_begin(ws, true);
+    if (r == 0)
+        r = ws_live(ws, node, &n);
+    if (r < 0)
+        return r;
+    if (!S_ISREG(n.mode))
+        return S_ISDIR(n.mode) ? -EISDIR : -EINVAL;
+    if (off > DMT_FILE_SIZE_MAX || len > DMT_FILE_SIZE_MAX - off)
+        return -EFBIG;
+    r = ws_room(ws, len);
+    int caps = r == 0 ? ws_has_caps(ws, &n) : 0;
+    if (r < 0 || caps < 0)
+        return r < 0 ? r : caps;
+    uint32_t mode = ws_kill_mode(&n, kill);
+    if (by_reference(ws, node, off, len))
+        return write_ref(ws, op, node, p, len, off, mode, caps > 0);
+    return write_inline(ws, op, node, p, len, off, mode, caps > 0);
+}
+
+int dmt_ws_write(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, const void *p, size_t len, uint64_t off,
+                 bool kill_suidgid)
+{
+    int r = 0;
+    op->seq = 0;
+    ws_lock(ws);
+    for (size_t done = 0; r == 0 && done < len;) {
+        size_t n = len - done < DMT_WRITE_MAX ? len - done : DMT_WRITE_MAX;
+        r = write_part(ws, op, node, (const char *)p + done, n, off + done, kill_suidgid);
+        done += n;
+    }
+    ws_unlock(ws);
+    return dmt_err_errno(r);
+}
+
+static int check_alloc(const struct dmt_inode *n, int flags, uint64_t off, uint64_t len)
+{
+    int kind = flags & ~FALLOC_FL_KEEP_SIZE;
+    if (kind != 0 && kind != FALLOC_FL_PUNCH_HOLE && kind != FALLOC_FL_ZERO_RANGE)
+        return -EOPNOTSUPP;
+    if (kind == FALLOC_FL_PUNCH_HOLE && !(flags & FALLOC_FL_KEEP_SIZE))
+        return -EOPNOTSUPP;
+    if (!S_ISREG(n->mode))
+        return -ENODEV;
+    if (len == 0)
+        return -EINVAL;
+    return off > DMT_FILE_SIZE_MAX || len > DMT_FILE_SIZE_MAX - off ? -EFBIG : 0;
+}
+
+static int do_fallocate(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, int flags, uint64_t off, uint64_t len)
+{
+    struct dmt_inode n;
+    bool clears = flags & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE);
+    int r = ws_begin(ws, !clears);
+    if (r == 0)
+        r = ws_live(ws, node, &n);
+    if (r == 0)
+        r = check_alloc(&n, flags, off, len);
+    if (r == 0 && !clears)
+        r = ws_room(ws, len / 2); /* nothing is written now, so the double counting of inline bytes does not apply */
+    if (r < 0)
+        return r;
+    uint64_t size = n.size;
+    if (!(flags & FALLOC_FL_KEEP_SIZE) && off + len > size)
+        size = off + len;
+    struct dmt_body b = {
+        .type = DMT_REC_ALLOC,
+        .ALLOC = {.ino = node, .flags = (uint32_t)flags, .off = off, .length = len, .size = size, .mode = DMT_MODE_KEEP},
+    };
+    return ws_log(ws, op, &b, 0);
+}
+
+int dmt_ws_fallocate(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, int flags, uint64_t off, uint64_t len)
+{
+    op->seq = 0;
+    ws_lock(ws);
+    int r = do_fallocate(ws, op, node, flags, off, len);
+    ws_unlock(ws);
+    return dmt_err_errno(r);
+}
