@@ -19,9 +19,6 @@
 #include "fs/holder/internal.h"
 
 #include <fcntl.h>
-#include <linux/fuse.h>
-#include <linux/magic.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,14 +28,13 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 #include "fs/base/clock.h"
+#include "fs/base/fuse_init.h"
 #include "fs/base/io.h"
 #include "fs/base/log.h"
 #include "fs/base/mountinfo.h"
 #include "fs/base/options.h"
 
-#define INIT_TIMEOUT_MS 10000
-#define READ_AHEAD_KB   "1024"
-#define MINOR_MAX       44u /* protocol 7.x that this code was written against */
+#define READ_AHEAD_KB "1024"
 
 static bool kernel_passes_syncfs(void)
 {
@@ -69,62 +65,6 @@ void holder_conn_init(struct holder_conn *c, const char *name, const struct dmt_
         dmt_warn("%s: mounting without a block device, so sync(2) and syncfs(2) will not reach "
                  "the workspace; fsync of any file or directory is the barrier",
                  err.msg);
-}
-
-void holder_init_answer(const struct fuse_init_in *in, struct fuse_init_out *out)
-{
-    const uint32_t want = FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_MAX_PAGES |
-                          FUSE_PARALLEL_DIROPS | FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO |
-                          FUSE_NO_OPEN_SUPPORT | FUSE_NO_OPENDIR_SUPPORT |
-                          FUSE_EXPLICIT_INVAL_DATA | FUSE_CACHE_SYMLINKS | FUSE_HANDLE_KILLPRIV_V2 |
-                          FUSE_POSIX_ACL | FUSE_DONT_MASK;
-    memset(out, 0, sizeof(*out));
-    out->major = FUSE_KERNEL_VERSION;
-    out->minor = in->minor < MINOR_MAX ? in->minor : MINOR_MAX;
-    out->max_readahead = in->max_readahead;
-    out->flags = in->flags & want;
-    out->max_background = 64;
-    out->congestion_threshold = 48;
-    out->max_write = DMT_WRITE_MAX;
-    out->time_gran = 1;
-    out->max_pages = DMT_WRITE_MAX / 4096;
-}
-
-/* Reads INIT, keeps it, answers it. */
-static int answer_init(struct holder_conn *c, struct dmt_err *err)
-{
-    static uint8_t buf[FUSE_MIN_READ_BUFFER + DMT_HP_INIT_MAX] __attribute__((aligned(8)));
-    struct {
-        struct fuse_out_header h;
-        struct fuse_init_out out;
-    } reply;
-    struct fuse_in_header head;
-    struct fuse_init_in in = {0};
-    struct pollfd p = {.fd = c->fd, .events = POLLIN};
-
-    if (poll(&p, 1, INIT_TIMEOUT_MS) <= 0)
-        return dmt_err_set(err, -ETIMEDOUT, "the kernel sent no INIT");
-    ssize_t n = read(c->fd, buf, sizeof(buf));
-    if (n < 0)
-        return dmt_err_set(err, -errno, "cannot read INIT: %s", strerror(errno));
-    if ((size_t)n < sizeof(head) + 16 || (size_t)n > DMT_HP_INIT_MAX)
-        return dmt_err_set(err, -EPROTO, "INIT of %zd bytes", n);
-    memcpy(&head, buf, sizeof(head));
-    size_t body = (size_t)n - sizeof(head);
-    memcpy(&in, buf + sizeof(head), body < sizeof(in) ? body : sizeof(in));
-    if (head.opcode != FUSE_INIT || in.major != FUSE_KERNEL_VERSION || in.minor < 31)
-        return dmt_err_set(err, -EPROTO, "FUSE protocol %u.%u is not understood", in.major,
-                           in.minor);
-    memcpy(c->init, buf, (size_t)n);
-    c->init_len = (uint32_t)n;
-    holder_init_answer(&in, &reply.out);
-    reply.h.len = sizeof(reply);
-    reply.h.error = 0;
-    reply.h.unique = head.unique;
-    if (write(c->fd, &reply, sizeof(reply)) < 0)
-        return dmt_err_set(err, -errno, "the kernel refused the answer to INIT: %s",
-                           strerror(errno));
-    return 0;
 }
 
 /* INIT can lower the read-ahead of a mount (128 KiB by default) but not raise it. Best effort: /sys
@@ -243,7 +183,7 @@ int holder_conn_mount(struct holder_conn *c, const char *dir, const struct dmt_c
     c->mounted = true;
     c->ro = flags_of(conf) & MS_RDONLY;
     holder_loop_close(&c->loop, false);
-    rc = answer_init(c, err);
+    rc = dmt_fuse_init_serve(c->fd, c->init, sizeof(c->init), &c->init_len, err);
     if (rc < 0) {
         holder_conn_abort(c);
         return rc;

@@ -51,9 +51,4 @@ void holder_conn_abort(struct holder_conn *c);
 /* Fills the FUSE message from c. */
 void holder_conn_describe(const struct holder_conn *c, struct dmt_hp_msg *m);
 
-/* The answer to INIT: flags of storage D that the kernel offers. out: 64 bytes. Pure. */
-struct fuse_init_in;
-struct fuse_init_out;
-void holder_init_answer(const struct fuse_init_in *in, struct fuse_init_out *out);
-
 #endif
