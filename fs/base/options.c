@@ -165,7 +165,8 @@ static int bad_value(const struct dmt_option *o, const char *value, const char *
         dmt_err_set(err, DMT_E_CONFIG, "option %s: '%s' is not %s", o->key, value, want);
     else
         dmt_err_set(err, DMT_E_CONFIG, "option %s needs a value: %s", o->key, want);
-    return dmt_err_hint(err, "%s: %s", o->key, o->help);
+    dmt_err_hint(err, "%s: %s", o->key, o->help);
+    return DMT_E_CONFIG;
 }
 
 static bool flag_value_ok(const char *v)
@@ -216,8 +217,8 @@ int dmt_option_check(const char *key, const char *value, unsigned where, struct 
         bool conf = where & DMT_OPT_IN_CONF;
         dmt_err_set(err, DMT_E_CONFIG, "option '%s' cannot stand %s", key,
                     conf ? "in a workspace's configuration" : "in mount -o");
-        return dmt_err_hint(err,
-                            conf ? "give it with mount -o" : "set it with: dumont workspace set");
+        dmt_err_hint(err, conf ? "give it with mount -o" : "set it with: dumont workspace set");
+        return DMT_E_CONFIG;
     }
     switch (o->kind) {
     case DMT_OPT_DROP:
@@ -303,28 +304,33 @@ void dmt_options_merge(struct dmt_conf *c, const struct dmt_conf *over)
 int dmt_options_consistent(const struct dmt_conf *c, struct dmt_err *err)
 {
     const char *sync = dmt_conf_get(c, "sync");
-    bool paired = dmt_conf_get(c, "standby") || dmt_conf_get(c, "listen");
+    const char *role = dmt_conf_get(c, "role");
+    bool paired = dmt_conf_get(c, "standby") || dmt_conf_get(c, "listen") ||
+                  (role && strcmp(role, "standby") == 0);
 
     if (paired && !dmt_conf_get(c, "arbiter")) {
         dmt_err_set(err, DMT_E_CONFIG, "a standby needs an arbiter that says who may write");
-        return dmt_err_hint(
-            err, "add arbiter=controller://HOST:7402, or arbiter=bucket with archive=s3://...");
+        dmt_err_hint(err,
+                     "add arbiter=controller://HOST:7402, or arbiter=bucket with archive=s3://...");
+        return DMT_E_CONFIG;
     }
     const char *arbiter = dmt_conf_get(c, "arbiter"), *archive = dmt_conf_get(c, "archive");
     if (arbiter && strcmp(arbiter, "bucket") == 0 &&
         (!archive || strncmp(archive, "file:", 5) == 0)) {
         dmt_err_set(err, DMT_E_CONFIG,
                     "arbiter=bucket needs an object store that both machines reach");
-        return dmt_err_hint(err, "add archive=s3://BUCKET/PREFIX?endpoint=HOST&region=R");
+        dmt_err_hint(err, "add archive=s3://BUCKET/PREFIX?endpoint=HOST&region=R");
+        return DMT_E_CONFIG;
     }
     if (!paired && sync && strcmp(sync, "local") != 0) {
         dmt_err_set(err, DMT_E_CONFIG, "sync=%s needs a standby", sync);
-        return dmt_err_hint(
-            err, "add standby=HOST:PORT or listen=ADDR:PORT, and arbiter=; or sync=local");
+        dmt_err_hint(err, "add standby=HOST:PORT or listen=ADDR:PORT, and arbiter=; or sync=local");
+        return DMT_E_CONFIG;
     }
     if (dmt_conf_get(c, "standby-view") && !dmt_conf_get(c, "ro")) {
         dmt_err_set(err, DMT_E_CONFIG, "standby-view needs ro: a standby can only be read");
-        return dmt_err_hint(err, "mount -o ro,standby-view");
+        dmt_err_hint(err, "mount -o ro,standby-view");
+        return DMT_E_CONFIG;
     }
     return 0;
 }
@@ -377,9 +383,10 @@ int dmt_workspace_name_check(const char *name, struct dmt_err *err)
     if (ok)
         return 0;
     dmt_err_set(err, DMT_E_CONFIG, "'%s' is not a name of a workspace", name);
-    return dmt_err_hint(
-        err, "letters, digits, '.', '_' and '-', at most %u, the first a letter or a digit",
-        DMT_WS_NAME_MAX);
+    dmt_err_hint(err,
+                 "letters, digits, '.', '_' and '-', at most %u, the first a letter or a digit",
+                 DMT_WS_NAME_MAX);
+    return DMT_E_CONFIG;
 }
 
 static const char *dir_or(const char *variable, const char *fallback)
