@@ -75,11 +75,13 @@ int dmt_lease_timers_check(struct dmt_lease_timers *t, struct dmt_err *err);
 struct dmt_lease_ops {
     /* [any] The answers of plain/begin/sync may have changed: dmt_ws_poke, wake waiters. */
     void (*gate_changed)(void *ctx);
-    /* [io] Opens the holder's new epoch: dmt_ws_begin_epoch(epoch, reason), durable on return; the replica ships it. < 0: the node stops serving. */
-    int (*open_epoch)(void *ctx, uint64_t epoch, const char *reason);
+    /* [io] Opens the holder's new epoch: dmt_ws_begin_epoch(epoch, reason), durable on return; the replica ships it as SENDER. alone: the register
+     * has only us. After GIVEN_UP (reason "retake") the workspace may have been opened as follower: dmt_ws_promote first. < 0: the node stops
+     * serving. */
+    int (*open_epoch)(void *ctx, uint64_t epoch, bool alone, const char *reason);
     /* [io] Start of a promotion (only starts it; work elsewhere): dmt_ws_promote, begin_epoch(epoch, reason), settle, replica becomes the sending
-     * side, mount. Then dmt_lease_promote_done. Called when the node record already says that we hold `epoch`. */
-    void (*promote)(void *ctx, uint64_t epoch, const char *reason);
+     * side, mount. Then dmt_lease_promote_done. Called when the node record already says that we hold `epoch`. alone: false after a handover. */
+    void (*promote)(void *ctx, uint64_t epoch, bool alone, const char *reason);
     /* [io] We are not the holder (any more): dmt_ws_demote; the replica becomes the receiving side. May be called when we never were. */
     void (*demote)(void *ctx);
     /* [io] `seen` is durable at epoch: the replica may append frames of exactly this epoch from its holder from now on. The answer to
@@ -119,7 +121,8 @@ struct dmt_lease_conf {
     uint8_t lineage[16];    /* of the workspace; all zero on a new standby: learned with the first resync or PEER_EPOCH */
     uint8_t store_id[16];   /* of this store */
     bool standby;           /* no record yet and this is a new standby's store: FOLLOWER. else: HOLDER_ALONE at epoch 1.0 */
-    struct dmt_tls_ctx *tls; /* NULL: no peer and no arbiter possible */
+    struct dmt_tls_ctx *tls; /* NULL: no arbiter possible, and no peer unless tls_off */
+    bool tls_off;            /* plain ping channel, loopback only (tests) */
     const char *arbiter_host; /* controller, or NULL */
     uint16_t arbiter_port;    /* 7402 */
     const char *peer_host;    /* ping channel is dialled there (the peer's replica port); NULL: the peer dials us */

@@ -1,0 +1,88 @@
+/* record.c: node.state, what a node must remember, as bytes. The format is docs/formats-lease.md
+ * ("node.state"): magic, version, length, fields, CRC-32C. A record that fails any check is
+ * refused: guessing here could make two writers. Pure functions.
+ */
+#include <string.h>
+
+#include "fs/base/hash.h"
+#include "fs/lease/core.h"
+
+#define MAGIC   0x54534e44u /* "DNST" */
+#define VERSION 1u
+
+enum {
+    F_ALONE = 1,
+    F_DUAL_ACK = 2,
+    F_GAVE_UP = 4,
+    F_FENCED = 8,
+    F_RESYNC = 16,
+    F_PEER_STOPPED = 32,
+    F_EVER_PAIRED = 64,
+    F_READONLY = 128,
+};
+
+static void put_id(struct dmt_buf *b, const struct lease_id *id)
+{
+    dmt_put_str(b, id->node);
+    dmt_put_raw(b, id->store, 16);
+}
+
+static void get_id(struct dmt_cur *c, struct lease_id *id)
+{
+    dmt_get_str(c, id->node, sizeof(id->node));
+    const uint8_t *p = dmt_get_raw(c, 16);
+    if (p)
+        memcpy(id->store, p, 16);
+}
+
+int lease_record_encode(const struct lease_record *r, struct dmt_buf *out)
+{
+    size_t start = out->len;
+    dmt_put_u32(out, MAGIC);
+    dmt_put_u32(out, VERSION);
+    dmt_put_raw(out, r->lineage, 16);
+    put_id(out, &r->self);
+    dmt_put_u64(out, r->seen);
+    dmt_put_u64(out, r->hold);
+    dmt_put_u32(out, (r->alone ? F_ALONE : 0u) | (r->dual_ack ? F_DUAL_ACK : 0u) |
+                         (r->gave_up ? F_GAVE_UP : 0u) | (r->fenced ? F_FENCED : 0u) |
+                         (r->resync ? F_RESYNC : 0u) | (r->peer_stopped ? F_PEER_STOPPED : 0u) |
+                         (r->ever_paired ? F_EVER_PAIRED : 0u) | (r->readonly ? F_READONLY : 0u));
+    put_id(out, &r->peer);
+    if (!out->bad)
+        dmt_put_u32(out, dmt_crc32c(0, out->p + start, out->len - start));
+    return out->bad ? -ENOMEM : 0;
+}
+
+int lease_record_decode(const void *p, size_t n, struct lease_record *ret, struct dmt_err *err)
+{
+    memset(ret, 0, sizeof(*ret));
+    if (n < 12 || dmt_le32(p) != MAGIC)
+        return dmt_err_set(err, DMT_E_CORRUPT, "not a node.state file");
+    if (dmt_le32((const uint8_t *)p + 4) != VERSION)
+        return dmt_err_set(err, DMT_E_VERSION, "node.state has version %u, this program knows %u",
+                           dmt_le32((const uint8_t *)p + 4), VERSION);
+    if (dmt_le32((const uint8_t *)p + n - 4) != dmt_crc32c(0, p, n - 4))
+        return dmt_err_set(err, DMT_E_CORRUPT, "node.state fails its checksum");
+    struct dmt_cur c = dmt_cur_of(p, n - 4);
+    (void)dmt_get_u64(&c);
+    const uint8_t *lineage = dmt_get_raw(&c, 16);
+    if (lineage)
+        memcpy(ret->lineage, lineage, 16);
+    get_id(&c, &ret->self);
+    ret->seen = dmt_get_u64(&c);
+    ret->hold = dmt_get_u64(&c);
+    uint32_t f = dmt_get_u32(&c);
+    get_id(&c, &ret->peer);
+    ret->alone = f & F_ALONE;
+    ret->dual_ack = f & F_DUAL_ACK;
+    ret->gave_up = f & F_GAVE_UP;
+    ret->fenced = f & F_FENCED;
+    ret->resync = f & F_RESYNC;
+    ret->peer_stopped = f & F_PEER_STOPPED;
+    ret->ever_paired = f & F_EVER_PAIRED;
+    ret->readonly = f & F_READONLY;
+    if (dmt_cur_end(&c) < 0 || f > 255 || lease_id_none(&ret->self) || ret->hold > ret->seen)
+        return dmt_err_set(err, DMT_E_CORRUPT, "node.state is not well-formed");
+    return 0;
+}
