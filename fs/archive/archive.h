@@ -27,6 +27,12 @@ struct dmt_archiver_conf {
     uint64_t (*limit)(void *ctx);              /* last seq that may be uploaded (never truncated any more) */
     void (*archived)(void *ctx, uint64_t seq); /* everything up to seq is stored and verified */
     void *ctx;
+    /* The rest may stay 0 or NULL. */
+    const struct dmt_io *io;       /* of archive.state and of a file:// archive */
+    const struct dmt_clock *clock;
+    const char *credentials;       /* instead of /etc/dumont/credentials */
+    uint32_t pack_bytes, pack_ms;  /* a journal object is closed at so many bytes or so long after its first record: 8 MiB, 2 s */
+    uint32_t part_bytes;           /* size of bulk objects and parts of a base: 8 MiB */
 };
 /* Returns at once: the store is contacted by the thread. DMT_E_CONFIG for a bad URL; DMT_E_AUTH for unreadable or missing credentials. */
 int dmt_archiver_start(struct dmt_archiver **ret, const struct dmt_archiver_conf *conf, struct dmt_err *err);
@@ -54,8 +60,9 @@ struct dmt_restore {
     const char *dir;         /* STORE to make; must not exist or be empty */
     uint64_t to_seq;         /* 0 = not limited by position */
     uint64_t to_time_ns;     /* 0 = not limited by time; else the last record with time <= this */
-    void (*progress)(void *ctx, uint64_t done, uint64_t total); /* bytes; may be NULL */
+    void (*progress)(void *ctx, uint64_t done, uint64_t total); /* bytes, total is an estimate; may be NULL */
     void *ctx;
+    const char *credentials; /* instead of /etc/dumont/credentials; may be NULL */
     struct dmt_pos reached;  /* out */
     uint64_t reached_time_ns; /* out: time of the last record applied */
     uint64_t incomplete;     /* out: files whose bulk bytes of that moment were not archived (older content or cut) */

@@ -46,12 +46,16 @@ static int object_open(const struct dmt_objstore *os, const char *path, uint64_t
     struct stat st;
     int fd = io->open(io->ctx, path, O_RDONLY, 0);
     if (fd == -ENOENT) {
-        /* "Not there" only if the archive is: a disk that is not mounted must not look like an
-         * empty archive. */
-        int top = io->open(io->ctx, file_of(os)->dir, O_RDONLY | O_DIRECTORY, 0);
+        /* "Not there" only if the archive's place is: a disk that is not mounted must not look like
+         * an empty archive. */
+        char parent[DMT_OBJ_KEY_MAX];
+        snprintf(parent, sizeof(parent), "%s", file_of(os)->dir);
+        char *slash = strrchr(parent, '/');
+        slash[slash == parent ? 1 : 0] = 0;
+        int top = io->open(io->ctx, parent, O_RDONLY | O_DIRECTORY, 0);
         if (top < 0) {
             dmt_err_set(err, DMT_E_CONFIG, "archive directory %s is not there", file_of(os)->dir);
-            dmt_err_hint(err, "mount its disk or create it");
+            dmt_err_hint(err, "%s must exist; is its disk mounted?", parent);
             return DMT_E_CONFIG;
         }
         io->close(io->ctx, top);

@@ -1,0 +1,454 @@
+/* plan.c: from "last Tuesday" to a list of objects.
+ *
+ * Happy path: the claims node/<k> name the nodes; each series' end is found; the tip is the
+ * position object with the highest (epoch, seq) of all nodes, for epochs only grow along the
+ * surviving history. From the tip back: a run is contiguous (A3), so the object that holds the
+ * wanted moment is bisected in it; the run's head names its base or the object of another series
+ * that it continues (prev), where (seq, chain) must meet exactly. The first base at or before the
+ * moment ends the search. Records that only a loser uploaded are on no such path: they are never
+ * restored.
+ *
+ * Failure modes. A missing object inside a series is told from the end by LIST and by looking a few
+ * numbers further; objects behind the wanted moment do not matter. Damage in the way is reported
+ * with its key and the last position before it. A moment that falls between the end of a run and
+ * the base of the next (the journal had been cut to its cap) is DMT_E_GONE with both ends. Thread:
+ * any; one plan belongs to one caller. */
+#include "fs/archive/plan.h"
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "fs/base/clock.h"
+#include "fs/base/hash.h"
+#include "fs/base/log.h"
+
+#define NODES_MAX    1000
+#define LINEAGES_MAX 16
+#define RUNS_MAX     100000
+
+struct nodes {
+    struct {
+        char name[DMT_NODE_NAME_MAX + 1];
+        uint64_t listed; /* numbers below are said to exist by LIST */
+    } * v;
+    size_t n;
+};
+
+static bool is_position(const struct archive_hdr *h)
+{
+    return h->kind == ARCHIVE_JOURNAL ||
+           (h->kind == ARCHIVE_BASE && (h->flags & ARCHIVE_BASE_LAST));
+}
+
+static bool within(const struct plan *p, uint64_t seq, uint64_t time)
+{
+    return seq <= p->to_seq && time <= p->to_time;
+}
+
+/* --- damage */
+
+int plan_damaged(const char *key, bool missing, const struct archive_hdr *h, struct dmt_err *err)
+{
+    const char *what = missing ? "missing" : "damaged";
+    char t[32];
+    if (!h) {
+        dmt_err_set(err, DMT_E_CORRUPT, "object %s is %s; nothing before it can be restored either",
+                    key, what);
+        return DMT_E_CORRUPT;
+    }
+    dmt_err_set(err, DMT_E_CORRUPT,
+                "object %s is %s; the archive can be restored up to position %" PRIu64 " (%s)", key,
+                what, h->last_seq, dmt_time_format(h->last_time, t));
+    dmt_err_hint(err, "ask for that moment with --to %s", t);
+    return DMT_E_CORRUPT;
+}
+
+int plan_base_damaged(const struct plan *p, const char *key, bool missing, struct dmt_err *err)
+{
+    struct archive_hdr h;
+    const struct archive_hdr *b = &p->base_hdr;
+    if (b->prev_n != ARCHIVE_NONE &&
+        !series_hdr(&p->src, p->lineage, b->prev_node, b->prev_n, &h, NULL) && is_position(&h))
+        return plan_damaged(key, missing, &h, err);
+    return plan_damaged(key, missing, NULL, err);
+}
+
+static bool is_damage(int r)
+{
+    return r == -ENOENT || r == DMT_E_CORRUPT;
+}
+
+/* --- nodes and lineages */
+
+static int nodes_add(struct nodes *ns, const char *name, uint64_t listed)
+{
+    for (size_t i = 0; i < ns->n; i++) {
+        if (!strcmp(ns->v[i].name, name)) {
+            if (listed > ns->v[i].listed)
+                ns->v[i].listed = listed;
+            return 0;
+        }
+    }
+    if (ns->n >= NODES_MAX)
+        return -E2BIG;
+    void *v = realloc(ns->v, (ns->n + 1) * sizeof(*ns->v));
+    if (!v)
+        return -ENOMEM;
+    ns->v = v;
+    snprintf(ns->v[ns->n].name, sizeof(ns->v[0].name), "%s", name);
+    ns->v[ns->n++].listed = listed;
+    return 0;
+}
+
+/* log/<lineage>/<node>/<n>.lz4 */
+static int on_listed(void *ctx, const char *key, uint64_t size)
+{
+    char name[DMT_NODE_NAME_MAX + 1];
+    uint64_t n;
+    int used = 0;
+    (void)size;
+    if (strlen(key) < 37 ||
+        sscanf(key + 37, "%64[A-Za-z0-9._-]/%12" SCNu64 ".lz4%n", name, &n, &used) != 2 || !used)
+        return 0;
+    return nodes_add(ctx, name, n + 1);
+}
+
+static int nodes_find(const struct plan *p, struct nodes *ns, struct dmt_err *err)
+{
+    char prefix[64] = "log/";
+    struct dmt_err lost;
+    for (uint64_t k = 0; k < NODES_MAX; k++) {
+        struct series_claim c;
+        int r = series_claim_get(&p->src, k, &c, err);
+        if (r == -ENOENT)
+            break;
+        if (r == DMT_E_CORRUPT) {
+            dmt_warn("archive: object node/%" PRIu64
+                     " is damaged; its series is looked for by listing",
+                     k);
+            continue;
+        }
+        if (!r && !memcmp(c.lineage, p->lineage, 16))
+            r = nodes_add(ns, c.node, 0);
+        if (r)
+            return r;
+    }
+    dmt_hex(p->lineage, 16, prefix + 4);
+    strncat(prefix, "/", 2);
+    if (p->os && dmt_objstore_list(p->os, prefix, on_listed, ns, &lost))
+        dmt_warn("archive: listing failed (%s); going by single objects", lost.msg);
+    return ns->n
+               ? 0
+               : dmt_err_set(err, -ENOENT, "the archive holds no node's series of this workspace");
+}
+
+int plan_lineage(struct plan *p, const char *hex, struct dmt_err *err)
+{
+    uint8_t found[LINEAGES_MAX][16];
+    size_t n = 0;
+    if (hex)
+        return dmt_unhex(hex, p->lineage, 16)
+                   ? dmt_err_set(err, DMT_E_CONFIG, "%s is not a lineage: 32 hex digits", hex)
+                   : 0;
+    for (uint64_t k = 0; k < NODES_MAX; k++) {
+        struct series_claim c;
+        size_t i = 0;
+        int r = series_claim_get(&p->src, k, &c, err);
+        if (r == -ENOENT)
+            break;
+        if (r == DMT_E_CORRUPT)
+            continue;
+        if (r)
+            return r;
+        while (i < n && memcmp(found[i], c.lineage, 16) != 0)
+            i++;
+        if (i == n && n < LINEAGES_MAX)
+            memcpy(found[n++], c.lineage, 16);
+    }
+    if (!n)
+        return dmt_err_set(err, -ENOENT, "there is no Dumont archive (no object node/0)");
+    memcpy(p->lineage, found[0], 16);
+    if (n == 1)
+        return 0;
+    char all[LINEAGES_MAX * 34 + 1] = "";
+    for (size_t i = 0; i < n; i++) {
+        char h[34] = " ";
+        dmt_hex(found[i], 16, h + 1);
+        strncat(all, h, sizeof(all) - strlen(all) - 1);
+    }
+    dmt_err_set(err, DMT_E_CONFIG, "the archive holds %zu workspaces:%.400s", n, all);
+    dmt_err_hint(err, "name one of these lineages");
+    return DMT_E_CONFIG;
+}
+
+/* --- the tip */
+
+/* First number behind everything that any evidence shows. */
+static int furthest_end(const struct plan *p, const char *node, uint64_t listed, uint64_t *ret,
+                        struct dmt_err *err)
+{
+    uint64_t end = listed;
+    bool hole = true;
+    while (hole) {
+        int r = series_end(&p->src, p->lineage, node, end, &end, &hole, err);
+        if (r)
+            return r;
+        if (hole)
+            end++; /* the absent number; what lies behind it is found by the next round */
+    }
+    *ret = end;
+    return 0;
+}
+
+struct tip {
+    bool any;
+    struct archive_hdr h;
+    char bad_key[SERIES_KEY_MAX]; /* damage between this position and the end of its series */
+    bool bad_missing;
+};
+
+static int tip_of(const struct plan *p, const char *node, uint64_t listed, struct tip *t,
+                  struct dmt_err *err)
+{
+    uint64_t n;
+    int r = furthest_end(p, node, listed, &n, err);
+    while (!r && n-- > 0) {
+        struct archive_hdr h;
+        r = series_hdr(&p->src, p->lineage, node, n, &h, err);
+        if (is_damage(r)) {
+            series_key(t->bad_key, p->lineage, node, n);
+            t->bad_missing = r == -ENOENT;
+            r = 0;
+            continue;
+        }
+        if (!r && is_position(&h)) {
+            t->any = true;
+            t->h = h;
+            return 0;
+        }
+    }
+    return r;
+}
+
+static int find_tip(const struct plan *p, struct tip *best, struct dmt_err *err)
+{
+    struct nodes ns = {0};
+    struct tip t;
+    int r = nodes_find(p, &ns, err);
+    memset(best, 0, sizeof(*best));
+    for (size_t i = 0; i < ns.n && !r; i++) {
+        memset(&t, 0, sizeof(t));
+        r = tip_of(p, ns.v[i].name, ns.v[i].listed, &t, err);
+        if (r)
+            break;
+        bool higher = t.any && (!best->any || t.h.epoch > best->h.epoch ||
+                                (t.h.epoch == best->h.epoch && t.h.last_seq > best->h.last_seq));
+        if (higher || (!best->any && t.bad_key[0]))
+            *best = t;
+    }
+    free(ns.v);
+    if (r)
+        return r;
+    if (!best->any && best->bad_key[0])
+        return plan_damaged(best->bad_key, best->bad_missing, NULL, err);
+    if (!best->any)
+        return dmt_err_set(err, -ENOENT, "the archive holds nothing of this workspace yet");
+    /* Damage behind the tip matters only if the moment asked for may lie there. */
+    if (best->bad_key[0] && within(p, best->h.last_seq, best->h.last_time) &&
+        (p->to_seq > best->h.last_seq && p->to_time > best->h.last_time))
+        return plan_damaged(best->bad_key, best->bad_missing, &best->h, err);
+    return 0;
+}
+
+/* --- runs, from the tip back */
+
+static int seg_add(struct plan *p, const char *node, uint64_t first_n, uint64_t last_n)
+{
+    if (p->n_seg == p->cap_seg) {
+        size_t cap = p->cap_seg ? p->cap_seg * 2 : 8;
+        struct plan_seg *v = realloc(p->seg, cap * sizeof(*v));
+        if (!v)
+            return -ENOMEM;
+        p->seg = v;
+        p->cap_seg = cap;
+    }
+    struct plan_seg *s = &p->seg[p->n_seg++];
+    snprintf(s->node, sizeof(s->node), "%s", node);
+    s->first_n = first_n;
+    s->last_n = last_n;
+    return 0;
+}
+
+/* Damage met while looking for an object of [first, ...]: name it, with the last good position
+ * before it. */
+static int damage_in_run(const struct plan *p, const char *node, uint64_t first, uint64_t bad,
+                         struct dmt_err *err)
+{
+    char key[SERIES_KEY_MAX];
+    struct archive_hdr h;
+    int r = series_hdr(&p->src, p->lineage, node, bad, &h, NULL);
+    series_key(key, p->lineage, node, bad);
+    for (uint64_t n = bad; n-- > first;) {
+        int rr = series_hdr(&p->src, p->lineage, node, n, &h, NULL);
+        if (!rr && is_position(&h))
+            return plan_damaged(key, r == -ENOENT, &h, err);
+        if (is_damage(rr)) { /* an earlier one: that is the one that matters */
+            series_key(key, p->lineage, node, n);
+            r = rr;
+        }
+    }
+    return plan_damaged(key, r == -ENOENT, NULL, err);
+}
+
+/* The journal object in [first, last] that holds the newest record within the limits. 1 found, 0
+ * all are beyond, < 0. */
+static int bisect(const struct plan *p, const char *node, uint64_t first, uint64_t last,
+                  uint64_t *ret, struct dmt_err *err)
+{
+    uint64_t lo = first,
+             hi = last +
+                  1; /* everything below lo begins within the limits, from hi on it does not */
+    struct archive_hdr h;
+    int r;
+    while (lo < hi) {
+        uint64_t mid = lo + (hi - lo) / 2;
+        r = series_hdr(&p->src, p->lineage, node, mid, &h, err);
+        if (is_damage(r))
+            return damage_in_run(p, node, first, mid, err);
+        if (r)
+            return r;
+        if (within(p, h.first_seq, h.first_time))
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    if (lo == first)
+        return 0;
+    for (uint64_t n = lo - 1; n <= last; n++) { /* bulk objects come before theirs */
+        r = series_hdr(&p->src, p->lineage, node, n, &h, err);
+        if (is_damage(r))
+            return damage_in_run(p, node, first, n, err);
+        if (r)
+            return r;
+        if (h.kind == ARCHIVE_JOURNAL) {
+            *ret = n;
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* A run that starts with a base: done when the base is within the limits. 1 done, 0 older is
+ * wanted. */
+static int take_base(struct plan *p, const struct archive_hdr *h, struct dmt_err *err)
+{
+    char key[SERIES_KEY_MAX];
+    uint64_t last = h->base_n + h->base_parts - 1;
+    series_key(key, p->lineage, h->node, last);
+    p->base_hdr = *h; /* for prev, should the base be damaged */
+    int r = h->base_parts ? series_hdr(&p->src, p->lineage, h->node, last, &p->base_hdr, err)
+                          : DMT_E_CORRUPT;
+    if (is_damage(r)) {
+        p->base_hdr = *h;
+        return plan_base_damaged(p, key, r == -ENOENT, err);
+    }
+    if (r)
+        return r;
+    if (!within(p, p->base_hdr.last_seq, p->base_hdr.last_time))
+        return 0;
+    snprintf(p->base.node, sizeof(p->base.node), "%s", h->node);
+    p->base.first_n = h->base_n;
+    p->base.last_n = last;
+    return 1;
+}
+
+static int too_old(const struct archive_hdr *h, struct dmt_err *err)
+{
+    char t[32];
+    return dmt_err_set(
+        err, -ENOENT,
+        "the archive begins at position %" PRIu64 " (%s): nothing in it is as old as that",
+        h->kind == ARCHIVE_BASE ? h->last_seq : h->first_seq, dmt_time_format(h->first_time, t));
+}
+
+/* Goes to the run before: *h becomes the object that h's run continues. joined: (seq, chain) must
+ * meet. */
+static int step_back(struct plan *p, struct archive_hdr *h, const struct archive_hdr *head,
+                     bool joined, struct dmt_err *err)
+{
+    char key[SERIES_KEY_MAX], node[DMT_NODE_NAME_MAX + 1];
+    struct archive_hdr prev;
+    if (head->prev_n == ARCHIVE_NONE)
+        return too_old(head, err);
+    memcpy(node, head->prev_node, sizeof(node));
+    series_key(key, p->lineage, node, head->prev_n);
+    int r = series_hdr(&p->src, p->lineage, node, head->prev_n, &prev, err);
+    if (is_damage(r))
+        return damage_in_run(p, node, 0, head->prev_n, err);
+    if (r)
+        return r;
+    if (!is_position(&prev) || (joined && (prev.last_seq + 1 != head->first_seq ||
+                                           prev.chain_after != head->chain_before)))
+        return dmt_err_set(err, DMT_E_CORRUPT, "object %s is not what its successor continues",
+                           key);
+    if (!joined && within(p, prev.last_seq, prev.last_time) && p->to_seq > prev.last_seq &&
+        p->to_time > prev.last_time) {
+        char a[32], b[32];
+        dmt_err_set(err, DMT_E_GONE,
+                    "the archive has no records between positions %" PRIu64 " (%s) and %" PRIu64
+                    " (%s)",
+                    prev.last_seq, dmt_time_format(prev.last_time, a), head->last_seq,
+                    dmt_time_format(head->last_time, b));
+        dmt_err_hint(err, "ask for a moment up to %s or from %s on", a, b);
+        return DMT_E_GONE;
+    }
+    *h = prev;
+    return 0;
+}
+
+int plan_make(struct plan *p, struct dmt_err *err)
+{
+    struct tip tip;
+    int r = find_tip(p, &tip, err);
+    if (r)
+        return r;
+    struct archive_hdr h = tip.h, head;
+    if (p->to_seq != UINT64_MAX && p->to_seq > h.last_seq)
+        return dmt_err_set(err, -ENOENT, "the archive ends at position %" PRIu64, h.last_seq);
+    for (int runs = 0; runs < RUNS_MAX; runs++) {
+        bool based = h.base_n != ARCHIVE_NONE;
+        uint64_t first = based ? h.base_n + h.base_parts : h.run_n, last = h.n;
+        r = 0;
+        if (h.kind == ARCHIVE_JOURNAL)
+            r = within(p, h.first_seq, h.first_time) ? 1
+                                                     : bisect(p, h.node, first, h.n, &last, err);
+        if (r == 1 && seg_add(p, h.node, first, last))
+            r = dmt_err_set(err, -ENOMEM, "out of memory");
+        if (r < 0)
+            return r;
+        if (based) {
+            r = take_base(p, &h, err);
+            if (r)
+                return r < 0 ? r : 0;
+            head = p->base_hdr;
+        } else {
+            r = series_hdr(&p->src, p->lineage, h.node, h.run_n, &head, err);
+            if (is_damage(r))
+                return damage_in_run(p, h.node, 0, h.run_n, err);
+            if (r)
+                return r;
+        }
+        r = step_back(p, &h, &head, !based, err);
+        if (r)
+            return r;
+    }
+    return dmt_err_set(err, DMT_E_CORRUPT,
+                       "the archive's runs of objects refer to each other in a circle");
+}
+
+void plan_free(struct plan *p)
+{
+    free(p->seg);
+    p->seg = NULL;
+    p->n_seg = p->cap_seg = 0;
+}
