@@ -5,7 +5,7 @@
  * Failure before serving: FAILED with one sentence to whoever waits, exit code 1. A workspace that fails later stays readable and says so in its status.
  * Thread: main; see dumontfs.h for the others.
  */
-#include "fs/dumontfs.h"
+#include "fs/dumontfs_past.h"
 
 #include <fcntl.h>
 #include <getopt.h>
@@ -211,13 +211,45 @@ static int make_store(struct app *a, struct dmt_err *err)
     return rc == 0 ? dmt_store_create(&sc, &id, 0755, uid, gid, sc.clock->realtime_ns(NULL), err) : rc;
 }
 
+void app_mark_resync(struct app *a, bool on)
+{
+    char path[DMT_PATH_MAX + 16];
+    const struct dmt_io *io = dmt_io_real();
+    snprintf(path, sizeof path, "%s/resync", a->store_dir);
+    int rc = on ? dmt_io_write_file(io, path, "", 0, 0600) : io->unlink(io->ctx, path);
+    if (rc != 0 && rc != -ENOENT)
+        dmt_error("%s: %s", path, dmt_strerror(rc));
+}
+
+/* A resync was cut off: what is here is neither the old state nor the new one. It starts again as a new, empty standby; branches stay. */
+static int start_over(struct app *a, struct dmt_err *err)
+{
+    static const char *const parts[] = {"workspace.db", "workspace.db-wal", "workspace.db-shm", "data", "journal", "node.state", "archive.state", "boot_id"};
+    char path[DMT_PATH_MAX + 32];
+    snprintf(path, sizeof path, "%s/resync", a->store_dir);
+    if (access(path, F_OK) != 0)
+        return 0;
+    dmt_warn("the last resync was interrupted: starting it again");
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
+        snprintf(path, sizeof path, "%s/%s", a->store_dir, parts[i]);
+        remove_path(path);
+    }
+    a->standby_role = true;
+    int rc = make_store(a, err);
+    if (rc == 0)
+        app_mark_resync(a, false);
+    return rc;
+}
+
 /* Makes sure there is a store, and reads who it is. */
 static int find_store(struct app *a, struct dmt_err *err)
 {
     char db[DMT_PATH_MAX + 32];
     struct dmt_store *st;
     struct dmt_store_conf sc = store_conf(a);
-    int rc = 0;
+    int rc = start_over(a, err);
+    if (rc != 0)
+        return rc;
     snprintf(db, sizeof db, "%s/workspace.db", a->store_dir);
     if (access(db, F_OK) != 0) {
         if (errno != ENOENT && errno != ENOTDIR)

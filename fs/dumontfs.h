@@ -93,6 +93,8 @@ void app_ws_put(struct app *a);
 /* Opens the store as holder or follower, as the lease says. main. */
 int app_open_ws(struct app *a, struct dmt_err *err);
 void app_split_addr(const char *addr, char host[256], uint16_t *port);
+/* STORE/resync: the store is being replaced and must not be opened as it is. */
+void app_mark_resync(struct app *a, bool on);
 void app_start_archiver(struct app *a);
 void app_stop_archiver(struct app *a);
 

@@ -279,6 +279,7 @@ static void do_resync(struct app *a, void *unused)
     struct dmt_store_conf sc = {.io = dmt_io_real(), .clock = dmt_clock_real(), .dir = a->store_dir};
     char journal[DMT_PATH_MAX + 16];
     close_ws(a);
+    app_mark_resync(a, true);
     /* The node record says "resync" durably: this store's journal is of no use to anybody any more, and must not be
      * taken for the new store's. */
     snprintf(journal, sizeof journal, "%s/journal", a->store_dir);
@@ -302,6 +303,7 @@ static void do_imported(struct app *a, void *arg)
         dmt_error("resync failed: %s", err.msg[0] ? err.msg : d->text);
         dmt_lease_resync_done(a->lease, rc);
     } else {
+        app_mark_resync(a, false);
         atomic_store(&a->resync_waits, true);
         dmt_replica_set_ws(a->replica, a->ws);
     }
