@@ -126,17 +126,20 @@ static void copy_value(char *dst, size_t size, const char *v, size_t n)
     dst[n] = '\0';
 }
 
-static long parse_retry_after(const char *v, size_t n)
+/* Digits only, up to max; -1 for anything else. */
+static int64_t parse_count(const char *v, size_t n, int64_t max)
 {
-    long s = 0;
+    int64_t count = 0;
+    if (n == 0)
+        return -1;
     for (size_t i = 0; i < n; i++) {
         if (v[i] < '0' || v[i] > '9')
-            return 0; /* the date form: callers fall back to their own waiting */
-        s = s * 10 + (v[i] - '0');
-        if (s > RETRY_AFTER_MAX_S)
-            return RETRY_AFTER_MAX_S;
+            return -1;
+        count = count * 10 + (v[i] - '0');
+        if (count > max)
+            return max;
     }
-    return s;
+    return count;
 }
 
 static size_t on_header(char *p, size_t size, size_t count, void *arg)
@@ -149,6 +152,7 @@ static size_t on_header(char *p, size_t size, size_t count, void *arg)
         /* A new status line: what a "100 Continue" before it said does not count. */
         res->etag[0] = res->date[0] = '\0';
         res->retry_after_s = 0;
+        res->content_length = -1;
         return n;
     }
     if ((v = header_value(p, n, "ETag", &vn))) {
@@ -160,7 +164,11 @@ static size_t on_header(char *p, size_t size, size_t count, void *arg)
     } else if ((v = header_value(p, n, "Date", &vn))) {
         copy_value(res->date, sizeof(res->date), v, vn);
     } else if ((v = header_value(p, n, "Retry-After", &vn))) {
-        res->retry_after_s = parse_retry_after(v, vn);
+        /* The date form gives 0: callers fall back to their own waiting. */
+        int64_t s = parse_count(v, vn, RETRY_AFTER_MAX_S);
+        res->retry_after_s = s > 0 ? (long)s : 0;
+    } else if ((v = header_value(p, n, "Content-Length", &vn))) {
+        res->content_length = parse_count(v, vn, INT64_MAX / 16);
     }
     return n;
 }
@@ -290,10 +298,7 @@ int dmt_http_do(struct dmt_http *h, const struct dmt_http_req *req, struct dmt_h
     curl_easy_setopt(h->curl, CURLOPT_HTTPHEADER, headers);
     CURLcode c = curl_easy_perform(h->curl);
     if (c == CURLE_OK) {
-        curl_off_t length = -1;
         curl_easy_getinfo(h->curl, CURLINFO_RESPONSE_CODE, &res->status);
-        curl_easy_getinfo(h->curl, CURLINFO_CONTENT_LENGTH_DOWNLOAD_T, &length);
-        res->content_length = length;
     } else {
         long os = 0;
         curl_easy_getinfo(h->curl, CURLINFO_OS_ERRNO, &os);
