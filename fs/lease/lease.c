@@ -283,6 +283,24 @@ static void free_strings(struct dmt_lease *l)
     free(l->dial_host);
 }
 
+/* The status before the lease thread runs: L4 opens the workspace by it. */
+static void publish_record(struct dmt_lease *l, const struct lease_record *r)
+{
+    struct dmt_lease_status *v = &l->status;
+    v->state = state_of(r);
+    v->epoch = r->hold ? r->hold : r->seen;
+    v->seen = r->seen;
+    v->instance = l->instance;
+    v->holder = v->state == DMT_LEASE_HOLDER_ALONE || v->state == DMT_LEASE_START;
+    v->one_copy = v->holder && r->alone;
+    v->resync = r->resync;
+    v->readonly = r->readonly;
+    (void)snprintf(v->holder_node, sizeof(v->holder_node), "%s",
+                   v->holder ? r->self.node : r->peer.node);
+    (void)snprintf(v->peer_node, sizeof(v->peer_node), "%s", r->peer.node);
+    atomic_store(&l->state, (int)v->state);
+}
+
 static int set_up(struct dmt_lease *l, const struct dmt_lease_conf *conf, struct dmt_err *err)
 {
     l->conf = *conf;
@@ -344,10 +362,7 @@ int dmt_lease_new(struct dmt_lease **ret, const struct dmt_lease_conf *conf, str
         .has_peer = conf->arbiter_host != NULL || rec.ever_paired || !rec.alone,
         .instance = l->instance};
     lease_core_init(l->core, &cc, &rec);
-    atomic_store(&l->state, (int)state_of(&rec));
-    l->status.state = state_of(&rec);
-    l->status.epoch = l->status.seen = rec.seen;
-    l->status.instance = l->instance;
+    publish_record(l, &rec);
     *ret = l;
     return 0;
 }
