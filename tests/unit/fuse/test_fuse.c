@@ -1,0 +1,679 @@
+/* test_fuse.c: fs/fuse between a real kernel and a workspace in memory (fakews.h). Needs root and
+ * /dev/fuse; mounts in a mount namespace of its own. Clients are child processes: a client in the
+ * server's own process could not be killed if the server had a bug.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <cmocka.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/wait.h>
+#include <sys/xattr.h>
+#include <time.h>
+#include <unistd.h>
+#include "fs/base/fuse_init.h"
+#include "fs/fuse/fuse.h"
+#include "tests/unit/fuse/fakews.h"
+
+#define WAIT_S 20
+
+static char scratch[64], dir[96], loop_dev[64];
+static struct dmt_fuse *fuse;
+static atomic_int destroyed, ended, end_err;
+
+/* --- the mount ------------------------------------------------------------------------------- */
+
+static void on_destroy(void *ctx)
+{
+    (void)ctx;
+    atomic_fetch_add(&destroyed, 1);
+}
+
+static void on_end(void *ctx, int err)
+{
+    (void)ctx;
+    atomic_store(&end_err, err);
+    atomic_fetch_add(&ended, 1);
+}
+
+static void attach_loop(void)
+{
+    char line[300];
+    (void)snprintf(line, sizeof(line), "truncate -s 1M %s/img && losetup -f --show %s/img", scratch,
+                   scratch);
+    FILE *p = popen(line, "re");
+    assert_non_null(p);
+    assert_non_null(fgets(loop_dev, sizeof(loop_dev), p));
+    loop_dev[strcspn(loop_dev, "\n")] = '\0';
+    (void)pclose(p);
+}
+
+static void serve(bool block, int readers)
+{
+    static uint8_t init[512];
+    struct dmt_fuse_conf conf = {.init = init,
+                                 .instance = 77,
+                                 .dir = dir,
+                                 .syncfs = block,
+                                 .readers = readers,
+                                 .on_destroy = on_destroy,
+                                 .on_end = on_end};
+    struct dmt_err err = {0};
+    struct statx sx;
+    char data[128];
+    uint32_t len;
+
+    fake_reset();
+    atomic_store(&destroyed, 0);
+    atomic_store(&ended, 0);
+    conf.fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+    assert_true(conf.fd >= 0);
+    if (block)
+        attach_loop();
+    (void)snprintf(data, sizeof(data),
+                   "fd=%d,rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other%s",
+                   conf.fd, block ? ",blksize=4096" : "");
+    assert_int_equal(mount(block ? loop_dev : "t", dir, block ? "fuseblk.dumont" : "fuse.dumont",
+                           MS_NOATIME, data),
+                     0);
+    assert_int_equal(dmt_fuse_init_serve(conf.fd, init, sizeof(init), &len, &err), 0);
+    conf.init_len = len;
+    assert_int_equal(statx(AT_FDCWD, dir, AT_STATX_DONT_SYNC, STATX_TYPE, &sx), 0);
+    conf.dev = makedev(sx.stx_dev_major, sx.stx_dev_minor);
+    assert_int_equal(dmt_fuse_start(&fuse, &fake, &conf, &err), 0);
+}
+
+static bool wait_for(bool (*fn)(void))
+{
+    for (int i = 0; i < WAIT_S * 200; i++) {
+        if (fn())
+            return true;
+        usleep(5000);
+    }
+    return false;
+}
+
+static bool has_ended(void)
+{
+    return atomic_load(&ended) == 1;
+}
+
+static void end(void)
+{
+    char line[64];
+    assert_int_equal(umount2(dir, 0), 0);
+    assert_true(wait_for(has_ended));
+    assert_int_equal(atomic_load(&end_err), 0);
+    dmt_fuse_stop(fuse);
+    fuse = NULL;
+    if (loop_dev[0]) {
+        (void)snprintf(line, sizeof(line), "losetup -d %.40s", loop_dev);
+        assert_int_equal(system(line), 0);
+        loop_dev[0] = '\0';
+    }
+}
+
+static int plain_one(void **state)
+{
+    (void)state;
+    serve(false, 1);
+    return 0;
+}
+
+static int plain_two(void **state)
+{
+    (void)state;
+    serve(false, 2);
+    return 0;
+}
+
+static int block_one(void **state)
+{
+    (void)state;
+    serve(true, 1);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    if (fuse)
+        end();
+    return 0;
+}
+
+/* --- clients -----------------------------------------------------------------------------------
+ */
+
+/* In a child: line number of the first thing that is not so is its exit status (0: all is well). */
+#define SO(cond)                                                                                   \
+    do {                                                                                           \
+        if (!(cond)) {                                                                             \
+            fprintf(stderr, "client, line %d: %s (%s)\n", __LINE__, #cond, strerror(errno));       \
+            _exit(1);                                                                              \
+        }                                                                                          \
+    } while (0)
+
+static pid_t begin(void (*fn)(void))
+{
+    pid_t pid = fork();
+    if (pid == 0) {
+        if (chdir(dir) != 0)
+            _exit(2);
+        fn();
+        _exit(0);
+    }
+    return pid;
+}
+
+/* Exit status, or 1000 + signal. A client that hangs is freed by breaking the connection. */
+static int finish(pid_t pid)
+{
+    int status;
+    for (int i = 0; i < WAIT_S * 200; i++) {
+        if (waitpid(pid, &status, WNOHANG) == pid)
+            return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+        usleep(5000);
+    }
+    (void)umount2(dir, MNT_FORCE | MNT_DETACH);
+    (void)kill(pid, SIGKILL);
+    (void)waitpid(pid, &status, 0);
+    return 2000;
+}
+
+static void client(void (*fn)(void))
+{
+    assert_int_equal(finish(begin(fn)), 0);
+}
+
+static void put_file(const char *name, const char *text)
+{
+    int fd = open(name, O_WRONLY | O_CREAT | O_TRUNC, 0644);
+    SO(fd >= 0);
+    SO(write(fd, text, strlen(text)) == (ssize_t)strlen(text));
+    SO(close(fd) == 0);
+}
+
+static bool file_is(const char *name, const char *text)
+{
+    char buf[4096];
+    int fd = open(name, O_RDONLY);
+    if (fd < 0)
+        return false;
+    ssize_t n = read(fd, buf, sizeof(buf));
+    close(fd);
+    return n == (ssize_t)strlen(text) && memcmp(buf, text, (size_t)n) == 0;
+}
+
+/* --- names and content -------------------------------------------------------------------------
+ */
+
+static void every_call(void)
+{
+    char buf[4096], longname[300];
+    struct stat st;
+    struct statvfs sv;
+    umask(027);
+    put_file("a", "hello");
+    SO(file_is("a", "hello"));
+    SO(stat("a", &st) == 0 && st.st_size == 5 && (st.st_mode & 07777) == 0640);
+    SO(open("a", O_CREAT | O_EXCL | O_WRONLY, 0600) < 0 && errno == EEXIST);
+    SO(stat("nothing", &st) < 0 && errno == ENOENT);
+    SO(mkdir("d", 0777) == 0 && stat("d", &st) == 0 && (st.st_mode & 07777) == 0750);
+    SO(rename("a", "d/b") == 0 && stat("a", &st) < 0 && errno == ENOENT && file_is("d/b", "hello"));
+    SO(syscall(SYS_renameat2, AT_FDCWD, "d/b", AT_FDCWD, "d/b2", 0) == 0);
+    SO(symlink("d/b2", "l") == 0 && readlink("l", buf, sizeof(buf)) == 4 && file_is("l", "hello"));
+    SO(mknod("fifo", S_IFIFO | 0644, 0) == 0 && lstat("fifo", &st) == 0 && S_ISFIFO(st.st_mode));
+    SO(mknod("dev", S_IFCHR | 0600, makedev(1, 3)) == 0 && stat("dev", &st) == 0 &&
+       st.st_rdev == makedev(1, 3));
+    memset(longname, 'x', sizeof(longname));
+    longname[256] = '\0';
+    SO(stat(longname, &st) < 0 && errno == ENAMETOOLONG);
+    SO(mkdir(longname, 0700) < 0 && errno == ENAMETOOLONG);
+    longname[255] = '\0';
+    SO(mkdir(longname, 0700) == 0 && rmdir(longname) == 0);
+    SO(unlink("d") < 0 && errno == EISDIR && rmdir("d/b2") < 0 && errno == ENOTDIR);
+    SO(setxattr("d/b2", "user.x", "val", 3, 0) == 0);
+    SO(getxattr("d/b2", "user.x", NULL, 0) == 3 && getxattr("d/b2", "user.x", buf, 2) < 0 &&
+       errno == ERANGE);
+    SO(getxattr("d/b2", "user.x", buf, sizeof(buf)) == 3 && memcmp(buf, "val", 3) == 0);
+    SO(listxattr("d/b2", buf, sizeof(buf)) == 7 && strcmp(buf, "user.x") == 0);
+    SO(removexattr("d/b2", "user.x") == 0 && getxattr("d/b2", "user.x", buf, 9) < 0 &&
+       errno == ENODATA);
+    SO(truncate("d/b2", 3) == 0 && file_is("d/b2", "hel"));
+    SO(chmod("d/b2", 0600) == 0 && stat("d/b2", &st) == 0 && (st.st_mode & 07777) == 0600);
+    SO(statvfs(".", &sv) == 0 && sv.f_blocks == 1000 && sv.f_namemax == 255);
+    put_file("d/b2",
+             "new"); /* O_TRUNC must have reached the server, or the rest of the old would show */
+    SO(file_is("d/b2", "new"));
+    SO(unlink("l") == 0 && unlink("fifo") == 0 && unlink("dev") == 0);
+}
+
+static void all_calls_arrive(void **state)
+{
+    (void)state;
+    client(every_call);
+    assert_int_equal(fake.last.instance, 77);
+    assert_true(fake.last.unique != 0);
+    assert_true(fake.truncates >= 1);
+}
+
+static void many_entries(void)
+{
+    char name[32];
+    int seen = 0, dots = 0;
+    struct dirent *e;
+    for (int i = 0; i < 200; i++) {
+        snprintf(name, sizeof(name), "file-%d", i);
+        put_file(name, "x");
+    }
+    for (int pass = 0; pass < 2; pass++) {
+        DIR *d = opendir(".");
+        SO(d);
+        while ((e = readdir(d))) {
+            dots += e->d_name[0] == '.';
+            seen += e->d_name[0] != '.';
+        }
+        closedir(d);
+    }
+    SO(seen == 400 && dots == 4);
+}
+
+static void directories_are_read_whole(void **state)
+{
+    (void)state;
+    client(many_entries);
+}
+
+static void read_it(void)
+{
+    SO(file_is("f", "cached"));
+}
+
+static void make_f(void)
+{
+    put_file("f", "cached");
+}
+
+static void opens_cost_no_request(void **state)
+{
+    struct dmt_fuse_stats a, b;
+    (void)state;
+    client(make_f);
+    client(read_it);
+    dmt_fuse_stats(fuse, &a);
+    client(read_it);
+    client(read_it);
+    dmt_fuse_stats(fuse, &b);
+    assert_int_equal(a.requests, b.requests);
+}
+
+static void write_as_nobody(void)
+{
+    int fd = open("s", O_WRONLY);
+    SO(fd >= 0 && setgid(65534) == 0 && setuid(65534) == 0);
+    SO(write(fd, "x", 1) == 1);
+}
+
+static void make_setuid(void)
+{
+    put_file("s", "abc");
+    SO(chmod("s", 04777) == 0);
+}
+
+static void kill_suidgid_is_seen(void **state)
+{
+    (void)state;
+    client(make_setuid);
+    assert_false(fake.last_kill);
+    client(write_as_nobody);
+    assert_true(fake.last_kill);
+}
+
+static void tmpfile_is_linked(void)
+{
+    char path[64];
+    struct stat st;
+    int fd = open(".", O_TMPFILE | O_RDWR, 0600);
+    SO(fd >= 0 && write(fd, "tmp", 3) == 3 && fstat(fd, &st) == 0 && st.st_nlink == 0);
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    SO(linkat(AT_FDCWD, path, AT_FDCWD, "t", AT_SYMLINK_FOLLOW) == 0);
+    SO(close(fd) == 0 && file_is("t", "tmp") && stat("t", &st) == 0 && st.st_nlink == 1);
+}
+
+static void o_tmpfile(void **state)
+{
+    (void)state;
+    client(tmpfile_is_linked);
+}
+
+static void cold_reads_go_to_the_pool(void **state)
+{
+    (void)state;
+    client(make_f);
+    fake.cold = true;
+    struct dmt_fuse_inval v = {.kind = DMT_FUSE_INVAL_INODE, .ino = 2};
+    assert_int_equal(dmt_fuse_invalidate(fuse, &v, 1, NULL, NULL), 0);
+    client(read_it);
+}
+
+/* --- waiting -------------------------------------------------------------------------------------
+ */
+
+static bool one_parked(void)
+{
+    return fake_parked() == 1;
+}
+
+static void mkdir_w(void)
+{
+    SO(mkdir("w", 0755) == 0);
+}
+
+static void replies_wait_for_the_acknowledgement(void **state)
+{
+    int status;
+    (void)state;
+    fake.acks = ACK_PARK;
+    pid_t pid = begin(mkdir_w);
+    assert_true(wait_for(one_parked));
+    usleep(50000);
+    assert_int_equal(waitpid(pid, &status, WNOHANG), 0);
+    fake_release(0);
+    assert_int_equal(finish(pid), 0);
+}
+
+static void mkdir_fails(void)
+{
+    SO(mkdir("w", 0755) < 0 && errno == EIO);
+}
+
+static void a_refused_acknowledgement_is_the_answer(void **state)
+{
+    (void)state;
+    fake.acks = ACK_FAIL;
+    client(mkdir_fails);
+    assert_int_equal(fake.n[2].refs, 0);
+    fake.acks = ACK_PARK;
+    fake.n[2].used = false;
+    pid_t pid = begin(mkdir_fails);
+    assert_true(wait_for(one_parked));
+    fake_release(-EIO);
+    assert_int_equal(finish(pid), 0);
+}
+
+static void stat_w_gone(void)
+{
+    struct stat st;
+    SO(stat("w", &st) < 0 && errno == ENOENT);
+}
+
+static void stat_w_there(void)
+{
+    struct stat st;
+    SO(stat("w", &st) == 0 && S_ISDIR(st.st_mode));
+}
+
+static bool belief_is_forgotten(void)
+{
+    pid_t pid = begin(stat_w_there);
+    return finish(pid) == 0;
+}
+
+static void a_killed_waiter_is_freed(void **state)
+{
+    struct dmt_fuse_stats s;
+    (void)state;
+    client(stat_w_gone); /* the kernel now believes for ever that there is no w */
+    fake.acks = ACK_PARK;
+    pid_t pid = begin(mkdir_w);
+    assert_true(wait_for(one_parked));
+    assert_int_equal(kill(pid, SIGKILL), 0);
+    assert_int_equal(finish(pid), 1000 + SIGKILL);
+    dmt_fuse_stats(fuse, &s);
+    assert_int_equal(s.killed, 1);
+    fake_release(0); /* the late acknowledgement finds nobody, and harms nobody */
+    fake.acks = ACK_AT_ONCE;
+    assert_true(wait_for(belief_is_forgotten));
+}
+
+static void on_usr1(int sig)
+{
+    (void)sig;
+}
+
+static void fsync_f(void)
+{
+    struct sigaction sa = {.sa_handler = on_usr1};
+    SO(sigaction(SIGUSR1, &sa, NULL) == 0);
+    int fd = open("f", O_WRONLY);
+    SO(fd >= 0 && fsync(fd) == 0);
+}
+
+static void an_ordinary_signal_does_not_end_an_fsync(void **state)
+{
+    struct dmt_fuse_stats s;
+    int status;
+    (void)state;
+    client(make_f);
+    fake.park_syncs = true;
+    pid_t pid = begin(fsync_f);
+    assert_true(wait_for(one_parked));
+    assert_int_equal(kill(pid, SIGUSR1), 0);
+    usleep(200000);
+    assert_int_equal(waitpid(pid, &status, WNOHANG), 0);
+    fake_release(0);
+    assert_int_equal(finish(pid), 0);
+    dmt_fuse_stats(fuse, &s);
+    assert_int_equal(s.killed, 0);
+    assert_int_equal(fake.syncs_ino, 1);
+}
+
+/* The second signal, a deadly one, comes after the kernel has sent its one INTERRUPT. */
+static void killed_after_an_ordinary_signal(void **state)
+{
+    (void)state;
+    client(make_f);
+    fake.park_syncs = true;
+    pid_t pid = begin(fsync_f);
+    assert_true(wait_for(one_parked));
+    assert_int_equal(kill(pid, SIGUSR1), 0);
+    usleep(100000);
+    assert_int_equal(kill(pid, SIGKILL), 0);
+    assert_int_equal(finish(pid), 1000 + SIGKILL);
+    fake_release(0);
+}
+
+static void fsync_fails(void)
+{
+    int fd = open("f", O_WRONLY);
+    SO(fd >= 0 && fsync(fd) < 0 && errno == EIO);
+}
+
+static void stop_answers_what_waits(void **state)
+{
+    (void)state;
+    client(make_f);
+    fake.park_syncs = true;
+    pid_t pid = begin(fsync_fails);
+    assert_true(wait_for(one_parked));
+    dmt_fuse_stop(fuse);
+    fuse = NULL;
+    assert_int_equal(finish(pid), 0);
+    assert_int_equal(atomic_load(&ended), 0);
+    fake_release(0);
+    assert_int_equal(umount2(dir, MNT_DETACH), 0);
+}
+
+/* --- what the kernel must forget
+ * ------------------------------------------------------------------ */
+
+static atomic_int inval_done;
+
+static void on_inval(void *ctx)
+{
+    (void)ctx;
+    atomic_fetch_add(&inval_done, 1);
+}
+
+static bool inval_is_done(void)
+{
+    return atomic_load(&inval_done) > 0;
+}
+
+static void forget(enum dmt_fuse_inval_kind kind, uint64_t ino, const char *name)
+{
+    struct dmt_fuse_inval v = {.kind = kind, .ino = ino};
+    snprintf(v.name, sizeof(v.name), "%s", name);
+    atomic_store(&inval_done, 0);
+    assert_int_equal(dmt_fuse_invalidate(fuse, &v, 1, on_inval, NULL), 0);
+    assert_true(wait_for(inval_is_done));
+}
+
+static void read_changed(void)
+{
+    SO(file_is("f", "CHANGED"));
+}
+
+static void stat_g(void)
+{
+    struct stat st;
+    SO(stat("g", &st) == 0);
+}
+
+static void stat_g_gone(void)
+{
+    struct stat st;
+    SO(stat("g", &st) < 0 && errno == ENOENT);
+}
+
+static void changes_behind_the_kernel(void **state)
+{
+    (void)state;
+    client(make_f);
+    client(read_it);
+    pthread_mutex_lock(&fake.lock);
+    free(fake.n[2].data);
+    fake.n[2].data = strdup("CHANGED");
+    fake.n[2].st.st_size = 7;
+    pthread_mutex_unlock(&fake.lock);
+    client(read_it); /* still the cached one: that is what endless timeouts mean */
+    forget(DMT_FUSE_INVAL_INODE, 2, "");
+    client(read_changed);
+
+    client(stat_g_gone);
+    snprintf(fake.n[2].name, sizeof(fake.n[2].name), "g");
+    client(stat_g_gone);
+    forget(DMT_FUSE_INVAL_ENTRY, 1, "g");
+    client(stat_g);
+
+    snprintf(fake.n[2].name, sizeof(fake.n[2].name), "h");
+    client(stat_g);
+    forget(DMT_FUSE_INVAL_ALL, 0, "");
+    client(stat_g_gone);
+}
+
+/* --- fuseblk: sync and the end
+ * ----------------------------------------------------------------------- */
+
+static void syncfs_here(void)
+{
+    int fd = open(".", O_RDONLY | O_DIRECTORY);
+    SO(fd >= 0 && syncfs(fd) == 0);
+}
+
+static int pipe_to[2], pipe_from[2];
+
+/* Dirties a mapped page, says so, and keeps it mapped until told to end. */
+static void hold_dirty_page(void)
+{
+    char c;
+    int fd = open("f", O_RDWR);
+    SO(fd >= 0);
+    char *p = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    SO(p != MAP_FAILED);
+    p[0] = 'C';
+    SO(write(pipe_from[1], "x", 1) == 1);
+    SO(read(pipe_to[0], &c, 1) == 1);
+}
+
+static void syncfs_and_destroy_arrive(void **state)
+{
+    char c;
+    (void)state;
+    client(make_f);
+    client(syncfs_here);
+    if (!dmt_fuse_syncfs_seen(fuse))
+        skip(); /* a kernel before 6.18 */
+    assert_int_equal(fake.syncs_all, 1);
+
+    assert_int_equal(pipe(pipe_to), 0);
+    assert_int_equal(pipe(pipe_from), 0);
+    pid_t pid = begin(hold_dirty_page);
+    assert_int_equal(read(pipe_from[0], &c, 1), 1);
+    uint64_t writes = fake.writes;
+    fake.park_syncs = true; /* ours must not wait for anybody */
+    assert_int_equal(dmt_fuse_syncfs(fuse), 0);
+    assert_true(fake.writes > writes);
+    assert_int_equal(fake.n[2].data[0], 'C');
+    assert_int_equal(fake.syncs_all, 1);
+    fake.park_syncs = false;
+    assert_int_equal(write(pipe_to[1], "x", 1), 1);
+    assert_int_equal(finish(pid), 0);
+    assert_int_equal(umount2(dir, 0), 0);
+    assert_int_equal(atomic_load(&destroyed), 1);         /* before umount returned */
+    assert_int_equal(mount("x", dir, "tmpfs", 0, ""), 0); /* something for teardown to unmount */
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(all_calls_arrive, plain_one, teardown),
+        cmocka_unit_test_setup_teardown(all_calls_arrive, plain_two, teardown),
+        cmocka_unit_test_setup_teardown(directories_are_read_whole, plain_one, teardown),
+        cmocka_unit_test_setup_teardown(opens_cost_no_request, plain_one, teardown),
+        cmocka_unit_test_setup_teardown(kill_suidgid_is_seen, plain_one, teardown),
+        cmocka_unit_test_setup_teardown(o_tmpfile, plain_one, teardown),
+        cmocka_unit_test_setup_teardown(cold_reads_go_to_the_pool, plain_one, teardown),
+        cmocka_unit_test_setup_teardown(replies_wait_for_the_acknowledgement, plain_one, teardown),
+        cmocka_unit_test_setup_teardown(a_refused_acknowledgement_is_the_answer, plain_one,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(a_killed_waiter_is_freed, plain_one, teardown),
+        cmocka_unit_test_setup_teardown(a_killed_waiter_is_freed, plain_two, teardown),
+        cmocka_unit_test_setup_teardown(an_ordinary_signal_does_not_end_an_fsync, plain_one,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(killed_after_an_ordinary_signal, plain_one, teardown),
+        cmocka_unit_test_setup_teardown(stop_answers_what_waits, plain_one, teardown),
+        cmocka_unit_test_setup_teardown(changes_behind_the_kernel, plain_one, teardown),
+        cmocka_unit_test_setup_teardown(syncfs_and_destroy_arrive, block_one, teardown),
+    };
+    if (geteuid() != 0 || access("/dev/fuse", F_OK) != 0) {
+        printf("skip: needs root and /dev/fuse\n");
+        return 77;
+    }
+    strcpy(scratch, "/var/tmp/dumont-test-fuse.XXXXXX");
+    if (!mkdtemp(scratch) || unshare(CLONE_NEWNS) != 0 ||
+        mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0)
+        return 1;
+    (void)snprintf(dir, sizeof(dir), "%s/m", scratch);
+    (void)mkdir(dir, 0755);
+    int rc = cmocka_run_group_tests(tests, NULL, NULL);
+    (void)umount2(dir, MNT_DETACH);
+    (void)rmdir(dir);
+    char img[80];
+    (void)snprintf(img, sizeof(img), "%s/img", scratch);
+    (void)unlink(img);
+    (void)rmdir(scratch);
+    return rc;
+}
