@@ -5,8 +5,8 @@
  *   pack.c       records -> one journal object and the bulk objects before it
  *   base.c       the whole state as a series of objects
  *
- * Position of the archive (st.pos) moves only after the object that carries it was verified and archive.state is on disk; only then is
- * archived() called (A5). Everything here runs on the archiver's thread unless it says otherwise. */
+ * Position of the archive (st.pos) moves only after the object that carries it was verified and archive.state is on disk; only
+ * then is archived() called (A5). Everything here runs on the archiver's thread unless it says otherwise. */
 #ifndef DMT_ARCHIVE_ARCHIVER_H
 #define DMT_ARCHIVE_ARCHIVER_H
 
@@ -38,10 +38,10 @@ struct pack_ref {
 };
 
 struct pack {
-    struct dmt_buf raw;   /* encoded records */
-    struct dmt_buf held;  /* a record that was read but belongs into the next pack */
+    struct dmt_buf raw;  /* encoded records */
+    struct dmt_buf held; /* a record that was read but belongs into the next pack */
     struct dmt_rec held_rec;
-    struct dmt_buf bulk;  /* items of the bulk object being filled */
+    struct dmt_buf bulk; /* items of the bulk object being filled */
     uint32_t bulk_items;
     struct pack_ref *ref; /* WRITE_REF records, in order */
     size_t n_ref, cap_ref;
@@ -84,8 +84,8 @@ void archiver_wait(struct dmt_archiver *a, uint64_t ms);
 /* Records an error for the status and waits the next step of the back-off. */
 void archiver_failed(struct dmt_archiver *a, const struct dmt_err *err);
 void archiver_worked(struct dmt_archiver *a);
-/* Fills in n, lineage, node and run; uploads under the next number, for as long as it takes; next moves and the state is saved. pos: the
- * position this object completes, or NULL. 0; -ECANCELED (stop); -EEXIST, DMT_E_CORRUPT: look where we are (locate). */
+/* Fills in n, lineage, node and run; uploads under the next number, for as long as it takes; next moves and the state is saved.
+ * pos: the position this object completes, or NULL. 0; -ECANCELED (stop); -EEXIST, DMT_E_CORRUPT: look where we are (locate). */
 int archiver_upload(struct dmt_archiver *a, struct archive_hdr *h, const struct dmt_buf *payload, const struct dmt_pos *pos,
                     struct dmt_err *err);
 void archiver_state_load(struct dmt_archiver *a); /* what is not there or not ours: nothing archived */

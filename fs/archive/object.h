@@ -1,5 +1,5 @@
-/* object.h: the bytes of one archive object: our header in an LZ4 skippable frame, then the payload as a standard LZ4 frame, so that
- * `lz4 -d` gives the payload. Specified in docs/formats-archive.md; a test vector there is checked by tests/unit/archive.
+/* object.h: the bytes of one archive object: our header in an LZ4 skippable frame, then the payload as a standard LZ4 frame, so
+ * that `lz4 -d` gives the payload. Specified in docs/formats-archive.md; a test vector there is checked by tests/unit/archive.
  *
  * Invariants (cited by checks and tests)
  *   A1  an object is whole or refused: header, LZ4 frame and payload each have their own XXH3, and nothing may follow the frame.
@@ -30,21 +30,21 @@ struct archive_hdr {
     uint32_t flags;
     uint8_t lineage[16];
     char node[DMT_NODE_NAME_MAX + 1];
-    uint64_t n;                       /* number in the node's series; NODE: k */
-    uint64_t epoch;                   /* of the last record (base: of the position) */
-    uint64_t first_seq, last_seq;     /* records (bulk: of the journal object it belongs to; base: position in both) */
-    uint64_t first_time, last_time;   /* ns, of those records */
+    uint64_t n;                     /* number in the node's series; NODE: k */
+    uint64_t epoch;                 /* of the last record (base: of the position) */
+    uint64_t first_seq, last_seq;   /* records (bulk: of the journal object it belongs to; base: position in both) */
+    uint64_t first_time, last_time; /* ns, of those records */
     uint64_t chain_before, chain_after;
     uint64_t parent, switch_seq, switch_chain; /* ARCHIVE_OPENS */
-    uint64_t run_n;                   /* first object of this run */
-    uint64_t base_n;                  /* first part of the base the run starts with, or ARCHIVE_NONE */
-    uint32_t base_parts;              /* parts of that base; 0 while it is being written */
-    uint64_t prev_n;                  /* the object of prev_node's series that the run continues (a run that starts with a base:
-                                         the newest older object known), or ARCHIVE_NONE */
+    uint64_t run_n;                            /* first object of this run */
+    uint64_t base_n;                           /* first part of the base the run starts with, or ARCHIVE_NONE */
+    uint32_t base_parts;                       /* parts of that base; 0 while it is being written */
+    uint64_t prev_n; /* the object of prev_node's series that the run continues (a run that starts with a base:
+                        the newest older object known), or ARCHIVE_NONE */
     char prev_node[DMT_NODE_NAME_MAX + 1];
-    uint32_t items;                   /* records, bulk ranges; base: number of the part from 0 */
-    uint64_t raw_bytes, lz4_bytes;    /* payload, LZ4 frame: filled in by encode */
-    uint64_t raw_hash, lz4_hash;      /* XXH3-64 of each, seed 0: the same */
+    uint32_t items;                /* records, bulk ranges; base: number of the part from 0 */
+    uint64_t raw_bytes, lz4_bytes; /* payload, LZ4 frame: filled in by encode */
+    uint64_t raw_hash, lz4_hash;   /* XXH3-64 of each, seed 0: the same */
 };
 
 /* Appends the object to out. h gets its sizes and hashes. 0 or -ENOMEM, -EFBIG. */

@@ -46,8 +46,7 @@ struct dmt_objstore_conf {
 };
 
 /* Opens a handle; no network traffic yet. */
-int dmt_objstore_open(struct dmt_objstore **ret, const char *url, const struct dmt_objstore_conf *conf,
-                      struct dmt_err *err);
+int dmt_objstore_open(struct dmt_objstore **ret, const char *url, const struct dmt_objstore_conf *conf, struct dmt_err *err);
 void dmt_objstore_close(struct dmt_objstore *os);
 
 /* Stores p[0..len) and returns 0 only after the store confirmed size and digest of what it holds. */

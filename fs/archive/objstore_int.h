@@ -8,8 +8,7 @@
 struct objstore_ops {
     const char *scheme;
     int (*put)(struct dmt_objstore *os, const char *key, const void *p, size_t len, struct dmt_err *err);
-    int (*get)(struct dmt_objstore *os, const char *key, uint64_t off, uint64_t len, struct dmt_buf *out,
-               struct dmt_err *err);
+    int (*get)(struct dmt_objstore *os, const char *key, uint64_t off, uint64_t len, struct dmt_buf *out, struct dmt_err *err);
     int (*head)(struct dmt_objstore *os, const char *key, uint64_t *ret_size, struct dmt_err *err);
     int (*list)(struct dmt_objstore *os, const char *prefix, dmt_obj_key_fn fn, void *ctx, struct dmt_err *err);
     int (*del)(struct dmt_objstore *os, const char *key, struct dmt_err *err);
@@ -55,17 +54,15 @@ bool objstore_tries_again(struct objstore_tries *t, long retry_after_s);
 struct objstore_once {
     int (*head)(struct dmt_objstore *os, const char *key, uint64_t *ret_size, char etag[128], long *retry_after_s,
                 struct dmt_err *err);
-    int (*put)(struct dmt_objstore *os, const char *key, const void *p, size_t len, const uint8_t md5[16],
-               long *retry_after_s, struct dmt_err *err);
+    int (*put)(struct dmt_objstore *os, const char *key, const void *p, size_t len, const uint8_t md5[16], long *retry_after_s,
+               struct dmt_err *err);
 };
 /* put() of a network driver: HEAD, PUT when absent, HEAD again until size and digest are confirmed. */
-int objstore_put_verified(struct dmt_objstore *os, const struct objstore_once *once, const char *key, const void *p,
-                          size_t len, struct dmt_err *err);
+int objstore_put_verified(struct dmt_objstore *os, const struct objstore_once *once, const char *key, const void *p, size_t len,
+                          struct dmt_err *err);
 
 int objstore_file_open(struct dmt_objstore **ret, const struct objstore_url *u, struct dmt_err *err);
-int objstore_s3_open(struct dmt_objstore **ret, const struct objstore_url *u, const char *credentials,
-                     struct dmt_err *err);
-int objstore_libs3_open(struct dmt_objstore **ret, const struct objstore_url *u, const char *credentials,
-                        struct dmt_err *err);
+int objstore_s3_open(struct dmt_objstore **ret, const struct objstore_url *u, const char *credentials, struct dmt_err *err);
+int objstore_libs3_open(struct dmt_objstore **ret, const struct objstore_url *u, const char *credentials, struct dmt_err *err);
 
 #endif

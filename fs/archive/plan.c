@@ -300,42 +300,83 @@ static int damage_in_run(const struct plan *p, const char *node, uint64_t first,
     return plan_damaged(key, r == -ENOENT, NULL, err);
 }
 
-/* The journal object in [first, last] that holds the newest record within the limits. 1 found, 0
- * all are beyond, < 0. */
-static int bisect(const struct plan *p, const char *node, uint64_t first, uint64_t last,
-                  uint64_t *ret, struct dmt_err *err)
-{
-    uint64_t lo = first,
-             hi = last +
-                  1; /* everything below lo begins within the limits, from hi on it does not */
+/* What was found in a run: the journal object with the newest record within the limits, and damage
+ * behind it. */
+struct look {
+    bool found;
     struct archive_hdr h;
-    int r;
+    bool damaged, missing;
+    uint64_t bad_n;
+};
+
+/* The moment asked for lies behind this object. */
+static bool beyond(const struct plan *p, const struct archive_hdr *h)
+{
+    return p->to_seq > h->last_seq && p->to_time > h->last_time;
+}
+
+static int look_damaged(const struct plan *p, const struct look *l, const char *node,
+                        const struct archive_hdr *good, struct dmt_err *err)
+{
+    char key[SERIES_KEY_MAX];
+    series_key(key, p->lineage, node, l->bad_n);
+    return plan_damaged(key, l->missing, good, err);
+}
+
+static void note_damage(struct look *l, uint64_t n, int r)
+{
+    l->damaged = true;
+    l->missing = r == -ENOENT;
+    l->bad_n = n;
+}
+
+/* Takes object n if it is a journal object: 1, 0 it is none, < 0. */
+static int take_journal(const struct plan *p, const char *node, uint64_t n, struct look *l,
+                        struct dmt_err *err)
+{
+    struct archive_hdr h;
+    int r = series_hdr(&p->src, p->lineage, node, n, &h, err);
+    if (r || h.kind != ARCHIVE_JOURNAL)
+        return r;
+    l->found = true;
+    l->h = h;
+    return 1;
+}
+
+/* Bisects objects first..last. What cannot be read ends the search on its right: objects behind it
+ * could not be used anyway. */
+static int bisect(const struct plan *p, const char *node, uint64_t first, uint64_t last,
+                  struct look *l, struct dmt_err *err)
+{
+    uint64_t lo = first, hi = last + 1; /* below lo all begin within the limits, from hi on none */
+    int r = 0;
     while (lo < hi) {
+        struct archive_hdr h;
         uint64_t mid = lo + (hi - lo) / 2;
         r = series_hdr(&p->src, p->lineage, node, mid, &h, err);
-        if (is_damage(r))
-            return damage_in_run(p, node, first, mid, err);
-        if (r)
+        if (r && !is_damage(r))
             return r;
-        if (within(p, h.first_seq, h.first_time))
+        if (!r && within(p, h.first_seq, h.first_time)) {
             lo = mid + 1;
-        else
-            hi = mid;
+            continue;
+        }
+        hi = mid;
+        if (r)
+            note_damage(l, mid, r);
     }
     if (lo == first)
         return 0;
-    for (uint64_t n = lo - 1; n <= last; n++) { /* bulk objects come before theirs */
-        r = series_hdr(&p->src, p->lineage, node, n, &h, err);
+    /* Bulk objects come before theirs: forward to it or, if it is gone, back to the one before. */
+    uint64_t end = l->damaged ? l->bad_n : last + 1;
+    r = 0;
+    for (uint64_t n = lo - 1; n < end && !r; n++) {
+        r = take_journal(p, node, n, l, err);
         if (is_damage(r))
-            return damage_in_run(p, node, first, n, err);
-        if (r)
-            return r;
-        if (h.kind == ARCHIVE_JOURNAL) {
-            *ret = n;
-            return 1;
-        }
+            note_damage(l, n, r);
     }
-    return 0;
+    for (uint64_t n = lo - 1; n-- > first && (!r || is_damage(r));)
+        r = take_journal(p, node, n, l, err);
+    return r < 0 && !is_damage(r) ? r : 0;
 }
 
 /* A run that starts with a base: done when the base is within the limits. 1 done, 0 older is
@@ -371,39 +412,88 @@ static int too_old(const struct archive_hdr *h, struct dmt_err *err)
         h->kind == ARCHIVE_BASE ? h->last_seq : h->first_seq, dmt_time_format(h->first_time, t));
 }
 
-/* Goes to the run before: *h becomes the object that h's run continues. joined: (seq, chain) must
- * meet. */
-static int step_back(struct plan *p, struct archive_hdr *h, const struct archive_hdr *head,
-                     bool joined, struct dmt_err *err)
+static int gap(const struct archive_hdr *prev, const struct archive_hdr *base, struct dmt_err *err)
 {
-    char key[SERIES_KEY_MAX], node[DMT_NODE_NAME_MAX + 1];
-    struct archive_hdr prev;
-    if (head->prev_n == ARCHIVE_NONE)
-        return too_old(head, err);
-    memcpy(node, head->prev_node, sizeof(node));
-    series_key(key, p->lineage, node, head->prev_n);
-    int r = series_hdr(&p->src, p->lineage, node, head->prev_n, &prev, err);
+    char a[32], b[32];
+    dmt_time_format(prev->last_time, a);
+    dmt_time_format(base->last_time, b);
+    dmt_err_set(err, DMT_E_GONE,
+                "the archive has no records between positions %" PRIu64 " (%s) and %" PRIu64
+                " (%s)",
+                prev->last_seq, a, base->last_seq, b);
+    dmt_err_hint(err, "ask for a moment up to %s or from %s on", a, b);
+    return DMT_E_GONE;
+}
+
+/* The object that a run continues, from any header of the run. -ENOENT: it continues none. */
+static int prev_of(const struct plan *p, const struct archive_hdr *h, struct archive_hdr *prev,
+                   struct dmt_err *err)
+{
+    if (h->prev_n == ARCHIVE_NONE)
+        return too_old(h, err);
+    int r = series_hdr(&p->src, p->lineage, h->prev_node, h->prev_n, prev, err);
     if (is_damage(r))
-        return damage_in_run(p, node, 0, head->prev_n, err);
+        return damage_in_run(p, h->prev_node, 0, h->prev_n, err);
+    if (!r && !is_position(prev))
+        r = dmt_err_set(err, DMT_E_CORRUPT, "object %" PRIu64 " of %s refers to no position",
+                        h->run_n, h->node);
+    return r;
+}
+
+/* A run without a base: on to what it continues. */
+static int leave_run(const struct plan *p, struct archive_hdr *h, const struct look *l,
+                     struct dmt_err *err)
+{
+    struct archive_hdr head, prev;
+    int r = prev_of(p, h, &prev, err);
     if (r)
         return r;
-    if (!is_position(&prev) || (joined && (prev.last_seq + 1 != head->first_seq ||
-                                           prev.chain_after != head->chain_before)))
-        return dmt_err_set(err, DMT_E_CORRUPT, "object %s is not what its successor continues",
-                           key);
-    if (!joined && within(p, prev.last_seq, prev.last_time) && p->to_seq > prev.last_seq &&
-        p->to_time > prev.last_time) {
-        char a[32], b[32];
-        dmt_err_set(err, DMT_E_GONE,
-                    "the archive has no records between positions %" PRIu64 " (%s) and %" PRIu64
-                    " (%s)",
-                    prev.last_seq, dmt_time_format(prev.last_time, a), head->last_seq,
-                    dmt_time_format(head->last_time, b));
-        dmt_err_hint(err, "ask for a moment up to %s or from %s on", a, b);
-        return DMT_E_GONE;
-    }
+    r = series_hdr(&p->src, p->lineage, h->node, h->run_n, &head, err);
+    if (r && !is_damage(r))
+        return r;
+    if (!r && (prev.last_seq + 1 != head.first_seq || prev.chain_after != head.chain_before))
+        return dmt_err_set(err, DMT_E_CORRUPT,
+                           "object %" PRIu64 " of %s does not continue %" PRIu64 " of %s", h->run_n,
+                           h->node, h->prev_n, h->prev_node);
+    struct look bad = {.missing = r == -ENOENT, .bad_n = h->run_n};
+    if (r && l->found)
+        return look_damaged(p, &bad, h->node, &prev, err);
+    if (!l->found && l->damaged && beyond(p, &prev))
+        return look_damaged(p, l, h->node, &prev, err);
     *h = prev;
     return 0;
+}
+
+/* One run, from its object h back. 1: the plan is complete; 0: *h is where to go on. */
+static int plan_run(struct plan *p, struct archive_hdr *h, struct dmt_err *err)
+{
+    bool based = h->base_n != ARCHIVE_NONE;
+    uint64_t first = based ? h->base_n + h->base_parts : h->run_n;
+    struct look l = {.h = *h};
+    struct archive_hdr prev;
+    int r = 0;
+    if (h->kind == ARCHIVE_JOURNAL && within(p, h->first_seq, h->first_time))
+        l.found = true;
+    else if (h->kind == ARCHIVE_JOURNAL)
+        r = bisect(p, h->node, first, h->n, &l, err);
+    if (r)
+        return r;
+    if (l.found && l.damaged && beyond(p, &l.h))
+        return look_damaged(p, &l, h->node, &l.h, err);
+    if (l.found && seg_add(p, h->node, first, l.h.n))
+        return dmt_err_set(err, -ENOMEM, "out of memory");
+    if (!based)
+        return leave_run(p, h, &l, err);
+    r = take_base(p, h, err);
+    if (r == 1 && !l.found && l.damaged && beyond(p, &p->base_hdr))
+        return look_damaged(p, &l, h->node, &p->base_hdr, err);
+    if (r)
+        return r;
+    r = prev_of(p, &p->base_hdr, &prev, err);
+    if (!r && within(p, prev.last_seq, prev.last_time) && beyond(p, &prev))
+        r = gap(&prev, &p->base_hdr, err);
+    *h = prev;
+    return r;
 }
 
 int plan_make(struct plan *p, struct dmt_err *err)
@@ -412,35 +502,13 @@ int plan_make(struct plan *p, struct dmt_err *err)
     int r = find_tip(p, &tip, err);
     if (r)
         return r;
-    struct archive_hdr h = tip.h, head;
+    struct archive_hdr h = tip.h;
     if (p->to_seq != UINT64_MAX && p->to_seq > h.last_seq)
         return dmt_err_set(err, -ENOENT, "the archive ends at position %" PRIu64, h.last_seq);
     for (int runs = 0; runs < RUNS_MAX; runs++) {
-        bool based = h.base_n != ARCHIVE_NONE;
-        uint64_t first = based ? h.base_n + h.base_parts : h.run_n, last = h.n;
-        r = 0;
-        if (h.kind == ARCHIVE_JOURNAL)
-            r = within(p, h.first_seq, h.first_time) ? 1
-                                                     : bisect(p, h.node, first, h.n, &last, err);
-        if (r == 1 && seg_add(p, h.node, first, last))
-            r = dmt_err_set(err, -ENOMEM, "out of memory");
-        if (r < 0)
-            return r;
-        if (based) {
-            r = take_base(p, &h, err);
-            if (r)
-                return r < 0 ? r : 0;
-            head = p->base_hdr;
-        } else {
-            r = series_hdr(&p->src, p->lineage, h.node, h.run_n, &head, err);
-            if (is_damage(r))
-                return damage_in_run(p, h.node, 0, h.run_n, err);
-            if (r)
-                return r;
-        }
-        r = step_back(p, &h, &head, !based, err);
+        r = plan_run(p, &h, err);
         if (r)
-            return r;
+            return r < 0 ? r : 0;
     }
     return dmt_err_set(err, DMT_E_CORRUPT,
                        "the archive's runs of objects refer to each other in a circle");

@@ -4,13 +4,13 @@
 
 enum s3_verdict {
     S3_OK,
-    S3_ABSENT,  /* 404 NoSuchKey, or a 404 without a body (HEAD) */
+    S3_ABSENT,   /* 404 NoSuchKey, or a 404 without a body (HEAD) */
     S3_PAST_END, /* 416 */
-    S3_RETRY,   /* temporary: wait, then on a new connection (B2's full vaults want that) */
-    S3_SKEW,    /* our clock is off: learn the offset from the Date header, once */
+    S3_RETRY,    /* temporary: wait, then on a new connection (B2's full vaults want that) */
+    S3_SKEW,     /* our clock is off: learn the offset from the Date header, once */
     S3_AUTH,
-    S3_CONFIG,  /* wrong bucket, region or endpoint */
-    S3_FINAL    /* any other refusal; *code says which errno */
+    S3_CONFIG, /* wrong bucket, region or endpoint */
+    S3_FINAL   /* any other refusal; *code says which errno */
 };
 
 /* status: HTTP; xml_code: the <Code> of the body, "" if none. *code: the error number for S3_FINAL. */

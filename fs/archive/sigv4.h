@@ -15,10 +15,10 @@ struct sigv4_header {
 
 struct sigv4_req {
     const char *access, *secret, *region, *service; /* service: "s3" */
-    const char *amz_date;       /* YYYYMMDDThhmmssZ */
+    const char *amz_date;                           /* YYYYMMDDThhmmssZ */
     const char *method;
-    const char *path;           /* as sent: percent-encoded once, begins with '/' */
-    const char *query;          /* as sent, without '?': encoded, sorted, '=' for empty values; "" for none */
+    const char *path;  /* as sent: percent-encoded once, begins with '/' */
+    const char *query; /* as sent, without '?': encoded, sorted, '=' for empty values; "" for none */
     const struct sigv4_header *headers;
     size_t n_headers;           /* all that are to be signed; host and x-amz-date must be among them */
     const char *payload_sha256; /* 64 hex digits */
