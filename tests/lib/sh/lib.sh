@@ -38,16 +38,21 @@ cleanup_fn() {
     CLEANUPS+=("$quoted")
 }
 
+# mounted DIR: asks the mount table and not the filesystem, whose server may be dead or frozen.
+mounted() {
+    awk -v d="$1" '{ gsub(/\\040/, " ", $5) } $5 == d { found = 1 } END { exit !found }' /proc/self/mountinfo
+}
+
 # unmount DIR: nothing if it is not mounted; umount, a few tries while busy, then umount -l.
 unmount() {
     local try
     for try in 1 2 3 4 5; do
-        mountpoint -q "$1" 2>/dev/null || grep -q " $1 " /proc/self/mountinfo || return 0
-        umount "$1" 2>/dev/null && return 0
+        mounted "$1" || return 0
+        timeout 30 umount "$1" 2>/dev/null && return 0
         sleep 0.2
     done
     echo "# $1 stayed busy: umount -l"
-    umount -l "$1"
+    umount -i -l "$1"
 }
 
 # Mount points below a directory, deepest first.
