@@ -6,6 +6,7 @@
 
 #include <dirent.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "fs/base/limits.h"
@@ -54,6 +55,28 @@ static void fake_reset(void)
     pthread_mutex_init(&fake.lock, NULL);
     fake.n[1].used = true;
     fake.n[1].st = (struct stat){.st_ino = 1, .st_mode = S_IFDIR | 0755, .st_nlink = 2};
+}
+
+/* Reading and setting one field while the server runs. */
+#define FAKE_GET(field)                                                                            \
+    ({                                                                                             \
+        pthread_mutex_lock(&fake.lock);                                                            \
+        __typeof__(fake.field) got_ = fake.field;                                                  \
+        pthread_mutex_unlock(&fake.lock);                                                          \
+        got_;                                                                                      \
+    })
+#define FAKE_SET(field, value)                                                                     \
+    do {                                                                                           \
+        pthread_mutex_lock(&fake.lock);                                                            \
+        fake.field = (value);                                                                      \
+        pthread_mutex_unlock(&fake.lock);                                                          \
+    } while (0)
+
+static void fake_rename(uint64_t ino, const char *name)
+{
+    pthread_mutex_lock(&fake.lock);
+    snprintf(fake.n[ino].name, sizeof(fake.n[ino].name), "%s", name);
+    pthread_mutex_unlock(&fake.lock);
 }
 
 static int fake_parked(void)

@@ -264,9 +264,9 @@ static void all_calls_arrive(void **state)
 {
     (void)state;
     client(every_call);
-    assert_int_equal(fake.last.instance, 77);
-    assert_true(fake.last.unique != 0);
-    assert_true(fake.truncates >= 1);
+    assert_int_equal(FAKE_GET(last.instance), 77);
+    assert_true(FAKE_GET(last.unique) != 0);
+    assert_true(FAKE_GET(truncates) >= 1);
 }
 
 static void many_entries(void)
@@ -336,9 +336,9 @@ static void kill_suidgid_is_seen(void **state)
 {
     (void)state;
     client(make_setuid);
-    assert_false(fake.last_kill);
+    assert_false(FAKE_GET(last_kill));
     client(write_as_nobody);
-    assert_true(fake.last_kill);
+    assert_true(FAKE_GET(last_kill));
 }
 
 static void tmpfile_is_linked(void)
@@ -362,7 +362,7 @@ static void cold_reads_go_to_the_pool(void **state)
 {
     (void)state;
     client(make_f);
-    fake.cold = true;
+    FAKE_SET(cold, true);
     struct dmt_fuse_inval v = {.kind = DMT_FUSE_INVAL_INODE, .ino = 2};
     assert_int_equal(dmt_fuse_invalidate(fuse, &v, 1, NULL, NULL), 0);
     client(read_it);
@@ -385,7 +385,7 @@ static void replies_wait_for_the_acknowledgement(void **state)
 {
     int status;
     (void)state;
-    fake.acks = ACK_PARK;
+    FAKE_SET(acks, ACK_PARK);
     pid_t pid = begin(mkdir_w);
     assert_true(wait_for(one_parked));
     usleep(50000);
@@ -399,14 +399,19 @@ static void mkdir_fails(void)
     SO(mkdir("w", 0755) < 0 && errno == EIO);
 }
 
+static bool uncounted(void)
+{
+    return FAKE_GET(n[2].refs) == 0;
+}
+
 static void a_refused_acknowledgement_is_the_answer(void **state)
 {
     (void)state;
-    fake.acks = ACK_FAIL;
+    FAKE_SET(acks, ACK_FAIL);
     client(mkdir_fails);
-    assert_int_equal(fake.n[2].refs, 0);
-    fake.acks = ACK_PARK;
-    fake.n[2].used = false;
+    assert_true(wait_for(uncounted)); /* counted back after the reply */
+    FAKE_SET(acks, ACK_PARK);
+    FAKE_SET(n[2].used, false);
     pid_t pid = begin(mkdir_fails);
     assert_true(wait_for(one_parked));
     fake_release(-EIO);
@@ -436,7 +441,7 @@ static void a_killed_waiter_is_freed(void **state)
     struct dmt_fuse_stats s;
     (void)state;
     client(stat_w_gone); /* the kernel now believes for ever that there is no w */
-    fake.acks = ACK_PARK;
+    FAKE_SET(acks, ACK_PARK);
     pid_t pid = begin(mkdir_w);
     assert_true(wait_for(one_parked));
     assert_int_equal(kill(pid, SIGKILL), 0);
@@ -444,7 +449,7 @@ static void a_killed_waiter_is_freed(void **state)
     dmt_fuse_stats(fuse, &s);
     assert_int_equal(s.killed, 1);
     fake_release(0); /* the late acknowledgement finds nobody, and harms nobody */
-    fake.acks = ACK_AT_ONCE;
+    FAKE_SET(acks, ACK_AT_ONCE);
     assert_true(wait_for(belief_is_forgotten));
 }
 
@@ -467,7 +472,7 @@ static void an_ordinary_signal_does_not_end_an_fsync(void **state)
     int status;
     (void)state;
     client(make_f);
-    fake.park_syncs = true;
+    FAKE_SET(park_syncs, true);
     pid_t pid = begin(fsync_f);
     assert_true(wait_for(one_parked));
     assert_int_equal(kill(pid, SIGUSR1), 0);
@@ -477,7 +482,7 @@ static void an_ordinary_signal_does_not_end_an_fsync(void **state)
     assert_int_equal(finish(pid), 0);
     dmt_fuse_stats(fuse, &s);
     assert_int_equal(s.killed, 0);
-    assert_int_equal(fake.syncs_ino, 1);
+    assert_int_equal(FAKE_GET(syncs_ino), 1);
 }
 
 /* The second signal, a deadly one, comes after the kernel has sent its one INTERRUPT. */
@@ -485,7 +490,7 @@ static void killed_after_an_ordinary_signal(void **state)
 {
     (void)state;
     client(make_f);
-    fake.park_syncs = true;
+    FAKE_SET(park_syncs, true);
     pid_t pid = begin(fsync_f);
     assert_true(wait_for(one_parked));
     assert_int_equal(kill(pid, SIGUSR1), 0);
@@ -505,7 +510,7 @@ static void stop_answers_what_waits(void **state)
 {
     (void)state;
     client(make_f);
-    fake.park_syncs = true;
+    FAKE_SET(park_syncs, true);
     pid_t pid = begin(fsync_fails);
     assert_true(wait_for(one_parked));
     dmt_fuse_stop(fuse);
@@ -573,12 +578,12 @@ static void changes_behind_the_kernel(void **state)
     client(read_changed);
 
     client(stat_g_gone);
-    snprintf(fake.n[2].name, sizeof(fake.n[2].name), "g");
+    fake_rename(2, "g");
     client(stat_g_gone);
     forget(DMT_FUSE_INVAL_ENTRY, 1, "g");
     client(stat_g);
 
-    snprintf(fake.n[2].name, sizeof(fake.n[2].name), "h");
+    fake_rename(2, "h");
     client(stat_g);
     forget(DMT_FUSE_INVAL_ALL, 0, "");
     client(stat_g_gone);
@@ -616,19 +621,19 @@ static void syncfs_and_destroy_arrive(void **state)
     client(syncfs_here);
     if (!dmt_fuse_syncfs_seen(fuse))
         skip(); /* a kernel before 6.18 */
-    assert_int_equal(fake.syncs_all, 1);
+    assert_int_equal(FAKE_GET(syncs_all), 1);
 
     assert_int_equal(pipe(pipe_to), 0);
     assert_int_equal(pipe(pipe_from), 0);
     pid_t pid = begin(hold_dirty_page);
     assert_int_equal(read(pipe_from[0], &c, 1), 1);
-    uint64_t writes = fake.writes;
-    fake.park_syncs = true; /* ours must not wait for anybody */
+    uint64_t writes = FAKE_GET(writes);
+    FAKE_SET(park_syncs, true); /* ours must not wait for anybody */
     assert_int_equal(dmt_fuse_syncfs(fuse), 0);
-    assert_true(fake.writes > writes);
-    assert_int_equal(fake.n[2].data[0], 'C');
-    assert_int_equal(fake.syncs_all, 1);
-    fake.park_syncs = false;
+    assert_true(FAKE_GET(writes) > writes);
+    assert_int_equal(FAKE_GET(n[2].data[0]), 'C');
+    assert_int_equal(FAKE_GET(syncs_all), 1);
+    FAKE_SET(park_syncs, false);
     assert_int_equal(write(pipe_to[1], "x", 1), 1);
     assert_int_equal(finish(pid), 0);
     assert_int_equal(umount2(dir, 0), 0);
