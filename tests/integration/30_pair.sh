@@ -1,0 +1,47 @@
+#!/bin/bash
+# time: 240
+# Holder and standby on one machine: what an fsync means, equal digests, levels, the standby away and back, the holder killed under load: the standby serves, nothing
+# acknowledged is lost, and the old holder comes back as standby.
+. "$(dirname "$0")/../lib/sh/lib.sh"
+. "$(dirname "$0")/../lib/sh/mounts.sh"
+. "$(dirname "$0")/../lib/sh/pair.sh"
+require jq git
+
+digest_of() { at "$1" dumont status w --json >/dev/null && at "$1" sh -c "printf '{\"cmd\":\"digest\"}\n' | $BIN/ctl $SCRATCH/$1/run/w.sock" | jq -r .result.digest; }
+
+pair_up w sync=fsync || die "the pair does not come up" "$(at a dumont status w 2>&1)"
+M=$PAIR_MOUNT
+check "status says who is in sync" bash -c "DUMONT_ETC=$SCRATCH/a/etc DUMONT_RUN=$SCRATCH/a/run DUMONT_STATE=$SCRATCH/a/state dumont status w | grep -q 'paired'"
+check "a tree of real files" bash -c "tar -C $ROOT --exclude=./build --exclude=./.git -cf - . | tar -xf - --one-top-level=$M/tree && sync $M/tree/README.md"
+check "an fsync is durable on both" bash -c "echo x > $M/f && sync $M/f"
+check "a big file, synced" bash -c "head -c 50000000 /dev/urandom > $M/big && sync $M/big"
+check "flush to the standby" at a dumont flush w --to standby
+check_eq "digests of holder and standby are equal" "$(digest_of a)" "$(digest_of b)"
+check "snapshot, change, roll back" bash -c "
+    export DUMONT_ETC=$SCRATCH/a/etc DUMONT_RUN=$SCRATCH/a/run DUMONT_STATE=$SCRATCH/a/state
+    dumont snapshot create w s1 && rm -rf $M/tree/fs && echo y > $M/f && dumont rollback w s1 && test -d $M/tree/fs && test \"\$(cat $M/f)\" = x"
+at a dumont flush w --to standby
+check_eq "digests are equal after the rollback" "$(digest_of a)" "$(digest_of b)"
+
+# the holder's process is killed under load
+mkdir "$M/load"
+start writer "$BIN/ledger" write --dir "$M/load" --ledger "$SCRATCH/ledger" --clients 4 --sync-every 5
+wait_until 20 bash -c "test \$(grep -c '^s' $SCRATCH/ledger) -gt 20" || die "the writer does not get on"
+kill -KILL "$(at a dumont status w --json | jq .pid)"
+check "the standby takes over" wait_until 30 mountpoint -q "$M.b"
+stop writer
+check "nothing acknowledged is missing, the tree is a prefix" "$BIN/ledger" judge --dir "$M.b/load" --ledger "$SCRATCH/ledger"
+check "it says one copy" bash -c "DUMONT_ETC=$SCRATCH/b/etc DUMONT_RUN=$SCRATCH/b/run DUMONT_STATE=$SCRATCH/b/state dumont status w | grep -q 'one copy'"
+check "it can be written" bash -c "echo after > $M.b/f2 && sync $M.b/f2"
+
+# the old holder comes back, as a standby
+at a mount.dumont w "$M" >"$SCRATCH/back.out" 2>&1
+check_eq "mounting on the old machine says 32" "$?" 32
+check "with a sentence" grep -q "held by" "$SCRATCH/back.out"
+check "it becomes the standby and gets in sync" wait_until 60 pair_in_sync b w
+at b dumont flush w --to standby
+check_eq "digests are equal again" "$(digest_of a)" "$(digest_of b)"
+check "hand it back" at b dumont handover w
+check "it is mounted on the first machine" wait_until 30 mountpoint -q "$M"
+check_eq "with what was written meanwhile" "$(cat "$M/f2")" after
+finish
