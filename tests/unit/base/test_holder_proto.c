@@ -34,9 +34,9 @@ static void fill(enum dmt_hp_type type)
     in.instance = 0xdeadbeef;
     in.dev = 0x123456789abcull;
     memset(in.dir, 'd', sizeof(in.dir) - 1);
-    strcpy(in.options, "ro,nosuid");
-    strcpy(in.text, "held by gpu since epoch 7; standby started here");
-    strcpy(in.hint, "wait");
+    snprintf(in.options, sizeof(in.options), "%s", "ro,nosuid");
+    snprintf(in.text, sizeof(in.text), "%s", "held by gpu since epoch 7; standby started here");
+    snprintf(in.hint, sizeof(in.hint), "%s", "wait");
     in.init_len = sizeof(in.init);
     memset(in.init, 0x5a, sizeof(in.init));
     in.fd = -1;
