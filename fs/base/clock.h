@@ -1,4 +1,5 @@
-/* clock.h: the clock and randomness seams. Real twin: dmt_clock_real(), dmt_random(). Tests put in their own vtable. Any thread. */
+/* clock.h: the clock and randomness seams. Real twin: dmt_clock_real(), dmt_random(). Tests put in their own vtable.
+ * Any thread. */
 #ifndef DMT_BASE_CLOCK_H
 #define DMT_BASE_CLOCK_H
 

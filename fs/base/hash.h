@@ -1,4 +1,5 @@
-/* hash.h: CRC-32C (RFC 3720, hardware when there is SSE4.2), the rolling chain hash (XXH3-64 seeded with the previous value), hex. Any thread. */
+/* hash.h: CRC-32C (RFC 3720, hardware when there is SSE4.2), the rolling chain hash (XXH3-64 seeded with the previous
+ * value), hex. Any thread. */
 #ifndef DMT_BASE_HASH_H
 #define DMT_BASE_HASH_H
 

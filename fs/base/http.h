@@ -1,5 +1,5 @@
-/* http.h: HTTP client over libcurl (one easy handle per struct, connection reuse inside). Blocking: pool threads only, never the loop.
- * Used by the S3 driver, the CLI (Unix sockets too) and providers. */
+/* http.h: HTTP client over libcurl (one easy handle per struct, connection reuse inside). Blocking: pool threads only,
+ * never the loop. Used by the S3 driver, the CLI (Unix sockets too) and providers. */
 #ifndef DMT_BASE_HTTP_H
 #define DMT_BASE_HTTP_H
 

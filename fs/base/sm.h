@@ -1,5 +1,5 @@
-/* sm.h: state machines as data (after dqlite's idea): a table of states with the allowed next states and an invariant run on every move.
- * The owner locks. */
+/* sm.h: state machines as data (after dqlite's idea): a table of states with the allowed next states and an invariant run
+ * on every move (not by init: the owner is still being built then). The owner locks. */
 #ifndef DMT_BASE_SM_H
 #define DMT_BASE_SM_H
 

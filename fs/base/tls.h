@@ -27,14 +27,18 @@ void dmt_tls_free(struct dmt_tls *t);
 /* Peer's node name once the handshake is done, else NULL. */
 const char *dmt_tls_peer(const struct dmt_tls *t);
 
-/* Stream mode; all within timeout_ms (-ETIMEDOUT). read returns 0 at a clean end. write sends all. */
+/* Stream mode; all within timeout_ms (-ETIMEDOUT; negative = no limit). read returns 0 at a clean end, -ECONNRESET at one
+ * without goodbye. write sends all. Any error but a timeout of dmt_tls_read, or of dmt_tls_read_full before its first byte,
+ * is final: every later call fails too. DMT_E_AUTH: a certificate was refused, theirs or ours; a client may hear of it only
+ * at its first read. */
 int dmt_tls_handshake(struct dmt_tls *t, int timeout_ms, struct dmt_err *err);
 ssize_t dmt_tls_read(struct dmt_tls *t, void *buf, size_t len, int timeout_ms);
 int dmt_tls_read_full(struct dmt_tls *t, void *buf, size_t len, int timeout_ms); /* 0, DMT_E_CLOSED, -errno */
 int dmt_tls_write(struct dmt_tls *t, const void *buf, size_t len, int timeout_ms);
 
-/* Memory mode. feed: ciphertext from the wire. step: continues the handshake; 1 when done, 0 when more is needed, < 0 error.
- * recv: decrypted bytes (0 = none now, DMT_E_CLOSED at the end). send: encrypts. drain: ciphertext for the wire is appended to out. */
+/* Memory mode. feed: ciphertext from the wire. step: continues the handshake; 1 when done, 0 when more is needed, < 0 error
+ * (drain once more then: the alert). recv: decrypted bytes (0 = none now, DMT_E_CLOSED at the end). send: encrypts. drain:
+ * ciphertext for the wire is appended to out. */
 int dmt_tls_feed(struct dmt_tls *t, const void *p, size_t n);
 int dmt_tls_step(struct dmt_tls *t, struct dmt_err *err);
 ssize_t dmt_tls_recv(struct dmt_tls *t, void *buf, size_t len);
