@@ -31,14 +31,10 @@
 #include "fs/base/clock.h"
 #include "fs/base/err.h"
 #include "fs/base/io.h"
+#include "fs/base/pos.h"
 
 #define DMT_REC_HDR 56u
 #define DMT_REC_PAD 0u /* type of a PAD frame */
-
-/* A place in a history: the last record at it. seq 0 = before the first record (epoch 0, chain = lineage seed 0). */
-struct dmt_pos {
-    uint64_t epoch, seq, chain;
-};
 
 /* Record header; on disk little-endian in this order after u32 len (whole record, multiple of 8, zero padded body) and u32 crc (CRC-32C of [8, len)). */
 struct dmt_rec {

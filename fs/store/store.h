@@ -39,7 +39,7 @@
 #include "fs/base/clock.h"
 #include "fs/base/err.h"
 #include "fs/base/io.h"
-#include "fs/journal/journal.h"
+#include "fs/base/pos.h"
 
 #define DMT_LIVE UINT64_MAX /* the view that is now; any other view is a sequence number */
 #define DMT_ROOT 1ull
