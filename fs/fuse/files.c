@@ -40,10 +40,12 @@ static void do_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
     struct dmt_attr a;
     (void)fi;
     int rc = dmt_ws_getattr(self()->ws, ino, &a);
-    if (rc < 0)
+    if (rc < 0) {
         fuse_fail(req, rc);
-    else
-        (void)fuse_reply_attr(req, &a.st, fuse_attr_timeout(ino));
+        return;
+    }
+    fuse_fresh_list(&a);
+    (void)fuse_reply_attr(req, &a.st, fuse_attr_timeout(ino));
 }
 
 static uint64_t ns_of(const struct timespec *ts)

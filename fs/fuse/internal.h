@@ -125,6 +125,9 @@ void fuse_live_inc(struct dmt_fuse *f);
 void fuse_live_dec(struct dmt_fuse *f);
 void fuse_entry_of(const struct dmt_attr *a, uint64_t parent, struct fuse_entry_param *e);
 double fuse_attr_timeout(uint64_t node);
+/* The kernel keeps what it read of a directory until the directory's time changes. For the list of snapshots, which changes
+ * behind its back, that is each time it is looked at. */
+void fuse_fresh_list(struct dmt_attr *a);
 /* Raw replies. 0 or -errno. */
 int fuse_raw_reply(struct dmt_fuse *f, uint64_t unique, int err, const void *body, size_t len);
 /* Immediate error reply; err <= 0 of the workspace. */

@@ -51,6 +51,7 @@ static void do_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
         return;
     }
     dmt_ws_ref(f->ws, a.node);
+    fuse_fresh_list(&a);
     fuse_entry_of(&a, parent, &e);
     if (fuse_reply_entry(req, &e) < 0)
         dmt_ws_forget(f->ws, a.node, 1);

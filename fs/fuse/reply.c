@@ -30,6 +30,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 #include "fs/base/log.h"
 
@@ -39,13 +40,20 @@ double fuse_attr_timeout(uint64_t node)
     return node == DMT_NODE_SNAPSHOTS ? 0 : FUSE_FOREVER_S;
 }
 
+void fuse_fresh_list(struct dmt_attr *a)
+{
+    if (a->node == DMT_NODE_SNAPSHOTS)
+        clock_gettime(CLOCK_REALTIME, &a->st.st_mtim);
+}
+
 void fuse_entry_of(const struct dmt_attr *a, uint64_t parent, struct fuse_entry_param *e)
 {
     memset(e, 0, sizeof(*e));
     e->ino = a->node;
     e->attr = a->st;
     e->attr_timeout = fuse_attr_timeout(a->node);
-    e->entry_timeout = parent == DMT_NODE_SNAPSHOTS ? 0 : FUSE_FOREVER_S;
+    e->entry_timeout =
+        parent == DMT_NODE_SNAPSHOTS || a->node == DMT_NODE_SNAPSHOTS ? 0 : FUSE_FOREVER_S;
 }
 
 int fuse_raw_reply(struct dmt_fuse *f, uint64_t unique, int err, const void *body, size_t len)

@@ -339,6 +339,13 @@ static void on_unmount(struct holder *h)
         return;
     }
     h->lazy = h->msg.flags & DMT_HP_LAZY;
+    if (h->lazy && h->conn.fd >= 0) {
+        /* Nobody will serve it again once the workspace process stops: its descriptor must then be
+         * the last one, so that users get errors and a DESTROY that umount(2) waits for ends with
+         * it. */
+        close(h->conn.fd);
+        h->conn.fd = -1;
+    }
     int rc = dmt_thread_start(&h->umounter, "umount", umount_thread, h);
     if (rc < 0)
         answer_code(h, DMT_HP_UNMOUNTED, rc);
