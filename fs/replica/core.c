@@ -493,7 +493,9 @@ static void on_role(struct replica_core *c, const struct replica_event *ev, stru
         c->seen = ev->seen;
     if (ev->role == DMT_REPLICA_SENDER && ev->epoch > c->seen)
         c->seen = ev->epoch;
-    if (ev->role != DMT_REPLICA_RECEIVER || was != ev->role || ev->epoch > c->epoch)
+    if (ev->role == DMT_REPLICA_START && ev->epoch == 0)
+        c->epoch = c->seen; /* a holder that has not opened its next epoch speaks for the last one it obeyed */
+    else if (ev->role != DMT_REPLICA_RECEIVER || was != ev->role || ev->epoch > c->epoch)
         c->epoch = ev->epoch;
     if (p == REPLICA_DOWN || (was == c->role && was_epoch == c->epoch))
         return;

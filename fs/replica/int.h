@@ -39,7 +39,10 @@
 #define ASKS_MAX            8192u
 #define PLAN_ROWS_MAX       8192u         /* missing rows looked at for one plan */
 #define PLAN_INOS_MAX       1024u
-#define HULLS_MAX           4096u         /* ranges that one WANT of everything waits for, told apart */
+#define HULLS_MAX           4096u         /* files that one WANT of everything waits for, told apart */
+#define HULL_ROWS_MAX       2048u         /* rows looked at to find the end of a hull */
+#define WAITING_MAX         512u
+#define GONE_HOLD_MS        1000u
 #define SERVE_READY_MAX     2             /* chunks read ahead */
 #define STATE_QUEUE_MAX     (1u << 20)    /* bytes of the state stream in memory, each side */
 
@@ -52,7 +55,7 @@ struct replica_conn {
     struct dmt_tls *tls;
     bool dialled, connected, secure, chosen; /* chosen: the preamble is through */
     bool writing, paused, closing, reading;
-    bool hello_wait, hello_sent, hello_got, hello_empty, joined;
+    bool hello_wait, hello_posed, hello_sent, hello_got, hello_empty, joined;
     char peer_name[DMT_NODE_NAME_MAX + 1]; /* of the certificate; "" with tls=off */
     struct dmt_buf in;   /* decrypted, not yet taken */
     struct dmt_buf ctl;  /* frames that wait for encryption */
@@ -117,29 +120,30 @@ struct replica_receiver {
 };
 
 enum replica_ask_state { ASK_OUT, ASK_ARRIVED, ASK_FILLED, ASK_GONE };
-struct replica_ask {
-    struct dmt_list node; /* bucket */
-    struct dmt_list all;
+struct replica_ask { /* a range asked for, until its row is gone from the list of what is missing */
+    struct dmt_list bucket, all;
     uint64_t ino, off, len, seq;
-    uint64_t got;         /* bytes arrived, from off */
-    uint64_t until;       /* ASK_GONE: asked again when applied is past this */
-    uint64_t filled_gen;  /* ASK_FILLED: generation of the fill */
+    uint64_t got, filled;     /* bytes arrived, from off, and filled in */
+    uint64_t until, until_ms; /* ASK_GONE: asked again when applied and clock are past these */
+    uint64_t sync_no;         /* ASK_FILLED: the first sync started after that covers it */
+    bool urgent;
     enum replica_ask_state state;
 };
-struct replica_hull {
-    uint64_t ino, lo, hi;
+struct replica_hull { /* all that is missing of ino (0: of anything) before hi must come */
+    uint64_t ino, hi;
 };
-struct replica_waiting { /* a WANT of the peer, or the running `whole` */
+struct replica_waiting { /* a WANT of the peer; or our own, that moves `whole` */
     struct dmt_list node;
     uint64_t ino, seq;
     bool started, own;
     struct replica_hull *hulls;
-    size_t n;
+    size_t n;     /* done from the end */
+    uint64_t off; /* asked for, of the last hull */
 };
 struct replica_chunk {
     struct replica_chunk *next;
     struct dmt_missing m;
-    struct replica_ask *ask;
+    struct replica_ask *ask; /* valid while the stream is the same */
     uint8_t data[];
 };
 struct replica_plan_ino {
@@ -147,34 +151,30 @@ struct replica_plan_ino {
 };
 struct replica_pull {
     bool on;
+    uint64_t gen; /* of the stream: results of jobs of an older one are dropped */
     struct dmt_list buckets[256];
     struct dmt_list asks;
-    size_t asks_n, outstanding_n;
+    size_t asks_n, outstanding_n, urgent_n; /* urgent_n: urgent ones that are not filled */
     uint64_t outstanding_bytes, filled_bytes;
     struct dmt_list waiting;
+    size_t waiting_n, wanted_n; /* wanted_n: of the peer */
     struct replica_plan_ino *plan;
     size_t plan_n, plan_at;
-    uint64_t plan_off, plan_ms, plan_applied;
-    bool planning, plan_done, plan_stale;
+    uint64_t plan_off, plan_ms;
+    bool planning, plan_stale;
     struct replica_chunk *arrived, **arrived_tail;
-    size_t arrived_bytes;
     bool filling, syncing;
-    uint64_t fill_gen, synced_gen;
+    uint64_t sync_no; /* number of syncs started */
     uint64_t whole;
-    uint64_t gen; /* of the stream: results of jobs of an older one are dropped */
 };
 
 struct replica_served { /* a range the peer asked for */
     uint64_t ino, off, len, seq;
 };
-struct replica_ready {
-    struct dmt_buf frame;
-    uint64_t raw_len;
-};
 struct replica_serve {
-    struct replica_served queue[2][PULLS_MAX]; /* [1]: urgent */
+    struct replica_served queue[2][PULLS_MAX]; /* ring; [1]: urgent */
     unsigned at[2], n[2];
-    struct replica_ready *ready[SERVE_READY_MAX + 1];
+    struct dmt_buf ready[SERVE_READY_MAX]; /* encoded frames, oldest first */
     unsigned ready_n;
     bool reading;
     uint64_t gen;
@@ -357,15 +357,18 @@ void replica_receiver_commit(struct dmt_replica *r, uint64_t durable);
 void replica_receiver_moved(struct dmt_replica *r); /* durable or applied */
 void replica_receiver_ack(struct dmt_replica *r, bool now);
 void replica_receiver_store(struct dmt_replica *r, const struct dmt_pos *upto);
+void replica_threads_rebase(struct dmt_replica *r);
 void replica_sync_want(struct dmt_replica *r, uint64_t seq);
 void replica_apply_want(struct dmt_replica *r, uint64_t seq);
 int replica_threads_start(struct dmt_replica *r);
 void replica_threads_stop(struct dmt_replica *r);
 
 /* pull.c */
-int replica_pull_init(struct dmt_replica *r);
+void replica_pull_init(struct dmt_replica *r);
 void replica_pull_start(struct dmt_replica *r);
 void replica_pull_stop(struct dmt_replica *r);
+void replica_pull_free(struct dmt_replica *r);
+void replica_pull_tick(struct dmt_replica *r);
 void replica_pull_applied(struct dmt_replica *r);
 void replica_pull_want(struct dmt_replica *r, uint64_t ino, uint64_t seq);
 void replica_pull_bulk(struct dmt_replica *r, const struct replica_msg_BULK *m);
@@ -373,6 +376,7 @@ void replica_pull_gone(struct dmt_replica *r, const struct replica_msg_GONE *m);
 
 /* serve.c */
 void replica_serve_reset(struct dmt_replica *r);
+void replica_serve_read(struct dmt_replica *r);
 void replica_serve_pull(struct dmt_replica *r, const struct replica_msg_PULL *m);
 bool replica_serve_fill(struct dmt_replica *r, struct dmt_buf *out);
 bool replica_serve_tokens(struct dmt_replica *r, size_t bytes); /* may so many bytes go now? (bandwidth) */

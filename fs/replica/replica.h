@@ -47,7 +47,7 @@
 #define DMT_REPLICA_PREAMBLE_LEN  8
 
 enum dmt_replica_role {
-    DMT_REPLICA_NONE,     /* says hello, ships and takes nothing */
+    DMT_REPLICA_NONE,     /* not decided yet: connections wait without a hello */
     DMT_REPLICA_START,    /* holder that has not opened its epoch: may fetch from a standby that is ahead */
     DMT_REPLICA_SENDER,   /* holder of an epoch */
     DMT_REPLICA_RECEIVER, /* not the holder */
@@ -135,7 +135,7 @@ void dmt_replica_dial(struct dmt_replica *r, const char *host, uint16_t port);
 /* The workspace, or NULL before it is closed: on return nothing here touches the old one. Drops the connection; the next HELLO has the new position.
  * Not on the loop, not from an op. [blocks] */
 void dmt_replica_set_ws(struct dmt_replica *r, struct dmt_ws *ws);
-/* SENDER: we hold epoch (its EPOCH record is in the journal); alone: the register has only us. A higher epoch on the same connection is announced
+/* START: epoch may be 0 (= seen). SENDER: we hold epoch (its EPOCH record is in the journal); alone: the register has only us. A higher epoch on the same connection is announced
  * there; the stream goes on after the peer's READY. Other changes of role drop the connection. seen: frames below it are refused from now on. */
 void dmt_replica_set_role(struct dmt_replica *r, enum dmt_replica_role role, uint64_t epoch, bool alone, uint64_t seen);
 /* Receiver: the answer to peer_epoch: frames of exactly this epoch may be appended (seen is durable, the tail is cut where needed). */
@@ -156,7 +156,7 @@ void dmt_replica_appended(struct dmt_replica *r, uint64_t tail_seq, uint64_t byt
 /* A hint from whoever knows first; not needed for correctness (rep-sync waits for the journal itself). */
 void dmt_replica_durable(struct dmt_replica *r, uint64_t seq);
 
-/* --- for the gate: lock-free, or (have) under a leaf lock -------------------------------------------------------------------- */
+/* --- for the gate: lock-free, or (peer_durable, have) under a leaf lock ------------------------------------------------------- */
 /* Durable at this store in our current epoch, verified, connection up; 0 otherwise. */
 uint64_t dmt_replica_peer_durable(struct dmt_replica *r, const uint8_t store_id[16]);
 /* Has the peer all by-reference bytes of ino (0: of all files) that were written up to ref_seq, durably? When not, they are asked for first. */
@@ -164,7 +164,7 @@ bool dmt_replica_have(struct dmt_replica *r, uint64_t ino, uint64_t ref_seq);
 /* Ordered bytes that the peer has not acknowledged (0 when no peer is being streamed to). */
 uint64_t dmt_replica_unacked_bytes(struct dmt_replica *r);
 uint64_t dmt_replica_peer_free(struct dmt_replica *r); /* bytes; UINT64_MAX unknown */
-/* Records after this seq are still needed for the connected peer (or its resync); UINT64_MAX: nobody is connected. */
+/* Records after this seq are still needed for the connected peer (or for a resync under way, also between its connections); UINT64_MAX: nobody. */
 uint64_t dmt_replica_retain(struct dmt_replica *r);
 
 struct dmt_replica_status {

@@ -49,6 +49,7 @@ void replica_sender_start(struct dmt_replica *r, uint64_t epoch, const struct dm
     struct replica_sender *s = &r->sender;
     DMT_ASSERT(!s->reader && r->ws);
     struct dmt_err err = {0};
+    replica_threads_rebase(r);
     if (!s->flights)
         s->flights = calloc(FLIGHTS_MAX, sizeof(*s->flights));
     DMT_ASSERT(s->flights);
@@ -78,7 +79,8 @@ void replica_sender_start(struct dmt_replica *r, uint64_t epoch, const struct dm
 void replica_sender_stop(struct dmt_replica *r)
 {
     struct replica_sender *s = &r->sender;
-    dmt_jreader_close(s->reader);
+    if (s->reader)
+        dmt_jreader_close(s->reader);
     s->reader = NULL;
     s->held = NULL;
     dmt_timer_stop(r->commit_timer);

@@ -80,9 +80,9 @@ static int list_add(void *ctx, const struct dmt_epoch_row *e)
 int replica_epochs_load(struct dmt_ws *ws, struct replica_epoch *v, size_t *ret_n, struct dmt_err *err)
 {
     struct epoch_list l = {.v = v};
+    uint64_t applied = dmt_ws_applied(ws);
     struct dmt_lockfn lk = dmt_ws_lockfn(ws);
     lk.lock(lk.ctx);
-    uint64_t applied = dmt_store_applied(dmt_ws_store(ws)).seq;
     int rc = dmt_store_epoch_each(dmt_ws_store(ws), list_add, &l);
     lk.unlock(lk.ctx);
     if (rc < 0)
@@ -143,16 +143,23 @@ static void join_session(struct replica_conn *c);
 void replica_session_hello(struct replica_conn *c)
 {
     struct dmt_replica *r = c->r;
-    if (!c->hello_wait && !c->hello_sent) {
+    if (c->hello_sent)
+        return;
+    c->hello_wait = true;
+    if (r->core.role == DMT_REPLICA_NONE)
+        return; /* there is nothing to say yet */
+    if (!c->hello_posed) {
+        c->hello_posed = true;
         c->hello_pos = replica_tail(r);
         c->hello_empty = r->ws == NULL;
-        c->hello_wait = true;
+        if (r->ws)
+            replica_threads_rebase(r);
         if (r->ws && dmt_journal_durable(dmt_ws_journal(r->ws)) < c->hello_pos.seq) {
             dmt_journal_kick(dmt_ws_journal(r->ws), c->hello_pos.seq);
             replica_sync_want(r, c->hello_pos.seq);
         }
     }
-    if (!c->hello_wait || (r->ws && dmt_journal_durable(dmt_ws_journal(r->ws)) < c->hello_pos.seq))
+    if (r->ws && dmt_journal_durable(dmt_ws_journal(r->ws)) < c->hello_pos.seq)
         return;
     c->hello_wait = false;
     send_hello(c);

@@ -1,0 +1,754 @@
+/* replica.c: the public functions, start and stop, the tick, what other threads leave for the loop, status.
+ *
+ * Owns struct dmt_replica. Every function for any thread becomes a command posted to the loop, in order; so the core sees one thing at a time and
+ * no callback of L4 can find it in the midst of a step. The loop is woken by one uv_async (poke): replica_poll then looks at what the
+ * threads have left (durable, applied, appended, wants, state stream) and pumps the socket. The tick (TICK_MS) does what needs a clock:
+ * pings, silence, slow greeters, the kick of a journal nobody syncs, GONE ranges, status.
+ *
+ * Failure modes: a workspace that refuses what it must not refuse: replica_fail tells L4 once, closes the connection and accepts none until the
+ * workspace is set anew. dmt_replica_set_ws(NULL) and stop wait for jobs and threads that are in the workspace; each of those ends by itself: a wait for
+ * the journal within one flush (kicked here), an export because its queue is aborted, a pool job because it is short.
+ * Threads: loop, unless the comment at a function says otherwise.
+ */
+#include "fs/replica/int.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "fs/base/log.h"
+
+#define PING_MS 1000u
+#define RATE_MS 2000u
+
+/* --- small things -------------------------------------------------------------------------------------------------- */
+
+void replica_event(struct dmt_replica *r, const char *kind, const char *fmt, ...)
+{
+    char text[512];
+    va_list ap;
+    va_start(ap, fmt);
+    (void)vsnprintf(text, sizeof(text), fmt, ap);
+    va_end(ap);
+    r->conf.ops->event(r->conf.ctx, kind, text);
+}
+
+void replica_fail(struct dmt_replica *r, const char *fmt, ...)
+{
+    char text[512];
+    va_list ap;
+    va_start(ap, fmt);
+    (void)vsnprintf(text, sizeof(text), fmt, ap);
+    va_end(ap);
+    if (r->failed)
+        return;
+    r->failed = true;
+    if (r->conn)
+        replica_conn_close(r->conn, -EIO, "the workspace of this machine failed");
+    r->conf.ops->failed(r->conf.ctx, text);
+}
+
+void replica_handle_closed(struct dmt_replica *r)
+{
+    r->handles--;
+    pthread_mutex_lock(&r->lock);
+    r->open_handles = r->handles;
+    pthread_cond_broadcast(&r->idle);
+    pthread_mutex_unlock(&r->lock);
+}
+
+void replica_job_start(struct dmt_replica *r, bool uses_ws)
+{
+    pthread_mutex_lock(&r->lock);
+    r->ws_jobs += uses_ws;
+    r->other_jobs += !uses_ws;
+    pthread_mutex_unlock(&r->lock);
+}
+
+void replica_job_end(struct dmt_replica *r, bool uses_ws)
+{
+    pthread_mutex_lock(&r->lock);
+    r->ws_jobs -= uses_ws;
+    r->other_jobs -= !uses_ws;
+    pthread_cond_broadcast(&r->idle);
+    pthread_mutex_unlock(&r->lock);
+}
+
+/* --- poll and tick ---------------------------------------------------------------------------------------------------- */
+
+static void take_status(struct dmt_replica *r)
+{
+    struct dmt_replica_status s = {0};
+    enum replica_phase p = replica_core_phase(&r->core);
+    s.role = r->core.role;
+    s.epoch = r->core.epoch;
+    s.connected = r->core.up;
+    s.streaming = p == REPLICA_STREAMING || p == REPLICA_RECEIVING;
+    s.resyncing = p == REPLICA_EXPORTING || r->resync.importing;
+    s.fetching = p == REPLICA_FETCHING || p == REPLICA_SERVING;
+    s.peer = r->core.peer;
+    if (p == REPLICA_STREAMING) {
+        s.received = r->sender.last_ack.received;
+        s.durable = r->core.acked;
+        s.applied = r->sender.last_ack.applied;
+        s.sent = r->sender.sent_seq;
+    } else if (p == REPLICA_RECEIVING && r->ws) {
+        s.received = r->receiver.tail.seq;
+        s.durable = dmt_journal_durable(dmt_ws_journal(r->ws));
+        s.applied = r->applied;
+        s.whole = r->pull.whole;
+    }
+    if (r->ws && r->core.role == DMT_REPLICA_RECEIVER) {
+        struct dmt_ws_status st;
+        dmt_ws_status(r->ws, &st);
+        s.missing_bytes = st.missing_bytes;
+    }
+    s.raw_bytes = r->raw_bytes;
+    s.wire_bytes = r->wire_bytes;
+    s.bulk_bytes = r->bulk_bytes;
+    s.state_bytes = r->state_bytes;
+    s.rate_bytes_s = r->rate_bytes_s;
+    s.rtt_us = r->rtt_us;
+    s.ack_us = r->ack_us;
+    s.connects = r->connects;
+    s.refused = r->refused;
+    (void)snprintf(s.last_error, sizeof(s.last_error), "%s", r->last_error);
+    pthread_mutex_lock(&r->pub_lock);
+    if (p == REPLICA_STREAMING)
+        s.whole = r->pub_whole;
+    r->status = s;
+    pthread_mutex_unlock(&r->pub_lock);
+}
+
+static void take_thread_news(struct dmt_replica *r)
+{
+    pthread_mutex_lock(&r->lock);
+    uint64_t durable = r->sync_done, applied = r->apply_done;
+    int sync_err = r->sync_err, apply_err = r->apply_err;
+    pthread_mutex_unlock(&r->lock);
+    bool durable_moved = durable > r->durable || atomic_exchange(&r->durable_hint, 0) > r->durable;
+    bool applied_moved = applied > r->applied;
+    if (durable > r->durable)
+        r->durable = durable;
+    if (applied_moved)
+        r->applied = applied;
+    if (sync_err < 0 || apply_err < 0) {
+        replica_fail(r, sync_err < 0 ? "the journal cannot be made durable: %s" : "cannot apply: %s",
+                     sync_err < 0 ? dmt_strerror(sync_err) : r->apply_why);
+        return;
+    }
+    if (durable_moved) {
+        replica_session_durable(r);
+        replica_sender_commit(r, false);
+    }
+    if (applied_moved)
+        replica_pull_applied(r);
+    if (durable_moved || applied_moved)
+        replica_receiver_moved(r);
+}
+
+void replica_poll(struct dmt_replica *r)
+{
+    if (r->stopping)
+        return;
+    if (r->ws)
+        take_thread_news(r);
+    pthread_mutex_lock(&r->pub_lock);
+    bool ask = r->pub_ask;
+    pthread_mutex_unlock(&r->pub_lock);
+    if (ask)
+        replica_sender_wants(r);
+    if (r->conn)
+        replica_conn_pump(r->conn);
+}
+
+static void on_poke(uv_async_t *h)
+{
+    replica_poll(h->data);
+}
+
+static void tick_conns(struct dmt_replica *r, uint64_t now)
+{
+    for (struct dmt_list *it = r->conns.next; it != &r->conns;) {
+        struct replica_conn *c = DMT_CONTAINER(it, struct replica_conn, node);
+        uint64_t age = now - c->born_ms;
+        const char *why = NULL;
+        if (!c->connected && age > DIAL_TIMEOUT_MS)
+            why = "no answer to the attempt to connect";
+        else if (c->connected && !c->joined && age > CONN_GREET_MS)
+            why = "no hello in time";
+        else if (c->joined && !c->paused && now - c->heard_ms > r->conf.silence_ms)
+            why = "the peer has been silent for too long";
+        it = it->next;
+        if (why) {
+            replica_conn_close(c, -ETIMEDOUT, why);
+            it = r->conns.next; /* closing may have closed others */
+        }
+    }
+}
+
+static void tick_rate(struct dmt_replica *r, uint64_t now)
+{
+    uint64_t total = r->wire_bytes + r->bulk_bytes + r->state_bytes;
+    if (now - r->rate_mark_ms < RATE_MS)
+        return;
+    r->rate_bytes_s = (total - r->rate_mark_bytes) * 1000 / (now - r->rate_mark_ms);
+    r->rate_mark_bytes = total;
+    r->rate_mark_ms = now;
+}
+
+static void on_tick(void *arg)
+{
+    struct dmt_replica *r = arg;
+    uint64_t now = replica_now_ms(r);
+    tick_conns(r, now);
+    tick_rate(r, now);
+    if (r->conn && now - r->ping_ms >= PING_MS) {
+        r->ping_ms = now;
+        struct replica_msg m = {.type = REPLICA_PING};
+        m.PING.stamp = replica_now_ns(r);
+        replica_post_send(r, &m);
+        uint64_t total;
+        if (r->ws && dmt_store_space(dmt_ws_store(r->ws), &total, &r->receiver.free_bytes) == 0)
+            r->receiver.ack_due = true;
+    }
+    if (r->ws) {
+        replica_sender_tick(r);
+        replica_pull_tick(r);
+        replica_receiver_ack(r, true);
+    }
+    replica_net_dial(r, false);
+    replica_poll(r);
+    take_status(r);
+    dmt_timer_set(r->tick, TICK_MS);
+}
+
+static void on_commit_timer(void *arg)
+{
+    struct dmt_replica *r = arg;
+    if (r->ws)
+        replica_sender_commit(r, true);
+}
+
+static void on_dial_timer(void *arg)
+{
+    struct dmt_replica *r = arg;
+    r->dial_set = false;
+    replica_net_dial(r, true);
+}
+
+/* --- commands ---------------------------------------------------------------------------------------------------------------- */
+
+enum cmd_type { CMD_EVENT, CMD_DIAL, CMD_FOLLOW, CMD_RESYNC, CMD_DRAIN };
+struct cmd {
+    struct dmt_replica *r;
+    enum cmd_type type;
+    struct replica_event ev;
+    char *text;
+    uint16_t port;
+    struct dmt_store_conf conf;
+    struct dmt_store_ident ident;
+    uint64_t timeout_ms;
+    void (*fn)(void *arg, int err);
+    void *arg;
+};
+
+static void set_role(struct dmt_replica *r, const struct replica_event *ev)
+{
+    /* The epoch just opened is in the store: our list must have it before it is announced. */
+    if (r->ws && ev->role == DMT_REPLICA_SENDER && ev->epoch != r->core.epoch) {
+        struct dmt_err err = {0};
+        if (replica_epochs_load(r->ws, r->epochs, &r->epochs_n, &err) < 0)
+            replica_event(r, "error", "%s", err.msg);
+    }
+    /* A hello that is out on a connection without session states the old role. */
+    if (ev->role != r->core.role || ev->epoch != r->core.epoch)
+        for (struct dmt_list *it = r->conns.next; it != &r->conns;) {
+            struct replica_conn *c = DMT_CONTAINER(it, struct replica_conn, node);
+            it = it->next;
+            if (c->hello_sent && !c->joined) {
+                replica_conn_close(c, DMT_E_RETRY, "the role of this machine changed");
+                it = r->conns.next;
+            }
+        }
+    replica_do(r, ev);
+    replica_session_durable(r); /* greetings wait for the first role */
+}
+
+static void dial_changed(struct dmt_replica *r, char *host, uint16_t port)
+{
+    free(r->dial_host);
+    r->dial_host = host;
+    r->dial_port = port;
+    r->backoff_ms = 0;
+    if (r->dialling)
+        replica_conn_close(r->dialling, 0, "the address changed");
+    replica_net_dial(r, true);
+}
+
+static void start_drain(struct dmt_replica *r, struct cmd *c)
+{
+    struct replica_sender *s = &r->sender;
+    if (s->drain_fn || replica_core_phase(&r->core) != REPLICA_STREAMING) {
+        c->fn(c->arg, s->drain_fn ? -EBUSY : DMT_E_CLOSED);
+        return;
+    }
+    s->drain_fn = c->fn;
+    s->drain_arg = c->arg;
+    s->drain_seq = c->ev.seq;
+    s->drain_deadline_ms = replica_now_ms(r) + c->timeout_ms;
+    dmt_journal_kick(dmt_ws_journal(r->ws), s->drain_seq);
+    (void)dmt_replica_have(r, 0, s->drain_seq);
+    replica_sender_drain_check(r, 0);
+    replica_poll(r);
+}
+
+static void run_cmd(void *arg)
+{
+    struct cmd *c = arg;
+    struct dmt_replica *r = c->r;
+    c->ev.tail = replica_tail(r);
+    c->ev.text = c->text;
+    if (r->stopping) {
+        if (c->type == CMD_DRAIN)
+            c->fn(c->arg, DMT_E_CLOSED);
+    } else {
+        switch (c->type) {
+        case CMD_EVENT:
+            if (c->ev.type == REPLICA_EV_ROLE)
+                set_role(r, &c->ev);
+            else
+                replica_do(r, &c->ev);
+            break;
+        case CMD_DIAL:
+            dial_changed(r, c->text, c->port);
+            c->text = NULL;
+            break;
+        case CMD_FOLLOW:
+            r->follow_pending = c->ev.epoch;
+            if (r->ws)
+                replica_sync_want(r, c->ev.tail.seq);
+            replica_session_durable(r);
+            break;
+        case CMD_RESYNC:
+            replica_import_prepare(r, &c->conf, &c->ident);
+            replica_do(r, &c->ev);
+            break;
+        case CMD_DRAIN:
+            start_drain(r, c);
+            break;
+        }
+        replica_poll(r);
+    }
+    free(c->text);
+    free(c);
+}
+
+/* Any thread. */
+static struct cmd *cmd_new(struct dmt_replica *r, enum cmd_type type, enum replica_event_type ev, const char *text)
+{
+    struct cmd *c = calloc(1, sizeof(*c));
+    DMT_ASSERT(c);
+    c->r = r;
+    c->type = type;
+    c->ev.type = ev;
+    c->text = text ? strdup(text) : NULL;
+    DMT_ASSERT(!text || c->text);
+    return c;
+}
+
+void dmt_replica_dial(struct dmt_replica *r, const char *host, uint16_t port)
+{
+    struct cmd *c = cmd_new(r, CMD_DIAL, 0, host);
+    c->port = port;
+    dmt_loop_post(r->loop, run_cmd, c);
+}
+
+void dmt_replica_set_role(struct dmt_replica *r, enum dmt_replica_role role, uint64_t epoch, bool alone, uint64_t seen)
+{
+    struct cmd *c = cmd_new(r, CMD_EVENT, REPLICA_EV_ROLE, NULL);
+    c->ev.role = role;
+    c->ev.epoch = epoch;
+    c->ev.flag = alone;
+    c->ev.seen = seen;
+    dmt_loop_post(r->loop, run_cmd, c);
+}
+
+void dmt_replica_follow(struct dmt_replica *r, uint64_t epoch)
+{
+    struct cmd *c = cmd_new(r, CMD_FOLLOW, REPLICA_EV_FOLLOW, NULL);
+    c->ev.epoch = epoch;
+    dmt_loop_post(r->loop, run_cmd, c);
+}
+
+void dmt_replica_ask_resync(struct dmt_replica *r, const char *why)
+{
+    dmt_loop_post(r->loop, run_cmd, cmd_new(r, CMD_EVENT, REPLICA_EV_CANNOT, why));
+}
+
+void dmt_replica_order_resync(struct dmt_replica *r)
+{
+    dmt_loop_post(r->loop, run_cmd, cmd_new(r, CMD_EVENT, REPLICA_EV_DO_ORDER, NULL));
+}
+
+void dmt_replica_resync(struct dmt_replica *r, const struct dmt_store_conf *conf, const struct dmt_store_ident *ident)
+{
+    struct cmd *c = cmd_new(r, CMD_RESYNC, REPLICA_EV_RESYNC_READY, NULL);
+    c->conf = *conf;
+    c->conf.dir = c->text = strdup(conf->dir); /* freed with the command; prepare copies it */
+    DMT_ASSERT(c->text);
+    c->ident = *ident;
+    dmt_loop_post(r->loop, run_cmd, c);
+}
+
+void dmt_replica_fetch(struct dmt_replica *r)
+{
+    dmt_loop_post(r->loop, run_cmd, cmd_new(r, CMD_EVENT, REPLICA_EV_DO_FETCH, NULL));
+}
+
+void dmt_replica_drain(struct dmt_replica *r, uint64_t seq, uint64_t timeout_ms, void (*fn)(void *arg, int err), void *arg)
+{
+    struct cmd *c = cmd_new(r, CMD_DRAIN, 0, NULL);
+    c->ev.seq = seq;
+    c->timeout_ms = timeout_ms;
+    c->fn = fn;
+    c->arg = arg;
+    dmt_loop_post(r->loop, run_cmd, c);
+}
+
+/* --- the gate: any thread ----------------------------------------------------------------------------------------------------- */
+
+void dmt_replica_appended(struct dmt_replica *r, uint64_t tail_seq, uint64_t bytes)
+{
+    atomic_store(&r->appended_seq, tail_seq);
+    atomic_fetch_add(&r->appended_bytes, bytes);
+    if (atomic_exchange(&r->idle_sender, false))
+        uv_async_send(&r->poke);
+}
+
+void dmt_replica_durable(struct dmt_replica *r, uint64_t seq)
+{
+    atomic_store(&r->durable_hint, seq);
+    uv_async_send(&r->poke);
+}
+
+uint64_t dmt_replica_peer_durable(struct dmt_replica *r, const uint8_t store_id[16])
+{
+    pthread_mutex_lock(&r->pub_lock);
+    uint64_t seq = r->pub_streaming && memcmp(r->pub_store, store_id, 16) == 0 ? r->pub_durable : 0;
+    pthread_mutex_unlock(&r->pub_lock);
+    return seq;
+}
+
+uint64_t dmt_replica_unacked_bytes(struct dmt_replica *r)
+{
+    uint64_t taken = atomic_load(&r->pub_taken), appended = atomic_load(&r->appended_bytes);
+    return atomic_load(&r->pub_unacked) + (taken < appended ? appended - taken : 0);
+}
+
+uint64_t dmt_replica_peer_free(struct dmt_replica *r)
+{
+    return atomic_load(&r->pub_peer_free);
+}
+
+uint64_t dmt_replica_retain(struct dmt_replica *r)
+{
+    return atomic_load(&r->pub_retain);
+}
+
+void dmt_replica_status(struct dmt_replica *r, struct dmt_replica_status *ret)
+{
+    pthread_mutex_lock(&r->pub_lock);
+    *ret = r->status;
+    /* What moves with every acknowledgement is not left to the tick. */
+    if (ret->streaming && ret->role == DMT_REPLICA_SENDER && r->pub_streaming) {
+        ret->durable = r->pub_durable > ret->durable ? r->pub_durable : ret->durable;
+        ret->whole = r->pub_whole;
+    }
+    pthread_mutex_unlock(&r->pub_lock);
+    ret->unacked_bytes = dmt_replica_unacked_bytes(r);
+}
+
+uint16_t dmt_replica_port(const struct dmt_replica *r)
+{
+    return r->port;
+}
+
+/* --- the workspace: taken away and given ---------------------------------------------------------------------------------------- */
+
+struct ws_change {
+    struct dmt_replica *r;
+    struct dmt_ws *ws;
+    struct replica_epoch epochs[REPLICA_EPOCHS_MAX];
+    size_t n;
+};
+
+static void take_ws_away(void *arg)
+{
+    struct dmt_replica *r = ((struct ws_change *)arg)->r;
+    for (struct dmt_list *it = r->conns.next; it != &r->conns;) {
+        struct replica_conn *c = DMT_CONTAINER(it, struct replica_conn, node);
+        it = it->next;
+        if (c->hello_sent || c->hello_wait) {
+            replica_conn_close(c, DMT_E_RETRY, "the workspace is being closed or opened");
+            it = r->conns.next;
+        }
+    }
+    r->backoff_ms = 0;
+    struct dmt_ws *was = r->ws;
+    r->ws = NULL;
+    r->receiver.storing = false;
+    r->epochs_n = 0;
+    pthread_mutex_lock(&r->lock);
+    r->shared_ws = NULL;
+    pthread_mutex_unlock(&r->lock);
+    if (was) { /* ends the wait of rep-sync */
+        struct dmt_journal *j = dmt_ws_journal(was);
+        dmt_journal_kick(j, dmt_journal_tail(j).seq);
+    }
+}
+
+static void give_ws(void *arg)
+{
+    struct ws_change *w = arg;
+    struct dmt_replica *r = w->r;
+    memcpy(r->epochs, w->epochs, w->n * sizeof(w->epochs[0]));
+    r->epochs_n = w->n;
+    struct dmt_journal *j = dmt_ws_journal(w->ws);
+    pthread_mutex_lock(&r->lock);
+    r->durable = r->sync_done = r->sync_target = dmt_journal_durable(j);
+    r->applied = r->apply_done = r->apply_target = dmt_ws_applied(w->ws);
+    r->sync_err = r->apply_err = 0;
+    r->shared_ws = w->ws;
+    pthread_mutex_unlock(&r->lock);
+    memcpy(r->conf.lineage, dmt_store_ident(dmt_ws_store(w->ws))->lineage, 16);
+    r->ws = w->ws;
+    r->failed = false;
+    /* Whoever connected meanwhile was told that there is nothing here. */
+    for (struct dmt_list *it = r->conns.next; it != &r->conns;) {
+        struct replica_conn *c = DMT_CONTAINER(it, struct replica_conn, node);
+        it = it->next;
+        if (c->hello_sent || c->hello_wait) {
+            replica_conn_close(c, DMT_E_RETRY, "the workspace is being closed or opened");
+            it = r->conns.next;
+        }
+    }
+    r->backoff_ms = 0;
+    replica_net_dial(r, true);
+}
+
+/* Not on the loop. */
+static void wait_ws_unused(struct dmt_replica *r)
+{
+    pthread_mutex_lock(&r->lock);
+    while (r->sync_busy || r->apply_busy || r->ws_jobs > 0)
+        pthread_cond_wait(&r->idle, &r->lock);
+    pthread_mutex_unlock(&r->lock);
+}
+
+void dmt_replica_set_ws(struct dmt_replica *r, struct dmt_ws *ws)
+{
+    DMT_ASSERT(!dmt_loop_here(r->loop));
+    struct ws_change *w = calloc(1, sizeof(*w));
+    DMT_ASSERT(w);
+    w->r = r;
+    w->ws = ws;
+    dmt_loop_call(r->loop, take_ws_away, w);
+    wait_ws_unused(r);
+    if (ws) {
+        struct dmt_err err = {0};
+        if (replica_epochs_load(ws, w->epochs, &w->n, &err) < 0) {
+            dmt_warn("replica: %s", err.msg); /* without the list a cut cannot be proposed; the chain still decides */
+            w->n = 0;
+        }
+        dmt_loop_call(r->loop, give_ws, w);
+    }
+    free(w);
+}
+
+/* --- start and stop ----------------------------------------------------------------------------------------------------------------- */
+
+static void start_on_loop(void *arg)
+{
+    struct dmt_replica *r = arg;
+    r->poke.data = r;
+    DMT_ASSERT(uv_async_init(r->uv, &r->poke, on_poke) == 0);
+    r->handles++;
+    r->tick = dmt_timer_new(r->loop, on_tick, r);
+    r->commit_timer = dmt_timer_new(r->loop, on_commit_timer, r);
+    r->dial_timer = dmt_timer_new(r->loop, on_dial_timer, r);
+    dmt_timer_set(r->tick, TICK_MS);
+}
+
+static void begin_on_loop(void *arg)
+{
+    replica_net_dial(arg, true);
+}
+
+static void on_poke_closed(uv_handle_t *h)
+{
+    replica_handle_closed(h->data);
+}
+
+static void stop_on_loop(void *arg)
+{
+    struct dmt_replica *r = arg;
+    r->stopping = true;
+    while (!dmt_list_empty(&r->conns))
+        replica_conn_close(DMT_CONTAINER(r->conns.next, struct replica_conn, node), DMT_E_RETRY,
+                           "the other machine's workspace process stops");
+    replica_net_stop(r);
+    replica_sender_drain_check(r, DMT_E_CLOSED);
+    replica_import_stop(r);
+    replica_pull_stop(r);
+    dmt_timer_free(r->tick);
+    dmt_timer_free(r->commit_timer);
+    dmt_timer_free(r->dial_timer);
+    r->tick = r->commit_timer = r->dial_timer = NULL;
+    struct dmt_ws *ws = r->ws;
+    r->ws = NULL;
+    pthread_mutex_lock(&r->lock);
+    r->shared_ws = NULL;
+    pthread_mutex_unlock(&r->lock);
+    if (ws) {
+        struct dmt_journal *j = dmt_ws_journal(ws);
+        dmt_journal_kick(j, dmt_journal_tail(j).seq);
+    }
+}
+
+/* The last thing: threads are gone, nobody pokes any more. */
+static void close_poke(void *arg)
+{
+    struct dmt_replica *r = arg;
+    pthread_mutex_lock(&r->lock);
+    r->open_handles = r->handles;
+    pthread_mutex_unlock(&r->lock);
+    uv_close((uv_handle_t *)&r->poke, on_poke_closed);
+}
+
+static void nothing(void *arg)
+{
+    (void)arg;
+}
+
+static void free_all(struct dmt_replica *r)
+{
+    replica_sender_free(r);
+    replica_receiver_free(r);
+    replica_pull_free(r);
+    replica_serve_reset(r);
+    replica_resync_free(r);
+    pthread_mutex_destroy(&r->lock);
+    pthread_mutex_destroy(&r->pub_lock);
+    pthread_cond_destroy(&r->work);
+    pthread_cond_destroy(&r->idle);
+    free(r->workspace);
+    free(r->node);
+    free(r->peer_node);
+    free(r->dial_host);
+    free(r->read_buf);
+    free(r);
+}
+
+void dmt_replica_stop(struct dmt_replica *r)
+{
+    if (!r)
+        return;
+    DMT_ASSERT(!dmt_loop_here(r->loop));
+    dmt_loop_call(r->loop, stop_on_loop, r);
+    replica_threads_stop(r);
+    pthread_mutex_lock(&r->lock);
+    while (r->ws_jobs > 0 || r->other_jobs > 0)
+        pthread_cond_wait(&r->idle, &r->lock);
+    pthread_mutex_unlock(&r->lock);
+    if (r->resync.joinable)
+        pthread_join(r->resync.thread, NULL);
+    r->resync.joinable = false;
+    dmt_loop_call(r->loop, close_poke, r);
+    pthread_mutex_lock(&r->lock);
+    while (r->open_handles > 0)
+        pthread_cond_wait(&r->idle, &r->lock);
+    pthread_mutex_unlock(&r->lock);
+    dmt_loop_call(r->loop, nothing, NULL); /* the last close callback may still be unlocking: now it has returned */
+    free_all(r);
+}
+
+static int check_conf(const struct dmt_replica_conf *conf, struct dmt_err *err)
+{
+    if (!conf->tls && !conf->tls_off) {
+        (void)dmt_err_set(err, DMT_E_CONFIG, "a standby needs certificates");
+        (void)dmt_err_hint(err, "make them with `dumontd ca`, or use tls=off on loopback addresses");
+        return DMT_E_CONFIG;
+    }
+    if (conf->tls && conf->tls_off)
+        return dmt_err_set(err, DMT_E_CONFIG, "tls=off and a certificate at the same time");
+    struct sockaddr_in in;
+    struct sockaddr_in6 in6;
+    bool numeric4 = conf->dial_host && uv_ip4_addr(conf->dial_host, conf->dial_port, &in) == 0;
+    bool numeric6 = conf->dial_host && uv_ip6_addr(conf->dial_host, conf->dial_port, &in6) == 0;
+    if (conf->tls_off && ((numeric4 && !replica_is_loopback((struct sockaddr *)&in)) ||
+                          (numeric6 && !replica_is_loopback((struct sockaddr *)&in6)))) {
+        (void)dmt_err_set(err, DMT_E_CONFIG, "tls=off with the address %s, which is not loopback", conf->dial_host);
+        (void)dmt_err_hint(err, "make certificates with `dumontd ca`");
+        return DMT_E_CONFIG;
+    }
+    return 0;
+}
+
+static struct dmt_replica *replica_alloc(const struct dmt_replica_conf *conf)
+{
+    struct dmt_replica *r = calloc(1, sizeof(*r));
+    DMT_ASSERT(r);
+    r->conf = *conf;
+    r->loop = conf->loop;
+    r->uv = dmt_loop_uv(conf->loop);
+    r->workspace = strdup(conf->workspace);
+    r->node = strdup(conf->node);
+    r->peer_node = conf->peer_node && conf->peer_node[0] ? strdup(conf->peer_node) : NULL;
+    r->dial_host = conf->dial_host ? strdup(conf->dial_host) : NULL;
+    r->dial_port = conf->dial_port;
+    r->read_buf = malloc(CONN_READ_MAX);
+    DMT_ASSERT(r->workspace && r->node && r->read_buf);
+    if (r->conf.backoff_max_ms == 0)
+        r->conf.backoff_max_ms = DIAL_BACKOFF_MAX_MS;
+    if (r->conf.silence_ms == 0)
+        r->conf.silence_ms = SILENCE_MS;
+    dmt_random(&r->instance, sizeof(r->instance));
+    dmt_list_init(&r->conns);
+    pthread_mutex_init(&r->lock, NULL);
+    pthread_mutex_init(&r->pub_lock, NULL);
+    pthread_cond_init(&r->work, NULL);
+    pthread_cond_init(&r->idle, NULL);
+    atomic_store(&r->pub_taken, UINT64_MAX);
+    atomic_store(&r->pub_peer_free, UINT64_MAX);
+    atomic_store(&r->pub_retain, UINT64_MAX);
+    replica_core_init(&r->core);
+    replica_pull_init(r);
+    replica_resync_init(r);
+    return r;
+}
+
+int dmt_replica_start(struct dmt_replica **ret, const struct dmt_replica_conf *conf, struct dmt_err *err)
+{
+    int rc = check_conf(conf, err);
+    if (rc < 0)
+        return rc;
+    struct dmt_replica *r = replica_alloc(conf);
+    rc = replica_receiver_init(r);
+    if (rc == 0)
+        rc = replica_threads_start(r);
+    if (rc < 0) {
+        free_all(r);
+        return dmt_err_set(err, rc, "cannot start the replica: %s", dmt_strerror(rc));
+    }
+    dmt_loop_call(r->loop, start_on_loop, r);
+    rc = replica_net_start(r, err);
+    if (rc < 0) {
+        dmt_replica_stop(r);
+        return rc;
+    }
+    dmt_loop_call(r->loop, begin_on_loop, r);
+    *ret = r;
+    return 0;
+}
