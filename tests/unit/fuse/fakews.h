@@ -34,6 +34,7 @@ struct dmt_ws {
     /* hooks */
     enum { ACK_AT_ONCE, ACK_PARK, ACK_FAIL } acks;
     bool park_syncs, cold;
+    int snapshots; /* so many in .snapshots: s0, s1 ... */
     /* what happened */
     struct dmt_op last;
     bool last_kill;
@@ -123,6 +124,19 @@ static void fake_attr(const struct fake_node *n, struct dmt_attr *ret)
     ret->st = n->st;
 }
 
+static void fake_snapshot_attr(uint64_t node, struct dmt_attr *ret)
+{
+    memset(ret, 0, sizeof(*ret));
+    ret->node = ret->st.st_ino = node;
+    ret->st.st_mode = S_IFDIR | 0555;
+    ret->st.st_nlink = 2;
+}
+
+static uint64_t fake_snapshot(int i)
+{
+    return 1ull << 63 | (uint64_t)(i + 1) << DMT_INO_BITS | 1;
+}
+
 static void fake_logged(struct dmt_op *op)
 {
     op->seq = ++fake.seq;
@@ -172,7 +186,16 @@ void dmt_ws_sync(struct dmt_ws *ws, uint64_t ino, dmt_ack_fn fn, void *arg)
 
 int dmt_ws_lookup(struct dmt_ws *ws, uint64_t parent, const char *name, struct dmt_attr *ret)
 {
+    int i;
+    if (parent == 1 && strcmp(name, ".snapshots") == 0) {
+        fake_snapshot_attr(DMT_NODE_SNAPSHOTS, ret);
+        return 0;
+    }
     pthread_mutex_lock(&ws->lock);
+    if (parent == DMT_NODE_SNAPSHOTS && sscanf(name, "s%d", &i) == 1 && i < ws->snapshots) {
+        fake_snapshot_attr(fake_snapshot(i), ret);
+        return fake_done(0);
+    }
     struct fake_node *n = fake_find(parent, name);
     if (n)
         fake_attr(n, ret);
@@ -181,6 +204,10 @@ int dmt_ws_lookup(struct dmt_ws *ws, uint64_t parent, const char *name, struct d
 
 int dmt_ws_getattr(struct dmt_ws *ws, uint64_t node, struct dmt_attr *ret)
 {
+    if (node >> 63) {
+        fake_snapshot_attr(node, ret);
+        return 0;
+    }
     pthread_mutex_lock(&ws->lock);
     struct fake_node *n = fake_get(node);
     if (n)
@@ -308,15 +335,15 @@ int dmt_ws_readlink(struct dmt_ws *ws, uint64_t node, char buf[4096])
 void dmt_ws_ref(struct dmt_ws *ws, uint64_t node)
 {
     pthread_mutex_lock(&ws->lock);
-    fake.n[node].refs++;
+    if (node < FAKE_NODES)
+        fake.n[node].refs++;
     pthread_mutex_unlock(&ws->lock);
 }
 
 void dmt_ws_forget(struct dmt_ws *ws, uint64_t node, uint64_t n)
 {
     pthread_mutex_lock(&ws->lock);
-    DMT_ASSERT(node < FAKE_NODES);
-    if (node > 1) {
+    if (node > 1 && node < FAKE_NODES) {
         fake.n[node].refs -= (int64_t)n;
         DMT_ASSERT(fake.n[node].refs >= 0);
     }
@@ -378,6 +405,14 @@ int dmt_ws_readdir(struct dmt_ws *ws, uint64_t node, uint64_t after, bool plus, 
         stop = fn(ctx, ".", node, S_IFDIR, 1, NULL);
     if (!stop && after < 2)
         stop = fn(ctx, "..", node, S_IFDIR, 2, NULL);
+    for (int i = 0; node == DMT_NODE_SNAPSHOTS && i < ws->snapshots && !stop; i++) {
+        char name[16];
+        if ((uint64_t)i + 3 <= after)
+            continue;
+        snprintf(name, sizeof(name), "s%d", i);
+        fake_snapshot_attr(fake_snapshot(i), &a);
+        stop = fn(ctx, name, a.node, S_IFDIR, (uint64_t)i + 3, plus ? &a : NULL);
+    }
     for (unsigned i = 2; i < FAKE_NODES && !stop; i++) {
         const struct fake_node *n = &fake.n[i];
         if (!n->used || n->parent != node || i + 1 <= after)

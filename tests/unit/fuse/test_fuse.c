@@ -591,6 +591,43 @@ static void changes_behind_the_kernel(void **state)
     client(stat_g_gone);
 }
 
+static int entries_of(const char *name)
+{
+    int n = 0;
+    DIR *d = opendir(name);
+    SO(d);
+    while (readdir(d))
+        n++;
+    closedir(d);
+    return n;
+}
+
+static void one_snapshot(void)
+{
+    struct stat st;
+    SO(entries_of(".snapshots") == 3 && stat(".snapshots/s0", &st) == 0 && st.st_ino >> 63);
+    SO(stat(".snapshots/s1", &st) < 0 && errno == ENOENT);
+}
+
+static void two_snapshots(void)
+{
+    struct stat st;
+    SO(entries_of(".snapshots") == 4 && stat(".snapshots/s1", &st) == 0);
+}
+
+/* They come and go without a request through this mount. */
+static void snapshots_are_never_cached(void **state)
+{
+    (void)state;
+    FAKE_SET(snapshots, 1);
+    client(one_snapshot);
+    client(one_snapshot);
+    FAKE_SET(snapshots, 2);
+    client(two_snapshots);
+    FAKE_SET(snapshots, 1);
+    client(one_snapshot);
+}
+
 /* --- fuseblk: sync and the end
  * ----------------------------------------------------------------------- */
 
@@ -663,6 +700,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(killed_after_an_ordinary_signal, plain_one, teardown),
         cmocka_unit_test_setup_teardown(stop_answers_what_waits, plain_one, teardown),
         cmocka_unit_test_setup_teardown(changes_behind_the_kernel, plain_one, teardown),
+        cmocka_unit_test_setup_teardown(snapshots_are_never_cached, plain_one, teardown),
         cmocka_unit_test_setup_teardown(syncfs_and_destroy_arrive, block_one, teardown),
     };
     if (geteuid() != 0 || access("/dev/fuse", F_OK) != 0) {
