@@ -208,7 +208,7 @@ static int make_store(struct app *a, struct dmt_err *err)
     int rc = owner ? dmt_owner_parse(owner, &uid, &gid, err) : 0;
     if (rc == 0 && (rc = dmt_io_mkdirs(sc.io, a->store_dir, 0700)) != 0)
         return dmt_err_set(err, rc, "cannot make %s: %s", a->store_dir, dmt_strerror(rc));
-    return rc == 0 ? dmt_store_create(&sc, &id, 0755, uid, gid, sc.clock->realtime_ns(NULL), err) : rc;
+    return rc == 0 ? dmt_store_create(&sc, &id, S_IFDIR | 0755, uid, gid, sc.clock->realtime_ns(NULL), err) : rc;
 }
 
 void app_mark_resync(struct app *a, bool on)

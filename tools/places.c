@@ -79,7 +79,7 @@ static void names_add(struct names *ns, const char *name)
         ns->v = v;
         ns->cap = cap;
     }
-    snprintf(ns->v[ns->n++], sizeof *ns->v, "%s", name);
+    snprintf(ns->v[ns->n++], sizeof *ns->v, "%.64s", name);
 }
 
 /* Adds NAME for each NAME+suffix in dir; with inside != NULL only where dir/NAME/inside exists. */

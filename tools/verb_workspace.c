@@ -36,7 +36,7 @@ static int make_store(const char *name, const char *store, const struct dmt_conf
     if (owner && (rc = dmt_owner_parse(owner, &uid, &gid, err)) != 0)
         return rc;
     /* A fresh root takes owner and mode of the mountpoint at its first mount; until then 0755. */
-    return dmt_store_create(&sc, &id, 0755, uid, gid, clk->realtime_ns(clk->ctx), err);
+    return dmt_store_create(&sc, &id, S_IFDIR | 0755, uid, gid, clk->realtime_ns(clk->ctx), err);
 }
 
 /* key=value words into c; 0 or an exit code. */
