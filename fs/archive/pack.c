@@ -166,39 +166,73 @@ static int bulk_item(struct dmt_archiver *a, const struct pack_ref *ref, uint64_
                : 0;
 }
 
-/* The first stretch of [off, end) whose live content is from the write `seq`: 1, 0 when there is
- * none. */
-static int next_live(struct dmt_archiver *a, const struct pack_ref *ref, uint64_t off, uint64_t end,
-                     uint64_t *ret_off, uint64_t *ret_len)
+/* One by-reference write whose bytes are being fetched. */
+struct gather {
+    const struct pack_ref *ref;
+    uint64_t view;
+    struct stretch {
+        uint64_t off, end;
+    } * got; /* uploaded already */
+    size_t n_got;
+    uint64_t bytes;
+};
+
+/* The first stretch of [off, end) that in g's view is from the write: 1, 0 when there is none. */
+static int next_stretch(struct dmt_archiver *a, const struct gather *g, uint64_t off, uint64_t end,
+                        struct stretch *ret)
 {
     struct dmt_store *st = dmt_ws_store(a->conf.ws);
     struct dmt_lockfn lk = dmt_ws_lockfn(a->conf.ws);
     struct dmt_pieces ps = {0};
     uint64_t n = end - off < DMT_WRITE_MAX ? end - off : DMT_WRITE_MAX;
+    ret->end = 0;
     lk.lock(lk.ctx);
-    int r = dmt_store_map(st, DMT_LIVE, ref->ino, off, a->bulk_buf, n, &ps);
-    *ret_len = 0;
+    int r = dmt_store_map(st, g->view, g->ref->ino, off, a->bulk_buf, n, &ps);
     for (int i = 0; !r && i < ps.n; i++) {
         const struct dmt_piece *pc = &ps.v[i];
-        if (pc->born != ref->seq || !pc->file)
-            continue;
-        if (!*ret_len || pc->off < *ret_off) {
-            *ret_off = pc->off;
-            *ret_len = pc->len;
-        }
+        if (pc->born == g->ref->seq && pc->file && (!ret->end || pc->off < ret->off))
+            *ret = (struct stretch){pc->off, pc->off + pc->len};
     }
     lk.unlock(lk.ctx);
     dmt_store_pieces_free(st, &ps);
-    return r == -ENOENT ? 0 : r < 0 ? r : *ret_len > 0;
+    return r == -ENOENT ? 0 : r < 0 ? r : ret->end > 0;
 }
 
-static int gather(struct dmt_archiver *a, const struct pack_ref *ref, struct dmt_err *err)
+/* Cuts s down to its first part that has not been uploaded; false when all of it has. */
+static bool not_yet(const struct gather *g, struct stretch *s)
 {
-    uint64_t off = ref->off, end = ref->off + ref->len;
+    for (size_t i = 0; i < g->n_got && s->off < s->end; i++) {
+        const struct stretch *h = &g->got[i];
+        if (h->off <= s->off && h->end > s->off) {
+            s->off = h->end < s->end ? h->end : s->end;
+            i = (size_t)-1; /* from the start: stretches are in no order */
+        }
+    }
+    for (size_t i = 0; i < g->n_got; i++)
+        if (g->got[i].off > s->off && g->got[i].off < s->end)
+            s->end = g->got[i].off;
+    return s->off < s->end;
+}
+
+static int note_got(struct gather *g, uint64_t off, uint64_t n)
+{
+    struct stretch *v = realloc(g->got, (g->n_got + 1) * sizeof(*v));
+    if (!v)
+        return -ENOMEM;
+    g->got = v;
+    v[g->n_got++] = (struct stretch){off, off + n};
+    g->bytes += n;
+    return 0;
+}
+
+static int gather_view(struct dmt_archiver *a, struct gather *g, struct dmt_err *err)
+{
+    const struct pack_ref *ref = g->ref;
+    uint64_t off = ref->off, end = ref->off + ref->len, n;
     int again = 0;
     while (off < end && !archiver_stopped(a)) {
-        uint64_t at, len, n = 0;
-        int r = next_live(a, ref, off, end, &at, &len);
+        struct stretch s;
+        int r = next_stretch(a, g, off, end, &s);
         if (r < 0)
             return dmt_err_set(err, r, "cannot look up inode %llu: %s",
                                (unsigned long long)ref->ino, dmt_strerror(r));
@@ -206,21 +240,56 @@ static int gather(struct dmt_archiver *a, const struct pack_ref *ref, struct dmt
             off = end - off > DMT_WRITE_MAX ? off + DMT_WRITE_MAX : end;
             continue;
         }
-        r = dmt_ws_bulk_read(a->conf.ws, ref->ino, at, len, ref->seq, a->bulk_buf, &n);
-        if (r == DMT_E_GONE || (!r && !n)) { /* changed between the look and the read */
-            off = ++again > REREAD_MAX ? at + len : at;
+        uint64_t piece_end = s.end;
+        if (!not_yet(g, &s)) {
+            off = piece_end;
             continue;
         }
-        if (!r)
-            r = bulk_item(a, ref, at, a->bulk_buf, n, err);
-        else
-            dmt_err_set(err, r, "cannot read inode %llu: %s", (unsigned long long)ref->ino,
-                        dmt_strerror(r));
+        r = dmt_ws_bulk_read(a->conf.ws, ref->ino, s.off, s.end - s.off, ref->seq, a->bulk_buf, &n);
+        if (r == DMT_E_GONE || (!r && !n)) { /* changed between the look and the read */
+            off = ++again > REREAD_MAX ? s.end : s.off;
+            continue;
+        }
+        if (r)
+            return dmt_err_set(err, r, "cannot read inode %llu: %s", (unsigned long long)ref->ino,
+                               dmt_strerror(r));
+        r = bulk_item(a, ref, s.off, a->bulk_buf, n, err);
+        if (!r && note_got(g, s.off, n))
+            r = dmt_err_set(err, -ENOMEM, "out of memory");
         if (r)
             return r;
-        off = at + n;
+        off = s.off + n;
     }
     return archiver_stopped(a) ? -ECANCELED : 0;
+}
+
+struct oldest {
+    uint64_t from, seq;
+};
+
+static int oldest_from(void *ctx, const struct dmt_snapshot *s)
+{
+    struct oldest *o = ctx;
+    if (s->seq >= o->from && (!o->seq || s->seq < o->seq))
+        o->seq = s->seq;
+    return 0;
+}
+
+/* What the file shows now, and, where it was overwritten since, what the first snapshot after the
+ * write still shows. */
+static int gather(struct dmt_archiver *a, const struct pack_ref *ref, struct dmt_err *err)
+{
+    struct gather g = {.ref = ref, .view = DMT_LIVE};
+    struct oldest o = {.from = ref->seq};
+    int r = gather_view(a, &g, err);
+    if (!r && g.bytes < ref->len)
+        r = dmt_ws_snap_each(a->conf.ws, oldest_from, &o);
+    if (!r && o.seq) {
+        g.view = o.seq;
+        r = gather_view(a, &g, err);
+    }
+    free(g.got);
+    return r;
 }
 
 int pack_upload(struct dmt_archiver *a, struct dmt_err *err)

@@ -169,6 +169,43 @@ static void bulk_overwritten_in_time(void **state)
     free(p);
 }
 
+/* Overwritten before its turn came, but a snapshot has it: the snapshot comes back whole. */
+static void bulk_of_a_snapshot(void **state)
+{
+    struct fx *f = *state;
+    struct dmt_err err = {0};
+    uint8_t *p = malloc(1u << 20);
+    char want[65], got[65], dir[160];
+    struct dmt_snapshot snap = {0};
+    start(f, &f->a);
+    fx_flush(&f->a);
+    atomic_store(&f->a.hold, atomic_load(&f->a.archived));
+    uint64_t ino = fx_big(&f->a, "model", 6u << 20, 1);
+    fx_ok(dmt_ws_snap_create(f->a.ws, "epoch-1", "", &snap, &err), &err);
+    fx_fill(p, 1u << 20, 99);
+    for (uint64_t i = 1; i < 4; i++)
+        fx_write(&f->a, ino, p, 1u << 20, i << 20);
+    fx_write(&f->a, ino, "odd", 3, (5u << 20) + 12345);
+    fx_ok(dmt_ws_digest(f->a.ws, snap.seq, want, &err), &err);
+    struct mark now = mark_now(&f->a);
+    atomic_store(&f->a.hold, 0);
+    fx_flush(&f->a);
+    fx_restore_equal(f, 0, now.digest);
+    snprintf(dir, sizeof(dir), "%.60s/with-snapshot", f->dir);
+    struct dmt_restore r = {.url = f->url, .name = "copy", .dir = dir};
+    fx_ok(dmt_archive_restore(&r, &err), &err);
+    assert_int_equal(r.incomplete, 0);
+    struct machine m;
+    fx_machine(f, &m, "x");
+    snprintf(m.store, sizeof(m.store), "%s", dir);
+    fx_open_ws(&m);
+    fx_ok(dmt_ws_digest(m.ws, snap.seq, got, &err), &err);
+    assert_string_equal(got, want);
+    fx_close_ws(&m);
+    dmt_pool_free(m.pool);
+    free(p);
+}
+
 /* Scratch files that are gone again cost nothing. */
 static void scratch_files_are_not_sent(void **state)
 {
@@ -576,6 +613,7 @@ int main(void)
         T(only_up_to_the_limit),
         T(bulk_data),
         T(bulk_overwritten_in_time),
+        T(bulk_of_a_snapshot),
         T(scratch_files_are_not_sent),
         T(restart_goes_on),
         T(stored_but_not_recorded),
