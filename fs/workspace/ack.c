@@ -177,10 +177,12 @@ static int marked_inos(struct dmt_ws *ws, uint64_t ino, uint64_t upto, struct dm
 int ws_bulk_sync(struct dmt_ws *ws, uint64_t ino, uint64_t *ret_seq)
 {
     struct dmt_lockfn lk = dmt_ws_lockfn(ws);
+    struct dmt_missing m;
     struct dmt_buf inos;
     ws_lock(ws);
     uint64_t upto = *ret_seq = ws->applied.seq;
-    bool any = dmt_store_missing_ino(ws->st, ino, UINT64_MAX), mine = ws->bulk_ok;
+    /* Also ranges that only a snapshot shows any more: it must be complete after a crash too. */
+    bool any = dmt_store_missing_next(ws->st, ino, 0, &m) == 1 && (ino == 0 || m.ino == ino), mine = ws->bulk_ok;
     ws_unlock(ws);
     if (!any)
         return 0;

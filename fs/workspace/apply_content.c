@@ -79,17 +79,13 @@ static int content_missing(struct dmt_ws *ws, const struct dmt_rec *r, const str
 
 static int apply_content(struct dmt_ws *ws, const struct dmt_rec *r, const struct dmt_rec_CONTENT *c)
 {
-    struct dmt_inode n, src;
+    struct dmt_inode n;
     int e = dmt_store_inode_get(ws->st, DMT_LIVE, c->ino, &n);
     if (e < 0)
         return e;
-    int have = dmt_store_inode_get(ws->st, c->view, c->src, &src);
-    if (have == 0)
-        have = dmt_store_content_from(ws->st, c->ino, c->src, c->view, r->seq);
-    if (have == -ENOENT || have == DMT_E_GONE)
+    e = dmt_store_content_from(ws->st, c->ino, c->src, c->view, r->seq);
+    if (e == DMT_E_GONE)
         e = content_missing(ws, r, c);
-    else
-        e = have;
     if (e < 0)
         return e;
     n.size = c->size;

@@ -49,8 +49,7 @@ int dmt_ws_receive(struct dmt_ws *ws, const void *records, size_t len, struct dm
     return r;
 }
 
-/* apply_lock held. */
-static int apply_to(struct dmt_ws *ws, uint64_t seq, struct dmt_err *err)
+int ws_apply_tail(struct dmt_ws *ws, uint64_t seq, struct dmt_err *err)
 {
     int r = 0;
     ws_lock(ws);
@@ -78,7 +77,7 @@ int dmt_ws_apply_upto(struct dmt_ws *ws, uint64_t seq, struct dmt_err *err)
 {
     uint64_t durable = dmt_journal_durable(ws->j);
     pthread_mutex_lock(&ws->apply_lock);
-    int r = apply_to(ws, seq < durable ? seq : durable, err);
+    int r = ws_apply_tail(ws, seq < durable ? seq : durable, err);
     pthread_mutex_unlock(&ws->apply_lock);
     return r;
 }
@@ -91,7 +90,7 @@ int dmt_ws_promote(struct dmt_ws *ws, struct dmt_err *err)
     if (r < 0)
         return dmt_err_set(err, r, "the journal cannot be made durable: %s", dmt_strerror(r));
     pthread_mutex_lock(&ws->apply_lock);
-    r = apply_to(ws, tail, err);
+    r = ws_apply_tail(ws, tail, err);
     pthread_mutex_unlock(&ws->apply_lock);
     return r;
 }

@@ -159,6 +159,10 @@ int ws_apply_one(struct dmt_ws *ws, const struct dmt_rec *r, const struct dmt_bo
 /* Decodes and applies what the reader has up to seq `upto`; *pos = the last record read. recovery: no checkpointer runs yet, so
  * checkpoints are made here. Lock NOT held. */
 int ws_apply_from(struct dmt_ws *ws, struct dmt_jreader *rd, uint64_t *pos, uint64_t upto, bool recovery, struct dmt_err *err);
+/* follow.c: applies up to seq, whatever the other side's position. apply_lock held. */
+int ws_apply_tail(struct dmt_ws *ws, uint64_t seq, struct dmt_err *err);
+/* branch.c: STORE/branches/NAME + suffix; -EINVAL for a name that is none. */
+int ws_branch_path(struct dmt_ws *ws, const char *name, const char *suffix, char path[DMT_PATH_MAX]);
 int ws_apply_names(struct dmt_ws *ws, const struct dmt_rec *r, const struct dmt_body *b);   /* apply_names.c */
 int ws_apply_content(struct dmt_ws *ws, const struct dmt_rec *r, const struct dmt_body *b); /* apply_content.c */
 int ws_apply_attrs(struct dmt_ws *ws, const struct dmt_rec *r, const struct dmt_body *b);   /* apply_attrs.c */
@@ -217,6 +221,59 @@ struct ws_entries {
 };
 int ws_list(struct dmt_ws *ws, uint64_t view, uint64_t dir, struct ws_entries *ret); /* sorted by name */
 void ws_entries_free(struct ws_entries *e);
+
+/* Paths of many inodes of a view at once ("" = root; NULL = no name); caller frees each and the array. Lock NOT held. */
+int ws_paths(struct dmt_ws *ws, uint64_t view, const uint64_t *inos, size_t n, char ***ret);
+void ws_paths_free(char **paths, size_t n);
+
+/* --- diff.c: what differs between two views ------------------------------------------------------------------------------------------- */
+struct ws_dnode { /* an inode that changed in between */
+    uint64_t ino;
+    bool in_a, in_b; /* exists there with a name */
+    struct dmt_inode a, b;
+};
+struct ws_dname { /* a directory entry that is not the same in both */
+    uint64_t dir, ino_a, ino_b; /* 0 = not there */
+    char *name;
+};
+struct ws_delta {
+    uint64_t va, vb;
+    struct ws_dnode *nodes;
+    size_t n_nodes, cap_nodes;
+    struct ws_map index; /* ino -> place in nodes + 1 */
+    struct ws_dname *names;
+    size_t n_names, cap_names;
+};
+/* A checkpoint must have covered both views. Lock NOT held; blocks. */
+int ws_delta_make(struct dmt_ws *ws, uint64_t a, uint64_t b, struct ws_delta *ret);
+void ws_delta_free(struct ws_delta *d);
+struct ws_dnode *ws_delta_node(const struct ws_delta *d, uint64_t ino);
+int ws_delta_name(struct ws_delta *d, uint64_t dir, const char *name, uint64_t ino_a, uint64_t ino_b);
+/* Do a file's bytes differ between (a, ino_a) and (b, ino_b)? 1, 0, < 0. */
+int ws_content_differs(struct dmt_ws *ws, uint64_t a, const struct dmt_inode *na, uint64_t b, const struct dmt_inode *nb);
+int ws_xattrs_differ(struct dmt_ws *ws, uint64_t a, uint64_t ino_a, uint64_t b, uint64_t ino_b);
+/* Reports the delta sorted by path; inside: NULL-terminated paths that limit it, or NULL. Returns how many or < 0. */
+int ws_delta_report(struct dmt_ws *ws, const struct ws_delta *d, const char *const *inside, dmt_diff_fn fn, void *ctx,
+                    uint64_t *ret_n);
+/* Path of each name's directory in one of the views, as ws_paths gives them; d->n_names of them. */
+int ws_delta_dirs(struct dmt_ws *ws, const struct ws_delta *d, uint64_t view, char ***ret);
+bool ws_path_inside(const char *path, const char *const *inside);
+/* All xattrs of an inode of a view, sorted by name. Lock NOT held. */
+struct ws_xattr {
+    char *name;
+    uint8_t *val;
+    size_t len;
+};
+struct ws_xattrs {
+    struct ws_xattr *v;
+    size_t n, cap;
+};
+int ws_xattrs(struct dmt_ws *ws, uint64_t view, uint64_t ino, struct ws_xattrs *ret);
+void ws_xattrs_free(struct ws_xattrs *x);
+
+/* snapshot.c. Lock held: logs SNAP; -EEXIST. */
+int ws_snap_log(struct dmt_ws *ws, const char *name, const char *note, struct dmt_snapshot *ret);
+int ws_flush_mmap(struct dmt_ws *ws, struct dmt_err *err); /* lock NOT held */
 
 /* --- ack.c, checkpoint.c ----------------------------------------------------------------------------------------------------------- */
 void ws_acks_evaluate(struct dmt_ws *ws);

@@ -1,0 +1,254 @@
+/* branch.c: a loser's tail: kept as a branch, then cut from the journal.
+ *
+ * A branch is a directory STORE/branches/NAME in the format of the journal, with the records after the switch point; a
+ * by-reference write stands in it as a WRITE with the bytes that the file shows, so that it can be read without this store. Where
+ * a range was overwritten later in the branch it holds the later bytes: the end state is exact. Files deleted later keep their
+ * records without bytes.
+ * Happy path: unapplied records are applied, the records are copied and made durable under a temporary name, the directory is
+ * renamed; then the journal is cut to the switch point (rule 5: the caller stands at the opening of a higher epoch) and the store
+ * reloads its last checkpoint. Failure: a checkpoint past the switch point cannot be taken back: DMT_E_HISTORY, with the branch
+ * saved all the same, and the caller orders a full resync. A crash in between repeats from the start: a branch that has its name
+ * is complete. Thread: one, blocks; the workspace is not serving.
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "fs/base/io.h"
+#include "fs/workspace/ws.h"
+
+#define BRANCH_SEGMENT (8u << 20)
+
+int ws_branch_path(struct dmt_ws *ws, const char *name, const char *suffix, char path[DMT_PATH_MAX])
+{
+    bool bad = !*name || *name == '.' || strchr(name, '/') || strlen(name) > DMT_NAME_MAX - 8;
+    int n = snprintf(path, DMT_PATH_MAX, "%s/branches/%s%s", ws->conf.dir, name, suffix);
+    return bad || n >= (int)DMT_PATH_MAX ? -EINVAL : 0;
+}
+
+static bool exists(const struct dmt_io *io, const char *path)
+{
+    int fd = io->open(io->ctx, path, O_RDONLY | O_DIRECTORY, 0);
+    if (fd >= 0)
+        io->close(io->ctx, fd);
+    return fd >= 0;
+}
+
+/* Files of a half-written branch. */
+static void clear_dir(const struct dmt_io *io, const char *dir)
+{
+    char path[DMT_PATH_MAX + 256];
+    DIR *d = opendir(dir);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        (void)snprintf(path, sizeof(path), "%s/%s", dir, e->d_name);
+        if (e->d_name[0] != '.')
+            (void)io->unlink(io->ctx, path);
+    }
+    if (d)
+        closedir(d);
+}
+
+/* The record as the branch keeps it: with bytes, where there are any. */
+static int with_bytes(struct dmt_ws *ws, struct dmt_rec *r, uint8_t *data, struct dmt_buf *out)
+{
+    struct dmt_body b;
+    struct dmt_inode n;
+    int e = dmt_body_decode(r->type, r->body, r->body_len, &b);
+    dmt_buf_reset(out);
+    if (e < 0)
+        return e;
+    if (b.type == DMT_REC_WRITE_REF && b.WRITE_REF.length <= DMT_WRITE_MAX) {
+        struct dmt_rec_WRITE_REF w = b.WRITE_REF;
+        ws_lock(ws);
+        bool there = dmt_store_inode_get(ws->st, DMT_LIVE, w.ino, &n) == 0;
+        ws_unlock(ws);
+        if (there) {
+            ssize_t got = ws_view_read(ws, DMT_LIVE, w.ino, data, w.length, w.off, false);
+            if (got < 0)
+                return (int)got;
+            memset(data + got, 0, w.length - (size_t)got); /* cut off later in the branch */
+            b = (struct dmt_body){
+                .type = DMT_REC_WRITE,
+                .WRITE = {.ino = w.ino,
+                          .off = w.off,
+                          .mode = w.mode,
+                          .drop_caps = w.drop_caps,
+                          .data = {data, (uint32_t)w.length}},
+            };
+            r->type = DMT_REC_WRITE;
+        }
+    }
+    dmt_body_encode(&b, out);
+    return out->bad ? -ENOMEM : 0;
+}
+
+static int copy_tail(struct dmt_ws *ws, uint64_t after, struct dmt_journal *to, struct dmt_err *err)
+{
+    struct dmt_jreader *rd = NULL;
+    struct dmt_rec r;
+    struct dmt_buf body;
+    uint8_t *data = malloc(DMT_WRITE_MAX);
+    dmt_buf_init(&body);
+    int e = data ? dmt_jreader_open(&rd, ws->j, after, err) : -ENOMEM;
+    while (e >= 0 && (e = dmt_jreader_next(rd, &r, NULL, NULL, err)) == 1) {
+        e = with_bytes(ws, &r, data, &body);
+        if (e < 0)
+            break;
+        struct iovec iov = {body.p, body.len};
+        struct dmt_rec copy = {
+            .epoch = r.epoch,
+            .time_ns = r.time_ns,
+            .unique = r.unique,
+            .instance = r.instance,
+            .type = r.type,
+        };
+        e = dmt_journal_append(to, &copy, &iov, 1, err);
+    }
+    if (e == 0) {
+        uint64_t tail = dmt_journal_tail(to).seq;
+        dmt_journal_kick(to, tail);
+        e = dmt_journal_wait(to, tail);
+    }
+    dmt_jreader_close(rd);
+    dmt_buf_free(&body);
+    free(data);
+    return e;
+}
+
+static int save_branch(struct dmt_ws *ws, uint64_t after, const char *name, struct dmt_err *err)
+{
+    const struct dmt_io *io = ws->conf.io;
+    char dir[DMT_PATH_MAX], tmp[DMT_PATH_MAX], parent[DMT_PATH_MAX];
+    struct dmt_journal *to = NULL;
+    struct dmt_journal_conf jc = {.io = io, .clock = ws->conf.clock, .dir = tmp, .segment_bytes = BRANCH_SEGMENT};
+    if (ws_branch_path(ws, name, "", dir) < 0 || ws_branch_path(ws, name, ".new", tmp) < 0)
+        return dmt_err_set(err, -EINVAL, "\"%s\" cannot be the name of a branch", name);
+    if (exists(io, dir))
+        return 0;
+    (void)snprintf(parent, sizeof(parent), "%s", dir);
+    *strrchr(parent, '/') = '\0';
+    memcpy(jc.lineage, dmt_store_ident(ws->st)->lineage, sizeof(jc.lineage));
+    int r = dmt_io_mkdirs(io, parent, 0700);
+    if (r == 0) {
+        clear_dir(io, tmp);
+        r = dmt_journal_pos_at(ws->j, after, &jc.floor);
+    }
+    if (r < 0)
+        return dmt_err_set(err, r, "the branch %s cannot be saved: %s", name, dmt_strerror(r));
+    r = dmt_journal_open(&to, &jc, err);
+    if (r == 0) {
+        r = copy_tail(ws, after, to, err);
+        dmt_journal_close(to);
+    }
+    if (r == 0)
+        r = io->rename(io->ctx, tmp, dir);
+    if (r == 0)
+        r = io->sync_dir(io->ctx, parent);
+    return r < 0 && err && err->code == 0 ? dmt_err_set(err, r, "the branch %s cannot be saved", name) : r;
+}
+
+/* Cuts and starts over at the last checkpoint. apply_lock and ckpt_run held. */
+static int cut(struct dmt_ws *ws, uint64_t switch_seq, struct dmt_err *err)
+{
+    dmt_jreader_close(ws->reader);
+    ws->reader = NULL;
+    ws_lock(ws); /* nobody may append or read meanwhile; the disk is waited for, once in a life */
+    int r = dmt_journal_truncate_to(ws->j, switch_seq, err);
+    if (r < 0) {
+        ws_unlock(ws);
+        return r;
+    }
+    r = dmt_store_reload(ws->st, err);
+    ws_memory_clear(ws);
+    ws_map_clear(&ws->refs);
+    if (r == 0)
+        r = ws_meta_load(ws, err);
+    if (r < 0)
+        ws_fail(ws, "the state cannot be loaded after cutting the journal: %s", dmt_strerror(r));
+    ws->role = WS_FOLLOWER;
+    ws_unlock(ws);
+    return r;
+}
+
+static int branch_locked(struct dmt_ws *ws, uint64_t switch_seq, const char *branch, struct dmt_err *err)
+{
+    uint64_t tail = dmt_journal_tail(ws->j).seq;
+    if (tail <= switch_seq) {
+        ws_lock(ws);
+        ws->role = WS_FOLLOWER;
+        ws_unlock(ws);
+        return 0;
+    }
+    int r = ws_apply_tail(ws, tail, err);
+    if (r == 0)
+        r = save_branch(ws, switch_seq, branch, err);
+    if (r < 0)
+        return r;
+    dmt_info("records %llu to %llu are kept as branch %s", (unsigned long long)switch_seq + 1, (unsigned long long)tail,
+             branch);
+    if (dmt_store_applied(ws->st).seq > switch_seq) {
+        dmt_err_set(err, DMT_E_HISTORY, "the last checkpoint is beyond the switch point");
+        (void)dmt_err_hint(err, "this store has to be synchronised anew; its changes are kept in branch %s", branch);
+        return DMT_E_HISTORY;
+    }
+    return cut(ws, switch_seq, err);
+}
+
+int dmt_ws_branch_and_cut(struct dmt_ws *ws, uint64_t switch_seq, const char *branch, struct dmt_err *err)
+{
+    ws_lock(ws);
+    bool serving = ws->role == WS_HOLDER;
+    ws_unlock(ws);
+    if (err)
+        *err = (struct dmt_err){0};
+    if (serving)
+        return dmt_err_set(err, -EBUSY, "the workspace is still the holder");
+    ws_acks_fail(ws, -EIO);
+    pthread_mutex_lock(&ws->apply_lock);
+    pthread_mutex_lock(&ws->ckpt_run);
+    int r = branch_locked(ws, switch_seq, branch, err);
+    pthread_mutex_unlock(&ws->ckpt_run);
+    pthread_mutex_unlock(&ws->apply_lock);
+    return r;
+}
+
+/* --- listing --------------------------------------------------------------------------------------------- */
+
+struct extent_of {
+    uint64_t first, last, bytes;
+};
+
+static int measure(void *ctx, const struct dmt_rec *r)
+{
+    struct extent_of *x = ctx;
+    x->first = x->first ? x->first : r->seq;
+    x->last = r->seq;
+    x->bytes += r->body_len;
+    return 0;
+}
+
+int dmt_ws_branches(struct dmt_ws *ws, int (*fn)(void *ctx, const char *name, uint64_t first, uint64_t last, uint64_t bytes),
+                    void *ctx)
+{
+    char dir[DMT_PATH_MAX], path[DMT_PATH_MAX];
+    (void)snprintf(dir, sizeof(dir), "%s/branches", ws->conf.dir);
+    DIR *d = opendir(dir);
+    int r = d || errno == ENOENT ? 0 : -errno;
+    for (struct dirent *e; r == 0 && d && (e = readdir(d));) {
+        struct extent_of x = {0};
+        size_t n = strlen(e->d_name);
+        if (e->d_name[0] == '.' || (n > 4 && strcmp(e->d_name + n - 4, ".new") == 0))
+            continue;
+        r = ws_branch_path(ws, e->d_name, "", path);
+        if (r == 0)
+            r = dmt_journal_scan(ws->conf.io, path, measure, &x, NULL);
+        if (r == 0)
+            r = fn(ctx, e->d_name, x.first, x.last, x.bytes);
+    }
+    if (d)
+        closedir(d);
+    return r;
+}

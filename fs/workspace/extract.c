@@ -1,0 +1,454 @@
+/* extract.c: the files of a branch as plain files: state at the switch point + the branch's records.
+ *
+ * Happy path: a scratch store is made below STORE/branches; each record of the branch goes through the one apply there, after
+ * what it refers to was brought in from the snapshot of the switch point: the inodes (rows, xattrs, content) and the entries it
+ * names, nothing else. So the cost follows the branch, not the workspace. Then every file that was touched is written below the target
+ * directory at its path, with owner, mode, xattrs and times. Groups without END are skipped as everywhere.
+ * Failure: no snapshot of the switch point (deleted, or kept longer ago than WS_SWITCHES_MAX switches) is said plainly. The
+ * scratch store is removed in any case. Thread: pool; blocks.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <ftw.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include "fs/workspace/ws.h"
+
+#define CHUNK (1u << 20)
+
+struct name {
+    uint64_t ino, parent;
+    char *name;
+};
+
+struct extract {
+    struct dmt_ws *ws;
+    struct dmt_ws scratch; /* only what apply needs: the store */
+    char dir[DMT_PATH_MAX];
+    uint64_t view, floor;
+    struct ws_map seen;    /* inodes brought in or made: 1 file, 2 directory */
+    struct ws_map groups;  /* begin_seq of groups with an END */
+    bool skipping;
+    struct name *names;    /* latest name of an inode given by the branch */
+    size_t n_names, cap_names;
+    struct ws_map named;   /* ino -> place + 1 */
+    uint8_t *chunk;
+};
+
+/* --- bringing in what the records refer to ------------------------------------------------------------------ */
+
+/* Content straight into the scratch store's data file: a big file must not pass through memory. */
+static int put_bytes(struct extract *x, uint64_t ino, const void *p, size_t n, uint64_t off, uint64_t seq)
+{
+    struct dmt_place pl;
+    int r = dmt_store_ref_place(x->scratch.st, ino, off, n, &pl);
+    if (r == 0)
+        r = dmt_store_ref_put(x->scratch.st, &pl, p, n);
+    return r < 0 ? r : dmt_store_write_ref(x->scratch.st, ino, off, n, seq);
+}
+
+static int bring_content(struct extract *x, const struct dmt_inode *n)
+{
+    for (uint64_t off = 0; off < n->size;) {
+        ws_lock(x->ws);
+        int64_t data = dmt_store_seek(x->ws->st, x->view, n->ino, off, n->size, true);
+        ws_unlock(x->ws);
+        if (data < 0)
+            return data == -ENXIO ? 0 : (int)data;
+        ssize_t got = ws_view_read(x->ws, x->view, n->ino, x->chunk, CHUNK, (uint64_t)data, false);
+        if (got <= 0)
+            return (int)got;
+        int r = put_bytes(x, n->ino, x->chunk, (size_t)got, (uint64_t)data, x->floor);
+        if (r < 0)
+            return r;
+        off = (uint64_t)data + (uint64_t)got;
+    }
+    return 0;
+}
+
+static int bring_inode(struct extract *x, uint64_t ino)
+{
+    struct dmt_inode n;
+    struct ws_xattrs xs = {0};
+    if (ino == 0 || ws_map_has(&x->seen, ino))
+        return 0;
+    ws_lock(x->ws);
+    int r = dmt_store_inode_get(x->ws->st, x->view, ino, &n);
+    ws_unlock(x->ws);
+    if (r < 0)
+        return r;
+    n.seq = x->floor;
+    r = ws_map_put(&x->seen, ino, S_ISDIR(n.mode) ? 2 : 1);
+    if (r == 0)
+        r = dmt_store_inode_put(x->scratch.st, &n);
+    if (r == 0 && n.flags & DMT_INO_XATTR)
+        r = ws_xattrs(x->ws, x->view, ino, &xs);
+    for (size_t i = 0; r == 0 && i < xs.n; i++)
+        r = dmt_store_xattr_put(x->scratch.st, ino, xs.v[i].name, xs.v[i].val, xs.v[i].len, x->floor);
+    ws_xattrs_free(&xs);
+    return r == 0 && !S_ISDIR(n.mode) ? bring_content(x, &n) : r;
+}
+
+static int bring_entry(struct extract *x, uint64_t dir, struct dmt_span name)
+{
+    struct dmt_dentry d;
+    int r = bring_inode(x, dir);
+    if (r < 0 || dmt_store_dentry_get(x->scratch.st, DMT_LIVE, dir, name.p, name.n, &d) == 0)
+        return r;
+    ws_lock(x->ws);
+    r = dmt_store_dentry_get(x->ws->st, x->view, dir, name.p, name.n, &d);
+    ws_unlock(x->ws);
+    if (r == -ENOENT)
+        return 0; /* the branch made it, in a directory of its own */
+    return r < 0 ? r : dmt_store_dentry_put(x->scratch.st, dir, name.p, name.n, d.ino, d.type, d.cookie, x->floor);
+}
+
+static int bring(struct extract *x, const struct dmt_body *b)
+{
+    int r = 0;
+    switch ((enum dmt_rec_type)b->type) {
+    case DMT_REC_MAKE:
+        r = bring_inode(x, b->MAKE.parent);
+        return r < 0 ? r : ws_map_put(&x->seen, b->MAKE.ino, S_ISDIR(b->MAKE.mode) ? 2 : 1);
+    case DMT_REC_LINK:
+        r = bring_inode(x, b->LINK.parent);
+        return r < 0 ? r : bring_inode(x, b->LINK.ino);
+    case DMT_REC_UNLINK:
+        r = bring_entry(x, b->UNLINK.parent, b->UNLINK.name);
+        return r < 0 ? r : bring_inode(x, b->UNLINK.ino);
+    case DMT_REC_RENAME:
+        r = bring_entry(x, b->RENAME.parent, b->RENAME.name);
+        if (r == 0)
+            r = bring_entry(x, b->RENAME.newparent, b->RENAME.newname);
+        if (r == 0)
+            r = bring_inode(x, b->RENAME.ino);
+        return r < 0 ? r : bring_inode(x, b->RENAME.replaced);
+    case DMT_REC_SETATTR:
+        return bring_inode(x, b->SETATTR.ino);
+    case DMT_REC_SETXATTR:
+        return bring_inode(x, b->SETXATTR.ino);
+    case DMT_REC_DELXATTR:
+        return bring_inode(x, b->DELXATTR.ino);
+    case DMT_REC_WRITE:
+        return bring_inode(x, b->WRITE.ino);
+    case DMT_REC_WRITE_REF:
+        return bring_inode(x, b->WRITE_REF.ino);
+    case DMT_REC_ALLOC:
+        return bring_inode(x, b->ALLOC.ino);
+    case DMT_REC_CONTENT:
+        return bring_inode(x, b->CONTENT.ino);
+    default:
+        return 1; /* not about files */
+    }
+}
+
+/* --- applying -------------------------------------------------------------------------------------------------- */
+
+static int note_name(struct extract *x, uint64_t ino, uint64_t parent, struct dmt_span name)
+{
+    uint64_t at = ws_map_get(&x->named, ino);
+    if (!at && x->n_names == x->cap_names) {
+        size_t cap = x->cap_names ? x->cap_names * 2 : 64;
+        struct name *v = realloc(x->names, cap * sizeof(*v));
+        if (!v)
+            return -ENOMEM;
+        x->names = v;
+        x->cap_names = cap;
+    }
+    if (!at) {
+        x->names[x->n_names++] = (struct name){.ino = ino};
+        at = x->n_names;
+        if (ws_map_put(&x->named, ino, at) < 0)
+            return -ENOMEM;
+    }
+    free(x->names[at - 1].name);
+    x->names[at - 1].parent = parent;
+    x->names[at - 1].name = strndup(name.p, name.n);
+    return x->names[at - 1].name ? 0 : -ENOMEM;
+}
+
+static int note_names(struct extract *x, const struct dmt_body *b)
+{
+    if (b->type == DMT_REC_MAKE && b->MAKE.name.n > 0)
+        return note_name(x, b->MAKE.ino, b->MAKE.parent, b->MAKE.name);
+    if (b->type == DMT_REC_LINK)
+        return note_name(x, b->LINK.ino, b->LINK.parent, b->LINK.name);
+    if (b->type != DMT_REC_RENAME)
+        return 0;
+    int r = note_name(x, b->RENAME.ino, b->RENAME.newparent, b->RENAME.newname);
+    if (r == 0 && b->RENAME.flags & 2)
+        r = note_name(x, b->RENAME.replaced, b->RENAME.parent, b->RENAME.name);
+    return r;
+}
+
+static int apply_record(struct extract *x, const struct dmt_rec *r, const struct dmt_body *b)
+{
+    int e = bring(x, b);
+    if (e != 0)
+        return e < 0 ? e : 0;
+    if (b->type == DMT_REC_WRITE && b->WRITE.data.n > DMT_SMALL_MAX) {
+        struct dmt_place pl;
+        struct dmt_body ref = {
+            .type = DMT_REC_WRITE_REF,
+            .WRITE_REF = {.ino = b->WRITE.ino, .off = b->WRITE.off, .length = b->WRITE.data.n, .mode = b->WRITE.mode},
+        };
+        e = dmt_store_ref_place(x->scratch.st, b->WRITE.ino, b->WRITE.off, b->WRITE.data.n, &pl);
+        if (e == 0)
+            e = dmt_store_ref_put(x->scratch.st, &pl, b->WRITE.data.p, b->WRITE.data.n);
+        if (e == 0)
+            e = ws_apply_one(&x->scratch, r, &ref);
+    } else {
+        e = ws_apply_one(&x->scratch, r, b);
+    }
+    return e < 0 ? e : note_names(x, b);
+}
+
+static int find_groups(void *ctx, const struct dmt_rec *r)
+{
+    struct extract *x = ctx;
+    struct dmt_body b;
+    x->floor = x->floor ? x->floor : r->seq - 1;
+    if (r->type != DMT_REC_END)
+        return 0;
+    int e = dmt_body_decode(r->type, r->body, r->body_len, &b);
+    return e < 0 || b.END.count == 0 ? e : ws_map_put(&x->groups, b.END.begin_seq, 1);
+}
+
+static int each_record(void *ctx, const struct dmt_rec *r)
+{
+    struct extract *x = ctx;
+    struct dmt_body b;
+    int e = dmt_body_decode(r->type, r->body, r->body_len, &b);
+    if (e < 0)
+        return e;
+    if (b.type == DMT_REC_BEGIN)
+        x->skipping = !ws_map_has(&x->groups, r->seq);
+    else if (b.type == DMT_REC_END || b.type == DMT_REC_EPOCH)
+        x->skipping = false;
+    else if (!x->skipping)
+        return apply_record(x, r, &b);
+    return 0;
+}
+
+/* --- writing out ------------------------------------------------------------------------------------------------- */
+
+static int make_parents(char *path, size_t from)
+{
+    for (char *p = path + from + 1; (p = strchr(p, '/')); p++) {
+        *p = '\0';
+        int r = mkdir(path, 0755);
+        *p = '/';
+        if (r < 0 && errno != EEXIST)
+            return -errno;
+    }
+    return 0;
+}
+
+static int write_bytes(struct extract *x, const struct dmt_inode *n, const char *path)
+{
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+    int r = fd < 0 ? -errno : 0;
+    for (uint64_t off = 0; r == 0 && off < n->size;) {
+        int64_t data = dmt_store_seek(x->scratch.st, DMT_LIVE, n->ino, off, n->size, true);
+        if (data == -ENXIO)
+            break;
+        ssize_t got = data < 0 ? (ssize_t)data
+                               : ws_view_read(&x->scratch, DMT_LIVE, n->ino, x->chunk, CHUNK, (uint64_t)data, false);
+        if (got <= 0 || pwrite(fd, x->chunk, (size_t)got, data) != got)
+            r = got < 0 ? (int)got : -EIO;
+        off = (uint64_t)(data + got);
+    }
+    if (r == 0 && ftruncate(fd, (off_t)n->size) < 0)
+        r = -errno;
+    if (fd >= 0 && close(fd) < 0 && r == 0)
+        r = -errno;
+    return r;
+}
+
+static struct timespec ts_of(uint64_t ns)
+{
+    return (struct timespec){.tv_sec = (time_t)(ns / DMT_S), .tv_nsec = (long)(ns % DMT_S)};
+}
+
+/* Owner and xattrs as far as the caller may set them; the content is what counts. */
+static void write_attrs(struct extract *x, const struct dmt_inode *n, const char *path)
+{
+    struct timespec ts[2] = {ts_of(n->atime), ts_of(n->mtime)};
+    struct ws_xattrs xs = {0};
+    if (n->flags & DMT_INO_XATTR)
+        (void)ws_xattrs(&x->scratch, DMT_LIVE, n->ino, &xs);
+    for (size_t i = 0; i < xs.n; i++)
+        (void)lsetxattr(path, xs.v[i].name, xs.v[i].val, xs.v[i].len, 0);
+    ws_xattrs_free(&xs);
+    if (lchown(path, n->uid, n->gid) < 0)
+        dmt_debug("%s: owner not set: %s", path, strerror(errno));
+    if (!S_ISLNK(n->mode))
+        (void)chmod(path, n->mode & 07777);
+    (void)utimensat(AT_FDCWD, path, ts, AT_SYMLINK_NOFOLLOW);
+}
+
+static int write_one(struct extract *x, const struct dmt_inode *n, const char *path)
+{
+    char target[4096];
+    int r = 0;
+    if (S_ISLNK(n->mode)) {
+        r = ws_view_link_locked(&x->scratch, DMT_LIVE, n, target);
+        if (r == 0 && symlink(target, path) < 0)
+            r = -errno;
+    } else if (S_ISREG(n->mode)) {
+        r = write_bytes(x, n, path);
+    } else {
+        return 0; /* devices and sockets have no content to save */
+    }
+    if (r == 0)
+        write_attrs(x, n, path);
+    return r;
+}
+
+/* Path below the workspace: names given by the branch first, then those of the snapshot. */
+static char *path_of(struct extract *x, uint64_t ino, unsigned depth)
+{
+    uint64_t at = ws_map_get(&x->named, ino);
+    char **paths = NULL, *path = NULL;
+    if (depth > DMT_PATH_MAX)
+        return NULL;
+    if (ino == DMT_ROOT)
+        return strdup("");
+    if (at) {
+        char *dir = path_of(x, x->names[at - 1].parent, depth + 1);
+        if (dir && asprintf(&path, "%s/%s", dir, x->names[at - 1].name) < 0)
+            path = NULL;
+        free(dir);
+        return path;
+    }
+    if (ws_paths(x->ws, x->view, &ino, 1, &paths) < 0)
+        return NULL;
+    path = paths[0];
+    free(paths);
+    return path;
+}
+
+static int write_files(struct extract *x, const char *dir)
+{
+    struct dmt_inode n;
+    int r = 0;
+    for (size_t i = 0; r == 0 && i < x->seen.cap; i++) {
+        uint64_t ino = x->seen.keys[i];
+        if (!ino || x->seen.vals[i] != 1 || dmt_store_inode_get(x->scratch.st, DMT_LIVE, ino, &n) < 0 || n.nlink == 0)
+            continue;
+        char *below = path_of(x, ino, 0), *path = NULL;
+        if (!below)
+            continue;
+        if (asprintf(&path, "%s%s", dir, below) < 0)
+            path = NULL;
+        r = path ? make_parents(path, strlen(dir)) : -ENOMEM;
+        if (r == 0)
+            r = write_one(x, &n, path);
+        free(below);
+        free(path);
+    }
+    return r;
+}
+
+/* --- the whole ------------------------------------------------------------------------------------------------------ */
+
+static int rm_one(const char *path, const struct stat *st, int flag, struct FTW *ftw)
+{
+    (void)st, (void)flag, (void)ftw;
+    return remove(path);
+}
+
+static int open_scratch(struct extract *x, const char *branch, struct dmt_err *err)
+{
+    struct dmt_store_ident id = *dmt_store_ident(x->ws->st);
+    struct dmt_ws *s = &x->scratch;
+    struct dmt_store_conf sc = {.io = x->ws->conf.io, .clock = x->ws->conf.clock, .dir = x->dir};
+    int r = ws_branch_path(x->ws, branch, ".scratch", x->dir);
+    if (r < 0)
+        return dmt_err_set(err, r, "\"%s\" cannot be the name of a branch", branch);
+    (void)nftw(x->dir, rm_one, 16, FTW_DEPTH | FTW_PHYS);
+    if (mkdir(x->dir, 0700) < 0)
+        return dmt_err_set(err, -errno, "%s: %s", x->dir, strerror(errno));
+    s->conf = x->ws->conf;
+    r = dmt_store_create(&sc, &id, 0755, 0, 0, 1, err);
+    return r < 0 ? r : dmt_store_open(&s->st, &sc, err);
+}
+
+static void close_scratch(struct extract *x)
+{
+    if (x->scratch.st)
+        dmt_store_close(x->scratch.st);
+    pthread_mutex_destroy(&x->scratch.lock);
+    dmt_buf_free(&x->scratch.incomplete);
+    dmt_buf_free(&x->scratch.scratch);
+    ws_map_clear(&x->scratch.orphans);
+    if (x->dir[0])
+        (void)nftw(x->dir, rm_one, 16, FTW_DEPTH | FTW_PHYS);
+}
+
+static int find_switch(void *ctx, const struct dmt_epoch_row *e)
+{
+    struct extract *x = ctx;
+    struct dmt_snapshot s;
+    char name[64];
+    if (e->switch_seq != x->floor || x->view)
+        return 0;
+    (void)snprintf(name, sizeof(name), "switch/epoch-%" PRIu64 ".%" PRIu64, e->epoch >> 32, e->epoch & UINT32_MAX);
+    if (dmt_store_snap_get(x->ws->st, name, &s) == 0)
+        x->view = s.seq;
+    return 0;
+}
+
+static int run(struct extract *x, const char *branch, const char *dir, struct dmt_err *err)
+{
+    const struct dmt_io *io = x->ws->conf.io;
+    char path[DMT_PATH_MAX];
+    int r = ws_branch_path(x->ws, branch, "", path);
+    if (r < 0)
+        return dmt_err_set(err, r, "\"%s\" cannot be the name of a branch", branch);
+    r = dmt_journal_scan(io, path, find_groups, x, err);
+    if (r < 0)
+        return r;
+    ws_lock(x->ws);
+    r = dmt_store_epoch_each(x->ws->st, find_switch, x);
+    ws_unlock(x->ws);
+    if (r == 0 && !x->view)
+        return dmt_err_set(err, -ENOENT, "the snapshot of the switch point of branch %s is gone", branch);
+    r = open_scratch(x, branch, err);
+    if (r == 0)
+        r = dmt_journal_scan(io, path, each_record, x, err);
+    return r < 0 ? r : write_files(x, dir);
+}
+
+int dmt_ws_branch_extract(struct dmt_ws *ws, const char *branch, const char *dir, struct dmt_err *err)
+{
+    struct extract *x = calloc(1, sizeof(*x));
+    int r = -ENOMEM;
+    if (err)
+        *err = (struct dmt_err){0};
+    if (x && (x->chunk = malloc(CHUNK))) {
+        x->ws = ws;
+        pthread_mutex_init(&x->scratch.lock, NULL);
+        r = run(x, branch, dir, err);
+        close_scratch(x);
+    }
+    if (r < 0 && err && err->code == 0)
+        dmt_err_set(err, r, "the files of branch %s cannot be written: %s", branch, dmt_strerror(r));
+    for (size_t i = 0; x && i < x->n_names; i++)
+        free(x->names[i].name);
+    if (x) {
+        free(x->names);
+        ws_map_clear(&x->seen);
+        ws_map_clear(&x->groups);
+        ws_map_clear(&x->named);
+        free(x->chunk);
+    }
+    free(x);
+    return r;
+}

@@ -1,0 +1,162 @@
+/* settle.c: after a promotion or a power cut: what becomes of files whose by-reference bytes are missing here (rules 21, 22).
+ *
+ * Names, links and attributes are exact and stay. Happy path, per file with a missing range: if there is a complete content to fall
+ * back to, a CONTENT record gives it that (with its size and time), else a SETATTR record cuts it at the first missing byte; an
+ * INCOMPLETE record reports it, and the xattr user.dumont.incomplete tells programs. What had arrived stays readable in the
+ * snapshot of the switch point. After a crash of this process alone (same boot) the page cache still has everything: the data
+ * files are synced and the ranges marked instead.
+ * Until this ran, nothing may be marked durable here (bulk_ok). Failure: can be called again; files already settled have no
+ * missing ranges any more. Thread: pool or control; blocks.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "fs/workspace/ws.h"
+
+struct lost {
+    uint64_t ino, bytes, first; /* first missing byte */
+};
+struct losses {
+    struct lost *v;
+    size_t n, cap;
+};
+
+/* A row counts if the live file shows that range; others belong to snapshots. Lock held. */
+static bool is_live(struct dmt_ws *ws, const struct dmt_missing *m)
+{
+    struct dmt_pieces ps = {0};
+    uint8_t byte;
+    bool live = dmt_store_map(ws->st, DMT_LIVE, m->ino, m->off, &byte, 1, &ps) == 0 && ps.n == 1 && ps.v[0].born == m->seq;
+    dmt_store_pieces_free(ws->st, &ps);
+    return live;
+}
+
+static int note_lost(struct losses *l, const struct dmt_missing *m, uint64_t bytes)
+{
+    if (l->n == 0 || l->v[l->n - 1].ino != m->ino) {
+        if (l->n == l->cap) {
+            size_t cap = l->cap ? l->cap * 2 : 64;
+            struct lost *v = realloc(l->v, cap * sizeof(*v));
+            if (!v)
+                return -ENOMEM;
+            l->v = v;
+            l->cap = cap;
+        }
+        l->v[l->n++] = (struct lost){.ino = m->ino, .first = m->off};
+    }
+    l->v[l->n - 1].bytes += bytes;
+    return 0;
+}
+
+/* Lock held. */
+static int find_losses(struct dmt_ws *ws, struct losses *l)
+{
+    struct dmt_missing m;
+    struct dmt_inode n;
+    uint64_t ino = 0, off = 0;
+    int r;
+    while ((r = dmt_store_missing_next(ws->st, ino, off, &m)) == 1) {
+        ino = m.ino;
+        off = m.off + m.len;
+        if (dmt_store_inode_get(ws->st, DMT_LIVE, ino, &n) < 0 || m.off >= n.size || !is_live(ws, &m))
+            continue;
+        r = note_lost(l, &m, m.len < n.size - m.off ? m.len : n.size - m.off);
+        if (r < 0)
+            break;
+    }
+    return r;
+}
+
+static int log_content(struct dmt_ws *ws, const struct lost *f, struct dmt_inode *n, bool *fallback)
+{
+    struct dmt_body b = {.type = DMT_REC_CONTENT, .CONTENT.ino = f->ino};
+    int r = dmt_store_fallback(ws->st, f->ino, &b.CONTENT.src, &b.CONTENT.view, &b.CONTENT.size, &b.CONTENT.mtime);
+    *fallback = r == 0;
+    n->size = *fallback ? b.CONTENT.size : f->first;
+    if (r == 0)
+        return ws_log(ws, NULL, &b, 0);
+    if (r != -ENOENT)
+        return r;
+    struct dmt_body cut = {
+        .type = DMT_REC_SETATTR,
+        .SETATTR = {.ino = f->ino, .mask = DMT_SET_SIZE | DMT_SET_MTIME, .size = f->first, .mtime = n->mtime},
+    };
+    return ws_log(ws, NULL, &cut, 0);
+}
+
+static int settle_file(struct dmt_ws *ws, const struct lost *f, const char *path)
+{
+    struct dmt_inode n;
+    char note[96];
+    bool fallback = false;
+    int r = dmt_store_inode_get(ws->st, DMT_LIVE, f->ino, &n);
+    if (r == 0)
+        r = log_content(ws, f, &n, &fallback);
+    if (r < 0)
+        return r;
+    (void)snprintf(note, sizeof(note), "%" PRIu64 " bytes missing; %s", f->bytes,
+                   fallback ? "older content" : "cut at the first missing byte");
+    struct dmt_body attr = {
+        .type = DMT_REC_SETXATTR,
+        .SETXATTR = {.ino = f->ino,
+                     .name = ws_span(WS_INCOMPLETE_ATTR),
+                     .value = ws_span(note),
+                     .mode = DMT_MODE_KEEP},
+    };
+    struct dmt_body report = {
+        .type = DMT_REC_INCOMPLETE,
+        .INCOMPLETE = {.ino = f->ino,
+                       .fallback = fallback,
+                       .missing_bytes = f->bytes,
+                       .size = n.size,
+                       .path = ws_span(path ? path : "")},
+    };
+    r = ws_log(ws, NULL, &attr, 0);
+    return r < 0 ? r : ws_log(ws, NULL, &report, 0);
+}
+
+static int settle_all(struct dmt_ws *ws, const struct losses *l)
+{
+    uint64_t *inos = calloc(l->n + 1, sizeof(*inos));
+    char **paths = NULL;
+    int r = inos ? 0 : -ENOMEM;
+    for (size_t i = 0; r == 0 && i < l->n; i++)
+        inos[i] = l->v[i].ino;
+    if (r == 0 && l->n > 0)
+        r = ws_paths(ws, DMT_LIVE, inos, l->n, &paths);
+    ws_lock(ws);
+    for (size_t i = 0; r == 0 && i < l->n; i++)
+        r = settle_file(ws, &l->v[i], paths[i]);
+    ws->bulk_ok |= r == 0;
+    uint64_t seq = ws->applied.seq;
+    ws_unlock(ws);
+    ws_paths_free(paths, paths ? l->n : 0);
+    free(inos);
+    if (r == 0) {
+        dmt_journal_kick(ws->j, seq);
+        r = dmt_journal_wait(ws->j, seq);
+    }
+    return r;
+}
+
+int dmt_ws_settle(struct dmt_ws *ws, bool own_crash_same_boot, struct dmt_err *err)
+{
+    struct losses l = {0};
+    uint64_t seq;
+    ws_lock(ws);
+    int r = ws->role != WS_HOLDER || ws->failed ? -EROFS : 0;
+    if (r == 0 && own_crash_same_boot)
+        ws->bulk_ok = true;
+    else if (r == 0)
+        r = find_losses(ws, &l);
+    ws_unlock(ws);
+    if (r == 0 && own_crash_same_boot)
+        r = ws_bulk_sync(ws, 0, &seq);
+    else if (r == 0)
+        r = settle_all(ws, &l);
+    int n = (int)l.n;
+    free(l.v);
+    return r < 0 ? dmt_err_set(err, r, "files with missing data cannot be settled: %s", dmt_strerror(r)) : n;
+}
