@@ -142,7 +142,8 @@ static void bulk_data(void **state)
         fx_restore_equal(f, k[i].seq, k[i].digest);
 }
 
-/* Overwritten before its turn came: the later moment is exact, the earlier one has what was complete, and says so. */
+/* Overwritten before its turn came: the later moment is exact, the earlier one has what was
+ * complete, and says so. */
 static void bulk_overwritten_in_time(void **state)
 {
     struct fx *f = *state;
@@ -158,7 +159,8 @@ static void bulk_overwritten_in_time(void **state)
     fx_fill(p, 1u << 20, 99);
     for (int i = 0; i < 3; i++)
         fx_write(&f->a, ino, p, 1u << 20, (uint64_t)i * (1u << 20));
-    fx_write(&f->a, ino, "odd", 3, (5u << 20) + 12345); /* byte-exact: the rest of its range must survive */
+    fx_write(&f->a, ino, "odd", 3,
+             (5u << 20) + 12345); /* byte-exact: the rest of its range must survive */
     struct mark second = mark_now(&f->a);
     atomic_store(&f->a.hold, 0);
     fx_flush(&f->a);
@@ -222,7 +224,8 @@ static void scratch_files_are_not_sent(void **state)
     atomic_store(&f->a.hold, 0);
     fx_flush(&f->a);
     dmt_archiver_status(f->a.ar, &s);
-    assert_true(s.bytes - before < 4u << 20); /* what was written inline before the budget was used up */
+    assert_true(s.bytes - before <
+                4u << 20); /* what was written inline before the budget was used up */
     struct mark k = mark_now(&f->a);
     fx_restore_equal(f, k.seq, k.digest);
 }
@@ -295,7 +298,8 @@ static void stored_but_not_recorded(void **state)
     fx_restore_equal(f, k.seq, k.digest);
 }
 
-/* archive.state cannot be written: nothing is said to be archived, nothing is lost, and it goes on when it can. */
+/* archive.state cannot be written: nothing is said to be archived, nothing is lost, and it goes on
+ * when it can. */
 static atomic_bool g_state_fails;
 static int state_rename(void *ctx, const char *from, const char *to)
 {
@@ -313,8 +317,15 @@ static void progress_must_be_durable_first(void **state)
     io.rename = state_rename;
     fx_create(&f->a);
     fx_serve(&f->a, true);
-    struct dmt_archiver_conf c = {.url = f->url, .store_dir = f->a.store, .node = "a", .ws = f->a.ws, .limit = fx_limit,
-                                  .archived = fx_archived, .ctx = &f->a, .pack_ms = 20, .io = &io};
+    struct dmt_archiver_conf c = {.url = f->url,
+                                  .store_dir = f->a.store,
+                                  .node = "a",
+                                  .ws = f->a.ws,
+                                  .limit = fx_limit,
+                                  .archived = fx_archived,
+                                  .ctx = &f->a,
+                                  .pack_ms = 20,
+                                  .io = &io};
     memcpy(c.lineage, dmt_store_ident(dmt_ws_store(f->a.ws))->lineage, 16);
     fx_ok(dmt_archiver_start(&f->a.ar, &c, &err), &err);
     uint64_t before = fx_flush(&f->a);
@@ -363,7 +374,8 @@ static void archive_away(void **state)
     fx_restore_equal(f, k.seq, k.digest);
 }
 
-/* Another directory is mounted in its place: that is not a new archive but an error that says so. */
+/* Another directory is mounted in its place: that is not a new archive but an error that says so.
+ */
 static void emptied_archive(void **state)
 {
     struct fx *f = *state;
@@ -492,7 +504,8 @@ static void base_in_parts(void **state)
     fx_work(&f->a, 2, 10);
     fx_archive(f, &f->a);
     fx_flush(&f->a);
-    assert_true(header(f, &f->a, 0).kind == ARCHIVE_BASE && header(f, &f->a, 1).kind == ARCHIVE_BASE);
+    assert_true(header(f, &f->a, 0).kind == ARCHIVE_BASE &&
+                header(f, &f->a, 1).kind == ARCHIVE_BASE);
     struct mark k = mark_now(&f->a);
     fx_restore_equal(f, 0, k.digest);
 }
