@@ -86,6 +86,9 @@ int dmt_store_open(struct dmt_store **ret, const struct dmt_store_conf *conf, st
 void dmt_store_close(struct dmt_store *st); /* dirty rows are dropped: the journal has them */
 const struct dmt_store_ident *dmt_store_ident(const struct dmt_store *st);
 struct dmt_pos dmt_store_applied(const struct dmt_store *st); /* of the last committed checkpoint */
+/* Where the log must at least be replayed to before the state is exact: applied, or later when a checkpoint died after it had begun to
+ * overwrite live ranges in place. A log cut before this position needs a full resync. */
+struct dmt_pos dmt_store_floor(const struct dmt_store *st);
 /* Drops all memory and reopens at the last checkpoint (a loser that truncates its journal; an I/O error). [nolock: exclusive] */
 int dmt_store_reload(struct dmt_store *st, struct dmt_err *err);
 
@@ -120,7 +123,8 @@ typedef int (*dmt_xattr_fn)(void *ctx, const char *name, const void *val, size_t
 int dmt_store_xattr_each(struct dmt_store *st, uint64_t view, uint64_t ino, dmt_xattr_fn fn, void *ctx);
 
 /* --- content ---------------------------------------------------------------------------------------------------------- */
-/* The caller keeps inode.size and times; these change the map. */
+/* The caller keeps inode.size and times; these change the map. Within one record they come before dmt_store_inode_put of the same inode
+ * (what a file falls back to takes size and mtime from the row before the record). */
 int dmt_store_write(struct dmt_store *st, uint64_t ino, uint64_t off, const void *p, size_t len, uint64_t seq);
 /* Where a by-reference write will go (pure), and putting its bytes there BEFORE its record is logged (D2). */
 struct dmt_place {
@@ -179,7 +183,7 @@ int dmt_store_fill_sync(struct dmt_store *st, const struct dmt_lockfn *lk);
 int dmt_store_ref_sync(struct dmt_store *st, const struct dmt_lockfn *lk, uint64_t ino);
 /* MARK: rows of ino with seq <= upto are dropped (holder). Other readers call it with complete_here = false: rows stay. */
 int dmt_store_mark(struct dmt_store *st, uint64_t ino, uint64_t upto_seq, bool complete_here);
-/* Rename of `ino` over `replaced` at seq: an incomplete `ino` inherits the replaced file's content (or its fallback) as fallback. */
+/* To be called before the record removes or changes `replaced`. Rename of `ino` over `replaced` at seq: an incomplete `ino` inherits the replaced file's content (or its fallback) as fallback. */
 int dmt_store_keep_replace(struct dmt_store *st, uint64_t ino, uint64_t replaced, uint64_t seq);
 /* Fallback of an incomplete file: source inode and view of its content, that content's size and mtime; -ENOENT = none: cut at the first missing byte. */
 int dmt_store_fallback(struct dmt_store *st, uint64_t ino, uint64_t *ret_src, uint64_t *ret_view, uint64_t *ret_size,

@@ -1,0 +1,43 @@
+/* db.h: one SQLite connection with its prepared statements. */
+#ifndef DMT_STORE_DB_H
+#define DMT_STORE_DB_H
+
+#include <sqlite3.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "fs/base/err.h"
+#include "fs/store/sql.h"
+
+struct store_db {
+    sqlite3 *h;
+    sqlite3_stmt *st[SQL_COUNT];
+};
+
+enum store_db_mode { STORE_DB_CREATE, STORE_DB_WRITE, STORE_DB_READ };
+/* CREATE makes workspace.db.new with the schema, to be renamed when it is filled and closed. WRITE: synchronous=FULL, own checkpoints. READ: query_only. */
+int store_db_open(struct store_db *db, const char *dir, enum store_db_mode mode, struct dmt_err *err);
+void store_db_close(struct store_db *db);
+/* A negative code for the connection's last error. */
+int store_db_code(const struct store_db *db);
+int store_db_fail(const struct store_db *db, struct dmt_err *err, const char *what);
+
+/* Binds and leaves the statement ready to step. fmt: i = uint64_t, b = const void *, size_t (blob), t = const char *, n = NULL.
+ * Blobs and texts must stay valid until the statement is reset. */
+int store_sql(struct store_db *db, enum store_sql id, sqlite3_stmt **ret, const char *fmt, ...);
+/* 1 row, 0 end (statement reset), < 0 error (statement reset). */
+int store_sql_step(struct store_db *db, sqlite3_stmt *s);
+void store_sql_done(sqlite3_stmt *s);
+/* Binds and runs to the end; rows are ignored. */
+int store_exec(struct store_db *db, enum store_sql id, const char *fmt, ...);
+
+static inline uint64_t store_col(sqlite3_stmt *s, int i)
+{
+    return (uint64_t)sqlite3_column_int64(s, i);
+}
+static inline uint32_t store_col32(sqlite3_stmt *s, int i)
+{
+    return (uint32_t)sqlite3_column_int64(s, i);
+}
+
+#endif

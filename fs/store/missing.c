@@ -1,0 +1,392 @@
+/* missing.c: the ranges whose bytes this store lacks (rules 21-24), as rows of the position's transaction (S2).
+ *
+ * On the holder a range is "missing" from its by-reference write until a MARK says it is durable; on other readers until the bytes have
+ * been pulled, written to their place and synced. All rows are in memory, in a tree by (ino, off, seq); changes go to the checkpoint
+ * through the log of small changes. A row is never changed: trimming removes it and adds what is left. When a missing range is
+ * overwritten while a pinned position shows it, the part stays, marked with the position it died at, until it arrives or nobody
+ * needs it. Fill: bytes are taken only where a row asks for exactly that position; the row goes after fill_sync.
+ * Failure modes: write errors leave the row; a failed sync makes its rows "missing" again, so that the bytes are pulled and written
+ * once more. Thread: workspace lock; dmt_store_fill_sync takes it itself.
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "fs/store/internal.h"
+
+#define MROW_OF(tn_) DMT_CONTAINER((tn_), struct mrow, tn)
+
+static int key_cmp(uint64_t ino, uint64_t off, uint64_t seq, const struct mrow *m)
+{
+    if (ino != m->ino)
+        return ino < m->ino ? -1 : 1;
+    if (off != m->off)
+        return off < m->off ? -1 : 1;
+    return seq == m->seq ? 0 : seq < m->seq ? -1 : 1;
+}
+
+/* First row >= (ino, off, seq). */
+static struct mrow *row_from(const struct dmt_store *st, uint64_t ino, uint64_t off, uint64_t seq)
+{
+    struct tnode *n = st->missing.root;
+    struct mrow *best = NULL;
+    while (n) {
+        struct mrow *m = MROW_OF(n);
+        if (key_cmp(ino, off, seq, m) <= 0) {
+            best = m;
+            n = n->left;
+        } else {
+            n = n->right;
+        }
+    }
+    return best;
+}
+
+static struct mrow *row_next(const struct mrow *m)
+{
+    struct tnode *n = store_tree_next(&m->tn);
+    return n ? MROW_OF(n) : NULL;
+}
+
+static void row_link(struct dmt_store *st, struct mrow *m)
+{
+    struct tnode **link = &st->missing.root, *up = NULL;
+    while (*link) {
+        up = *link;
+        int c = key_cmp(m->ino, m->off, m->seq, MROW_OF(up));
+        DMT_ASSERT(c != 0);
+        link = c < 0 ? &up->left : &up->right;
+    }
+    store_tree_link(&st->missing, up, link, &m->tn);
+    st->missing_bytes += m->end - m->off;
+    dmt_list_init(&m->fill_link);
+    if (m->fill != FILL_NONE)
+        dmt_list_add_tail(&st->filled, &m->fill_link);
+}
+
+/* A new row like *like, over [off, end). */
+static struct mrow *row_add(struct dmt_store *st, const struct mrow *like, uint64_t off, uint64_t end)
+{
+    struct mrow *m = store_zalloc(sizeof(*m));
+    *m = *like;
+    m->foff += off - like->off;
+    m->off = off;
+    m->end = end;
+    row_link(st, m);
+    m->op = store_op(st, OP_MISSING_PUT);
+    m->op->mrow = m;
+    m->op->missing.ino = m->ino;
+    m->op->missing.off = m->off;
+    m->op->missing.len = m->end - m->off;
+    m->op->missing.seq = m->seq;
+    m->op->missing.owner = m->owner;
+    m->op->missing.serial = m->serial;
+    m->op->missing.foff = m->foff;
+    m->op->missing.died = m->died;
+    return m;
+}
+
+static void row_remove(struct dmt_store *st, struct mrow *m)
+{
+    if (m->op) {
+        store_op_cancel(st, m->op); /* the database never heard of it */
+    } else {
+        struct op *op = store_op(st, OP_MISSING_DEL);
+        op->missing.ino = m->ino;
+        op->missing.off = m->off;
+        op->missing.seq = m->seq;
+    }
+    st->missing_bytes -= m->end - m->off;
+    store_tree_erase(&st->missing, &m->tn);
+    dmt_list_del(&m->fill_link);
+    free(m);
+}
+
+/* Cuts m at [off, end); the part inside becomes a row of its own with that fill state and death, or none (drop). */
+static void row_split(struct dmt_store *st, struct mrow *m, uint64_t off, uint64_t end, bool drop, uint8_t fill, uint64_t died)
+{
+    struct mrow old = *m;
+    uint64_t lo = off > old.off ? off : old.off, hi = end < old.end ? end : old.end;
+    row_remove(st, m);
+    if (old.off < lo)
+        row_add(st, &old, old.off, lo);
+    if (hi < old.end)
+        row_add(st, &old, hi, old.end);
+    if (drop)
+        return;
+    struct mrow inside = old;
+    inside.fill = fill;
+    inside.died = died;
+    row_add(st, &inside, lo, hi);
+}
+
+void store_missing_add(struct dmt_store *st, uint64_t ino, uint64_t off, uint64_t len, uint64_t seq, const struct dmt_place *pl)
+{
+    struct mrow m = {.ino = ino, .off = off, .end = off + len, .seq = seq, .owner = pl->ino, .serial = pl->serial, .foff = pl->foff};
+    row_add(st, &m, m.off, m.end);
+}
+
+void store_missing_cut(struct dmt_store *st, struct node *n, uint64_t off, uint64_t end, uint64_t seq)
+{
+    if (!st->missing.root || off >= end)
+        return;
+    /* Rows of the live file do not overlap each other, so at most one that starts before the range reaches into it. */
+    struct mrow *m = row_from(st, n->ino, off, 0);
+    struct tnode *before = m ? store_tree_prev(&m->tn) : store_tree_last(&st->missing);
+    while (before && MROW_OF(before)->ino == n->ino && MROW_OF(before)->died)
+        before = store_tree_prev(before);
+    if (before && MROW_OF(before)->ino == n->ino && MROW_OF(before)->end > off)
+        m = MROW_OF(before);
+    while (m && m->ino == n->ino && m->off < end) {
+        uint64_t at = m->off, at_seq = m->seq;
+        if (!m->died && m->end > off)
+            row_split(st, m, off, end, !store_content_needed(st, n, m->seq, seq), m->fill, seq);
+        m = row_from(st, n->ino, at, at_seq + 1);
+        while (m && m->ino == n->ino && m->off < end && (m->died || m->end <= off))
+            m = row_next(m);
+    }
+}
+
+int store_missing_each(struct dmt_store *st, uint64_t ino, int (*fn)(void *ctx, struct mrow *m), void *ctx)
+{
+    for (struct mrow *m = row_from(st, ino, 0, 0); m && (!ino || m->ino == ino); m = row_next(m)) {
+        int r = fn(ctx, m);
+        if (r)
+            return r;
+    }
+    return 0;
+}
+
+static int is_live(void *ctx, struct mrow *m)
+{
+    return m->died == 0 && m->seq <= *(const uint64_t *)ctx;
+}
+
+bool dmt_store_missing_ino(struct dmt_store *st, uint64_t ino, uint64_t upto_seq)
+{
+    return store_missing_each(st, ino, is_live, &upto_seq) != 0;
+}
+
+bool store_missing_any(struct dmt_store *st, uint64_t ino)
+{
+    return st->missing.root && dmt_store_missing_ino(st, ino, UINT64_MAX);
+}
+
+struct place_end {
+    uint64_t owner, end;
+    uint32_t serial;
+};
+static int max_end(void *ctx, struct mrow *m)
+{
+    struct place_end *p = ctx;
+    if (m->owner == p->owner && m->serial == p->serial && m->foff + (m->end - m->off) > p->end)
+        p->end = m->foff + (m->end - m->off);
+    return 0;
+}
+
+/* Behind the last missing byte of a data file. */
+uint64_t store_missing_place_end(struct dmt_store *st, uint64_t owner, uint32_t serial)
+{
+    struct place_end p = {.owner = owner, .serial = serial};
+    store_missing_each(st, 0, max_end, &p);
+    return p.end;
+}
+
+int dmt_store_missing_next(struct dmt_store *st, uint64_t ino, uint64_t off, struct dmt_missing *ret)
+{
+    struct mrow *m = row_from(st, ino, off, 0);
+    while (m && m->fill != FILL_NONE)
+        m = row_next(m);
+    if (!m)
+        return 0;
+    *ret = (struct dmt_missing){.ino = m->ino, .off = m->off, .len = m->end - m->off, .seq = m->seq};
+    return 1;
+}
+
+uint64_t dmt_store_missing_bytes(struct dmt_store *st)
+{
+    return st->missing_bytes;
+}
+
+/* A row that asks for these bytes and overlaps [off, end): the first, or NULL. */
+static struct mrow *wanted(struct dmt_store *st, const struct dmt_missing *want, uint64_t off, uint64_t end)
+{
+    struct mrow *exact = row_from(st, want->ino, off, want->seq); /* nearly always */
+    if (exact && exact->ino == want->ino && exact->off == off && exact->seq == want->seq && exact->fill == FILL_NONE)
+        return exact;
+    for (struct mrow *m = row_from(st, want->ino, 0, 0); m && m->ino == want->ino && m->off < end; m = row_next(m))
+        if (m->seq == want->seq && m->end > off && m->fill == FILL_NONE)
+            return m;
+    return NULL;
+}
+
+static int fill_row(struct dmt_store *st, const struct mrow *m, uint64_t lo, uint64_t hi, const uint8_t *bytes)
+{
+    struct dfile *f = store_file_get(st, m->owner, m->serial);
+    int r = store_file_open(st, f, true);
+    if (r == 0) {
+        f->unsynced = true;
+        f->writes++;
+        ssize_t n = st->conf.io->pwrite(st->conf.io->ctx, f->fd, bytes, hi - lo, m->foff + (lo - m->off));
+        r = n < 0 ? (int)n : 0;
+    }
+    store_file_put(st, f);
+    return r;
+}
+
+int dmt_store_missing_fill(struct dmt_store *st, const struct dmt_missing *want, const void *p, uint64_t *ret_used)
+{
+    *ret_used = 0;
+    uint64_t end = want->off + want->len;
+    for (struct mrow *m; *ret_used < want->len && (m = wanted(st, want, want->off, end)) != NULL;) {
+        uint64_t lo = m->off > want->off ? m->off : want->off, hi = m->end < end ? m->end : end;
+        int r = fill_row(st, m, lo, hi, (const uint8_t *)p + (lo - want->off));
+        if (r < 0)
+            return r;
+        *ret_used += hi - lo;
+        row_split(st, m, lo, hi, false, FILL_DONE, m->died);
+    }
+    return 0;
+}
+
+struct synced {
+    struct dfile *f;
+    uint64_t writes;
+    bool make_dir;
+    int r;
+};
+
+static struct synced *synced_find(struct synced *v, size_t n, const struct mrow *m)
+{
+    for (size_t i = n; i-- > 0;)
+        if (v[i].f->ino == m->owner && v[i].f->serial == m->serial)
+            return &v[i];
+    return NULL;
+}
+
+static size_t fill_collect(struct dmt_store *st, struct synced **ret)
+{
+    struct synced *v = NULL;
+    size_t n = 0, cap = 0;
+    DMT_LIST_EACH (l, tmp, &st->filled) {
+        struct mrow *m = DMT_CONTAINER(l, struct mrow, fill_link);
+        m->fill = FILL_SYNCING;
+        if (synced_find(v, n, m))
+            continue;
+        if (n == cap) {
+            cap = cap ? cap * 2 : 16;
+            v = realloc(v, cap * sizeof(*v));
+            DMT_ASSERT(v);
+        }
+        struct dfile *f = store_file_get(st, m->owner, m->serial);
+        v[n++] = (struct synced){.f = f, .writes = f->writes, .make_dir = f->created, .r = f->fd < 0 ? -EIO : 0};
+    }
+    *ret = v;
+    return n;
+}
+
+/* Rows whose file is durable go; the others are missing again. */
+static int fill_settle(struct dmt_store *st, struct synced *v, size_t n)
+{
+    int result = 0;
+    DMT_LIST_EACH (l, tmp, &st->filled) {
+        struct mrow *m = DMT_CONTAINER(l, struct mrow, fill_link);
+        if (m->fill != FILL_SYNCING)
+            continue;
+        struct synced *s = synced_find(v, n, m);
+        if (!s || s->r < 0) {
+            m->fill = FILL_NONE;
+            dmt_list_del(&m->fill_link);
+            continue;
+        }
+        struct node *file;
+        int r = store_node(st, m->ino, &file);
+        row_remove(st, m);
+        if (r == 0)
+            store_keep_complete(st, file);
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (v[i].r == 0) {
+            v[i].f->created &= !v[i].make_dir;
+            v[i].f->unsynced &= v[i].f->writes != v[i].writes;
+        }
+        result = result < 0 ? result : v[i].r;
+        store_file_put(st, v[i].f);
+    }
+    return result;
+}
+
+int dmt_store_fill_sync(struct dmt_store *st, const struct dmt_lockfn *lk)
+{
+    struct synced *v;
+    lk->lock(lk->ctx);
+    size_t n = fill_collect(st, &v);
+    lk->unlock(lk->ctx);
+    const struct dmt_io *io = st->conf.io;
+    for (size_t i = 0; i < n; i++) {
+        if (v[i].r == 0)
+            v[i].r = io->fdatasync(io->ctx, v[i].f->fd);
+        if (v[i].r == 0 && v[i].make_dir)
+            v[i].r = store_file_sync_dir(st, v[i].f);
+    }
+    lk->lock(lk->ctx);
+    int r = fill_settle(st, v, n);
+    lk->unlock(lk->ctx);
+    free(v);
+    return r;
+}
+
+int dmt_store_mark(struct dmt_store *st, uint64_t ino, uint64_t upto_seq, bool complete_here)
+{
+    struct node *n;
+    int r = store_node(st, ino, &n);
+    if (r < 0 || !complete_here)
+        return r;
+    for (struct mrow *m = row_from(st, ino, 0, 0), *next; m && m->ino == ino; m = next) {
+        next = row_next(m);
+        if (m->seq <= upto_seq)
+            row_remove(st, m);
+    }
+    store_keep_complete(st, n);
+    return 0;
+}
+
+void store_missing_filter(struct dmt_store *st)
+{
+    for (struct mrow *m = row_from(st, 0, 0, 0), *next; m; m = next) {
+        next = row_next(m);
+        struct node *n = m->died ? store_node_cached(st, m->ino) : NULL; /* a keep pins its source's node */
+        if (m->died && !(n ? store_content_needed(st, n, m->seq, m->died) : store_needed(st, m->seq, m->died)))
+            row_remove(st, m);
+    }
+}
+
+int store_missing_load(struct dmt_store *st)
+{
+    sqlite3_stmt *s;
+    int r = store_sql(&st->rd, SQL_MISSING_ALL, &s, "");
+    while (r == 0 && (r = store_sql_step(&st->rd, s)) > 0) {
+        struct mrow *m = store_zalloc(sizeof(*m));
+        m->ino = store_col(s, 0);
+        m->off = store_col(s, 1);
+        m->seq = store_col(s, 2);
+        m->end = m->off + store_col(s, 3);
+        m->owner = store_col(s, 4);
+        m->serial = store_col32(s, 5);
+        m->foff = store_col(s, 6);
+        m->died = store_col(s, 7);
+        row_link(st, m);
+        r = 0;
+    }
+    return r;
+}
+
+void store_missing_drop(struct dmt_store *st)
+{
+    struct tnode *n;
+    while ((n = st->missing.root) != NULL) {
+        store_tree_erase(&st->missing, n);
+        free(MROW_OF(n));
+    }
+    dmt_list_init(&st->filled);
+    st->missing_bytes = 0;
+}
