@@ -1,7 +1,7 @@
 /* test_s3_server.c: the network drivers against a real server that checks signatures (Ceph RGW) and
  * a network that fails. Run by tests/integration/50_archive_drivers.sh, which starts the server and
  * a fault relay before it and sets RGW_ENDPOINT, RGW_BUCKET, RELAY_ENDPOINT, RELAY_CTL and the
- * keys. Without them every test says "skipped". */
+ * keys. Without them it ends with 77 (skipped). */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
