@@ -265,7 +265,7 @@ static void tell_starter(struct holder *h, int code, const char *text, const cha
     if (code)
         dmt_warn("%s%s%s", text, hint && hint[0] ? "; " : "", hint ? hint : "");
     else
-        dmt_info("%s", text);
+        dmt_info("ready%s%s", text[0] ? ": " : "", text);
 }
 
 static void send_to_workspace(struct holder *h, const struct dmt_hp_msg *m)

@@ -40,7 +40,7 @@ dumontfs_pids() { pids_of dumontfs; }
 end_holders() {
     local p
     for p in $(holder_pids); do kill "$p"; done
-    wait_until 10 no_holders && return
+    wait_until 10 no_holders && return 0
     for p in $(holder_pids) $(dumontfs_pids); do kill -KILL "$p"; done
     wait_until 5 no_holders
 }
