@@ -429,6 +429,7 @@ static void stop_all(struct app *a)
     dmt_pool_free(a->pool);
     dmt_tls_ctx_free(a->tls);
     dmt_conf_free(a->conf);
+    control_remove(a);
 }
 
 int main(int argc, char **argv)

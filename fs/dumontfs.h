@@ -128,7 +128,8 @@ bool app_peer_has(struct app *a, uint64_t seq); /* is everything up to seq, bulk
 
 /* dumontfs_control.c */
 int control_start(struct app *a, struct dmt_err *err);
-void control_stop(struct app *a);
+void control_stop(struct app *a);   /* answers no more */
+void control_remove(struct app *a); /* the very last thing: the socket's absence says that the store is closed */
 /* A connection, for commands that report progress. */
 struct control;
 void control_progress(struct control *c, const char *what, uint64_t done, uint64_t total);

@@ -167,5 +167,10 @@ void control_stop(struct app *a)
     stop_pipe[1] = -1;
     pthread_join(accept_thread, NULL);
     close(a->control_fd);
-    unlink(a->control_path);
+}
+
+void control_remove(struct app *a)
+{
+    if (a->control_path[0])
+        unlink(a->control_path);
 }

@@ -15,7 +15,8 @@ at() {
 
 pair_machines() {
     local m
-    [ -e "$SCRATCH/ca" ] && return 0
+    [ -n "${CTL_PORT:-}" ] && return 0
+    command -v dumontd >/dev/null || return 1
     mkdir -p "$SCRATCH/ca"
     dumontd ca init --dir "$SCRATCH/ca" >/dev/null || return 1
     for m in a b ctl; do
