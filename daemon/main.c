@@ -1,11 +1,12 @@
 /* main.c: dumontd, one program: agent, controller, the small CA, the local cloud.
  *
- * Owns the choice of what to be. `dumontd [--config FILE] [--foreground]` is the daemon (daemon/run.c), the words below are tools in
- * the same binary. Exit codes: 0, 1 failed (one sentence on stderr), 2 usage. Thread: main.
+ * Owns the choice of what to be. `dumontd [--config FILE] [--foreground]` is the daemon (run.c),
+ * the words below are tools in the same binary. Exit codes: 0, 1 failed (one sentence on stderr), 2
+ * usage. Thread: main.
  */
-#include <stdio.h>
 #include <string.h>
 
+#include "daemon/dumontd.h"
 #include "daemon/provider/local.h"
 #include "fs/base/log.h"
 
@@ -14,11 +15,11 @@ int main(int argc, char **argv)
     static const struct {
         const char *word;
         int (*fn)(int argc, char **argv);
-    } words[] = {{"local-cloud", local_cloud_main}, {"local-host", local_cli_main}};
+    } words[] = {
+        {"ca", dumontd_ca_main}, {"local-cloud", local_cloud_main}, {"local-host", local_cli_main}};
     (void)dmt_log_init("dumontd", NULL, DMT_LOG_INFO);
     for (size_t i = 0; argc > 1 && i < sizeof(words) / sizeof(words[0]); i++)
         if (strcmp(argv[1], words[i].word) == 0)
             return words[i].fn(argc - 1, argv + 1);
-    fprintf(stderr, "usage: dumontd local-cloud|local-host ...\n");
-    return 2;
+    return dumontd_run_main(argc, argv);
 }

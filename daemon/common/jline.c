@@ -1,8 +1,8 @@
 /* jline.c: JSON objects as lines over stream sockets.
  *
- * Owns nothing: descriptors and buffers are the callers'. Happy path of a client: connect, send one line, read one line. A line
- * longer than JLINE_MAX or one that is not a JSON object ends the connection (-EBADMSG), because nothing after it can be
- * trusted to start at a line. Thread: any.
+ * Owns nothing: descriptors and buffers are the callers'. Happy path of a client: connect, send one
+ * line, read one line. A line longer than JLINE_MAX or one that is not a JSON object ends the
+ * connection (-EBADMSG), because nothing after it can be trusted to start at a line. Thread: any.
  */
 #include "daemon/common/jline.h"
 

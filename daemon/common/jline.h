@@ -1,5 +1,5 @@
-/* jline.h: JSON values as lines over a stream socket: one object, one newline. Used on the Unix sockets of the local cloud and of dumontfs (control
- * socket). Any thread; a struct belongs to one caller. */
+/* jline.h: JSON values as lines over a stream socket: one object, one newline. Used on the Unix sockets of the local cloud
+ * and of dumontfs (control socket). Any thread; a struct belongs to one caller. */
 #ifndef DMT_DAEMON_JLINE_H
 #define DMT_DAEMON_JLINE_H
 
@@ -17,7 +17,8 @@ int jline_connect(const char *path, struct dmt_err *err);
 int jline_listen(const char *path, unsigned mode, struct dmt_err *err);
 /* Sends one value; does not take the reference. 0 or -errno. */
 int jline_send(int fd, const json_t *v);
-/* Waits for one line and parses it. 0; DMT_E_CLOSED at the end; -ETIMEDOUT; -EBADMSG for bad JSON. `in` keeps what came after it. */
+/* Waits for one line and parses it. 0; DMT_E_CLOSED at the end; -ETIMEDOUT; -EBADMSG for bad JSON. `in` keeps what came
+ * after it. */
 int jline_recv(int fd, struct dmt_buf *in, int timeout_ms, json_t **ret);
 /* Takes one line out of `in`: 1 and *ret, 0 when none is complete, -EBADMSG. */
 int jline_take(struct dmt_buf *in, json_t **ret);

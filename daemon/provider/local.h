@@ -1,6 +1,7 @@
-/* local.h: the local cloud: "machines" on this machine, each a set of network, mount, pid, uts and ipc namespaces. Shared by its files:
- * local_cloud.c (server: life of hosts, requests), local_net.c (bridge, links), local_host.c (what happens inside a new host:
- * mounts, init), local_disk.c (a host's files), local_cli.c (command line). local.c is the provider driver of dumontd; it is a client. */
+/* local.h: the local cloud: "machines" on this machine, each a set of network, mount, pid, uts and ipc namespaces. Shared by
+ * its files: local_cloud.c (server: life of hosts, requests), local_net.c (bridge, links), local_host.c (what happens inside
+ * a new host: mounts, init), local_disk.c (a host's files), local_cli.c (command line). local.c is the provider driver of
+ * dumontd; it is a client. */
 #ifndef DMT_DAEMON_PROVIDER_LOCAL_H
 #define DMT_DAEMON_PROVIDER_LOCAL_H
 
@@ -11,9 +12,9 @@
 #include "fs/base/err.h"
 #include "fs/base/limits.h"
 
-#define LOCAL_HOSTS_MAX  64
-#define LOCAL_SHARES_MAX 16
-#define LOCAL_PATH_MAX   3072 /* of directories given by the user; what is put behind stays below PATH_MAX */
+#define LOCAL_HOSTS_MAX      64
+#define LOCAL_SHARES_MAX     16
+#define LOCAL_PATH_MAX       3072 /* of directories given by the user; what is put behind stays below PATH_MAX */
 #define LOCAL_SOCKET_IN_HOST "/run/dumont-cloud.sock"
 
 /* One cloud, as its command line says. */
@@ -25,24 +26,26 @@ struct local_cloud_conf {
     char install_root[LOCAL_PATH_MAX]; /* laid over /usr in the hosts; "" = as this machine is */
     const char *shares[LOCAL_SHARES_MAX];
     int shares_n;
-    bool keep;                         /* leave the disks at the end */
+    bool keep; /* leave the disks at the end */
 };
 
 struct local_host {
     char name[DMT_NODE_NAME_MAX + 1];
     char label[DMT_NODE_NAME_MAX + 1];
-    int number;     /* last byte of the address; 0 = slot free */
-    pid_t pid;      /* of its pid 1, as seen here; 0 = powered off */
+    int number; /* last byte of the address; 0 = slot free */
+    pid_t pid;  /* of its pid 1, as seen here; 0 = powered off */
     bool link_up, paused;
-    bool cloud;     /* may talk to the cloud (the controller's host) */
+    bool cloud; /* may talk to the cloud (the controller's host) */
 };
 
 /* --- local_host.c --- */
-/* Starts the host's pid 1, which waits until `go` is called with the network in place. pipes[0]: for go, pipes[1]: for ready. */
+/* Starts the host's pid 1, which waits until `go` is called with the network in place. pipes[0]: for go, pipes[1]: for
+ * ready. */
 int local_host_start(const struct local_cloud_conf *c, struct local_host *h, int pipes[2], struct dmt_err *err);
 /* Lets it go on and waits until its mounts and addresses are there. */
 int local_host_go(int pipes[2], struct dmt_err *err);
-/* Runs argv in the host of pid 1 `pid`; returns its exit status (128 + signal), or 125 with a message when it could not start. */
+/* Runs argv in the host of pid 1 `pid`; returns its exit status (128 + signal), or 125 with a message when it could not
+ * start. */
 int local_host_exec(pid_t pid, char *const argv[]);
 
 /* --- local_disk.c --- */
@@ -65,6 +68,10 @@ int local_net_link(const struct local_cloud_conf *c, const struct local_host *h,
 int local_net_inside(const char *prefix, int number, struct dmt_err *err);
 /* Runs a program; its standard error becomes the message. 0, or -EIO. */
 int local_run(const char *const argv[], struct dmt_err *err);
+
+/* --- local.c: the provider driver, a client of the socket --- */
+struct provider;
+struct provider *local_provider_open(const char *socket, struct dmt_err *err);
 
 /* --- command lines (programs within dumontd) --- */
 int local_cloud_main(int argc, char **argv);

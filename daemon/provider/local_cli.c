@@ -1,8 +1,9 @@
 /* local_cli.c: `dumontd local-host VERB ...`: the local cloud's command line.
  *
- * Owns nothing. Every verb but exec is one question to the cloud's socket; exec enters the host's namespaces from here, so that the command
- * has this terminal, and gives back its exit status. Failure modes: the cloud's sentence and exit code 1; 2 for usage; exec: 125
- * when the host cannot be entered, 126/127 as the shell does. Thread: main.
+ * Owns nothing. Every verb but exec is one question to the cloud's socket; exec enters the host's
+ * namespaces from here, so that the command has this terminal, and gives back its exit status.
+ * Failure modes: the cloud's sentence and exit code 1; 2 for usage; exec: 125 when the host cannot
+ * be entered, 126/127 as the shell does. Thread: main.
  */
 #include "daemon/provider/local.h"
 
@@ -13,13 +14,14 @@
 #include "daemon/common/jline.h"
 #include "fs/base/io.h"
 
-#define ANSWER_MS   70000 /* an orderly stop drains */
-#define INJECT_MAX  (1u << 20)
+#define ANSWER_MS  70000 /* an orderly stop drains */
+#define INJECT_MAX (1u << 20)
 
 static int usage(void)
 {
     fprintf(stderr,
-            "usage: dumontd local-host [--socket PATH] create NAME [--address A] [--label L] [--cloud]\n"
+            "usage: dumontd local-host [--socket PATH] create NAME [--address A] [--label L] "
+            "[--cloud]\n"
             "                          [--file SOURCE:PATH_IN_HOST]...\n"
             "       dumontd local-host [--socket PATH] exec NAME COMMAND...\n"
             "       dumontd local-host [--socket PATH] kill|stop|destroy|pause|resume NAME\n"
@@ -112,10 +114,10 @@ static int list(const char *socket, bool as_json)
         json_dumpf(hosts, stdout, JSON_INDENT(1));
         putchar('\n');
     } else {
-        json_array_foreach(hosts, i, h) printf("%-16s %-8s %-15s link %-4s pid %d\n", jline_str(h, "name", ""),
-                                               jline_str(h, "state", ""), jline_str(h, "address", ""),
-                                               jline_bool(h, "link", false) ? "up" : "down",
-                                               (int)jline_int(h, "pid", 0));
+        json_array_foreach(hosts, i, h)
+            printf("%-16s %-8s %-15s link %-4s pid %d\n", jline_str(h, "name", ""),
+                   jline_str(h, "state", ""), jline_str(h, "address", ""),
+                   jline_bool(h, "link", false) ? "up" : "down", (int)jline_int(h, "pid", 0));
     }
     json_decref(a);
     return 0;
@@ -159,7 +161,9 @@ int local_cli_main(int argc, char **argv)
     int left = argc - i - 1;
     char **rest = argv + i + 1;
     if (strcmp(verb, "list") == 0)
-        return left == 0 ? list(socket, false) : left == 1 && !strcmp(rest[0], "--json") ? list(socket, true) : usage();
+        return left == 0                                 ? list(socket, false)
+               : left == 1 && !strcmp(rest[0], "--json") ? list(socket, true)
+                                                         : usage();
     if (left < 1)
         return usage();
     if (strcmp(verb, "create") == 0)

@@ -1,13 +1,17 @@
 /* local_cloud.c: the server of the local cloud (`dumontd local-cloud`).
  *
- * Owns the hosts' table, the bridge, the socket. One thread, one poll loop; requests are JSON lines, one answer each:
- *   {"op":"create","name":N,"label":L?,"address":A?,"files":{PATH:TEXT},"cloud":true?}   idempotent by label (default: the name)
+ * Owns the hosts' table, the bridge, the socket. One thread, one poll loop; requests are JSON
+ * lines, one answer each:
+ *   {"op":"create","name":N,"label":L?,"address":A?,"files":{PATH:TEXT},"cloud":true?}   idempotent
+ * by label (default: the name)
  *   {"op":"list"}  {"op":"kill"|"stop"|"destroy"|"pause"|"resume"|"link-up"|"link-down","name":N}
- * Answer: {"ok":true, ...} or {"ok":false,"error":SENTENCE}. kill = the power is cut (link first, so that no FIN or RST gets out; then SIGKILL of pid
- * 1), the disk stays and create starts it again; stop = SIGTERM to pid 1; destroy = kill and the disk is gone.
- * Failure modes: a host that does not come up is torn down before the answer. On SIGTERM, SIGINT, SIGHUP or any error all hosts, links,
- * the bridge and (without --keep) the disks are removed. If this process is killed, its hosts die with it (PDEATHSIG) and take links
- * and mounts along; a bridge in this namespace stays and is replaced by the next cloud of that name.
+ * Answer: {"ok":true, ...} or {"ok":false,"error":SENTENCE}. kill = the power is cut (link first,
+ * so that no FIN or RST gets out; then SIGKILL of pid 1), the disk stays and create starts it
+ * again; stop = SIGTERM to pid 1; destroy = kill and the disk is gone. Failure modes: a host that
+ * does not come up is torn down before the answer. On SIGTERM, SIGINT, SIGHUP or any error all
+ * hosts, links, the bridge and (without --keep) the disks are removed. If this process is killed,
+ * its hosts die with it (PDEATHSIG) and take links and mounts along; a bridge in this namespace
+ * stays and is replaced by the next cloud of that name.
  */
 #include "daemon/provider/local.h"
 
@@ -34,10 +38,10 @@
 #include "fs/base/log.h"
 #include "fs/base/options.h"
 
-#define CLIENTS_MAX   32
-#define FIRST_NUMBER  11
-#define KILL_WAIT_MS  15000
-#define STOP_WAIT_MS  50000
+#define CLIENTS_MAX  32
+#define FIRST_NUMBER 11
+#define KILL_WAIT_MS 15000
+#define STOP_WAIT_MS 50000
 
 struct cloud {
     struct local_cloud_conf conf;
@@ -183,7 +187,8 @@ static int signal_all(const struct local_host *h, int sig)
     return running;
 }
 
-/* A process may fork while the others are being stopped, so: until a whole round finds nothing running. */
+/* A process may fork while the others are being stopped, so: until a whole round finds nothing
+ * running. */
 static int host_pause(struct local_host *h, struct dmt_err *err)
 {
     struct timespec tick = {.tv_nsec = 1000000};
@@ -213,9 +218,11 @@ static int op_create(struct cloud *c, const json_t *q, json_t *a, struct dmt_err
     int want = 0;
     if (address[0]) {
         size_t n = strlen(c->conf.prefix);
-        want = strncmp(address, c->conf.prefix, n) == 0 && address[n] == '.' ? atoi(address + n + 1) : 0;
+        want = strncmp(address, c->conf.prefix, n) == 0 && address[n] == '.' ? atoi(address + n + 1)
+                                                                             : 0;
         if (want < 2 || want > 254)
-            return dmt_err_set(err, -EINVAL, "the address %s is not in %s.2-254", address, c->conf.prefix);
+            return dmt_err_set(err, -EINVAL, "the address %s is not in %s.2-254", address,
+                               c->conf.prefix);
         for (int i = 0; i < LOCAL_HOSTS_MAX; i++)
             if (c->hosts[i].number == want && &c->hosts[i] != h)
                 return dmt_err_set(err, -EADDRINUSE, "%s belongs to %s", address, c->hosts[i].name);
@@ -262,10 +269,13 @@ static int op_list(struct cloud *c, json_t *a)
             continue;
         char addr[40];
         (void)snprintf(addr, sizeof(addr), "%s.%d", c->conf.prefix, h->number);
-        json_array_append_new(
-            list, json_pack("{s:s s:s s:s s:i s:s s:b}", "name", h->name, "label", h->label, "state",
-                            h->pid == 0 ? "off" : h->paused ? "paused" : "running", "pid", (int)h->pid,
-                            "address", addr, "link", h->link_up));
+        json_array_append_new(list,
+                              json_pack("{s:s s:s s:s s:i s:s s:b}", "name", h->name, "label",
+                                        h->label, "state",
+                                        h->pid == 0 ? "off"
+                                        : h->paused ? "paused"
+                                                    : "running",
+                                        "pid", (int)h->pid, "address", addr, "link", h->link_up));
     }
     return json_object_set_new(a, "hosts", list) < 0 ? -ENOMEM : 0;
 }
@@ -457,7 +467,8 @@ static void cloud_down(struct cloud *c)
 static int take_path(const char *opt, const char *value, char *dst, size_t size)
 {
     if (strlen(value) >= size || value[0] != '/' || strpbrk(value, ":,\\")) {
-        fprintf(stderr, "dumontd: %s needs an absolute path below %zu bytes without ':' ',' '\\'\n", opt, size);
+        fprintf(stderr, "dumontd: %s needs an absolute path below %zu bytes without ':' ',' '\\'\n",
+                opt, size);
         return -EINVAL;
     }
     strcpy(dst, value);
@@ -492,7 +503,8 @@ static int parse(struct local_cloud_conf *c, int argc, char **argv)
             break;
         case 'p':
             (void)snprintf(full, sizeof(full), "%.15s.1", optarg);
-            r = strlen(optarg) < sizeof(c->prefix) && inet_pton(AF_INET, full, &a) == 1 ? 0 : -EINVAL;
+            r = strlen(optarg) < sizeof(c->prefix) && inet_pton(AF_INET, full, &a) == 1 ? 0
+                                                                                        : -EINVAL;
             if (r < 0)
                 fprintf(stderr, "dumontd: --prefix wants three numbers such as 10.83.0\n");
             else
@@ -521,9 +533,10 @@ int local_cloud_main(int argc, char **argv)
     for (int i = 0; i < CLIENTS_MAX; i++)
         c.clients[i].fd = -1;
     if (parse(&c.conf, argc, argv) < 0) {
-        fprintf(stderr, "usage: dumontd local-cloud --socket PATH --dir DIR [--bridge NAME] "
-                        "[--prefix 10.83.0]\n"
-                        "                           [--install-root DIR] [--share DIR]... [--keep]\n");
+        fprintf(stderr,
+                "usage: dumontd local-cloud --socket PATH --dir DIR [--bridge NAME] "
+                "[--prefix 10.83.0]\n"
+                "                           [--install-root DIR] [--share DIR]... [--keep]\n");
         return 2;
     }
     umask(022);

@@ -1,9 +1,11 @@
 /* local_disk.c: the files of a local host: DIR/hosts/NAME/.
  *
- * Owns that directory: etc (upper layer over this machine's /etc), work (overlayfs's own), dumont (becomes /etc/dumont), var, home, root-home,
- * mnt, srv, media, tmp: what survives a power cut of the host. `root` is the mount point of the host's root and is empty here. DIR/hosts.txt is /etc/hosts of
- * all. Happy path: make, inject, use, remove. Making again is harmless: a host that was powered off comes back with its disk. Files
- * are injected by names below the directories above only, never through "..". Thread: main.
+ * Owns that directory: etc (upper layer over this machine's /etc), work (overlayfs's own), dumont
+ * (becomes /etc/dumont), var, home, root-home, mnt, srv, media, tmp: what survives a power cut of
+ * the host. `root` is the mount point of the host's root and is empty here. DIR/hosts.txt is
+ * /etc/hosts of all. Happy path: make, inject, use, remove. Making again is harmless: a host that
+ * was powered off comes back with its disk. Files are injected by names below the directories above
+ * only, never through "..". Thread: main.
  */
 #include "daemon/provider/local.h"
 
@@ -30,12 +32,25 @@ int local_disk_make(const struct local_cloud_conf *c, const struct local_host *h
     static const struct {
         const char *sub;
         mode_t mode;
-    } dirs[] = {{"root", 0755},        {"etc", 0755},           {"work", 0700},
-                {"dumont", 0755},      {"dumont/tls", 0700},    {"dumont/workspaces", 0755},
-                {"var", 0755},         {"var/lib", 0755},       {"var/lib/dumont", 0700},
-                {"var/log", 0755},     {"var/cache", 0755},     {"var/tmp", 01777},
-                {"home", 0755},        {"root-home", 0700},     {"mnt", 0755},
-                {"srv", 0755},         {"media", 0755},         {"tmp", 01777}};
+    } dirs[] = {{"root", 0755},
+                {"etc", 0755},
+                {"work", 0700},
+                {"dumont", 0755},
+                {"dumont/tls", 0700},
+                {"dumont/workspaces", 0755},
+                {"var", 0755},
+                {"var/lib", 0755},
+                {"var/lib/dumont", 0700},
+                {"var/log", 0755},
+                {"var/log/dumont", 0755},
+                {"var/cache", 0755},
+                {"var/tmp", 01777},
+                {"home", 0755},
+                {"root-home", 0700},
+                {"mnt", 0755},
+                {"srv", 0755},
+                {"media", 0755},
+                {"tmp", 01777}};
     char path[PATH_MAX];
     for (size_t i = 0; i < sizeof(dirs) / sizeof(dirs[0]); i++) {
         local_disk_path(c, h->name, dirs[i].sub, path);
@@ -66,7 +81,7 @@ static int host_to_disk(const struct local_cloud_conf *c, const char *name, cons
 {
     static const struct {
         const char *host, *sub;
-    } map[] = {{"/etc/dumont/", "dumont/"}, {"/etc/", "etc/"},      {"/var/", "var/"},
+    } map[] = {{"/etc/dumont/", "dumont/"}, {"/etc/", "etc/"},        {"/var/", "var/"},
                {"/home/", "home/"},         {"/root/", "root-home/"}, {"/mnt/", "mnt/"},
                {"/srv/", "srv/"},           {"/tmp/", "tmp/"}};
     if (strstr(in_host, "/../") || strlen(in_host) > 512)
@@ -100,8 +115,8 @@ int local_disk_inject(const struct local_cloud_conf *c, const char *name, const 
         bool secret = strstr(in_host, "/tls/") || strstr(in_host, "credentials") ||
                       (n > 4 && strcmp(in_host + n - 4, ".key") == 0);
         if (r == 0)
-            r = dmt_io_write_file(dmt_io_real(), path, json_string_value(v),
-                                  json_string_length(v), secret ? 0600 : 0644);
+            r = dmt_io_write_file(dmt_io_real(), path, json_string_value(v), json_string_length(v),
+                                  secret ? 0600 : 0644);
         if (r < 0)
             return dmt_err_set(err, r, "cannot write %s: %s", path, dmt_strerror(r));
     }

@@ -1,11 +1,15 @@
-/* local_host.c: what a local host is from within: namespaces, a root of its own, a small init as pid 1.
+/* local_host.c: what a local host is from within: namespaces, a root of its own, a small init as
+ * pid 1.
  *
- * The root is a tmpfs with this machine's programs in it (/usr, with the install root laid over it read-only) and the host's own
- * disk at /etc, /etc/dumont, /var, /home, /root, /mnt, /srv, /media, /tmp; /run and /dev/shm are fresh. pivot_root leaves nothing of the old tree but the
- * shared directories. Happy path: the server clones pid 1, moves the network link into it, lets it go on, reads "+" when all is
- * mounted; pid 1 then starts dumontd if the host has a configuration for it, and reaps. Failure modes: each step's error goes to the server as text. SIGKILL of
- * pid 1 is the power cut: the kernel kills everything in the host and drops every mount and interface. pid 1 asks for SIGKILL when the server
- * dies, so hosts never outlive their cloud. SIGTERM is an orderly shutdown. Thread: the only one of its process.
+ * The root is a tmpfs with this machine's programs in it (/usr, with the install root laid over it
+ * read-only) and the host's own disk at /etc, /etc/dumont, /var, /home, /root, /mnt, /srv, /media,
+ * /tmp; /run and /dev/shm are fresh. pivot_root leaves nothing of the old tree but the shared
+ * directories. Happy path: the server clones pid 1, moves the network link into it, lets it go on,
+ * reads "+" when all is mounted; pid 1 then starts dumontd if the host has a configuration for it,
+ * and reaps. Failure modes: each step's error goes to the server as text. SIGKILL of pid 1 is the
+ * power cut: the kernel kills everything in the host and drops every mount and interface. pid 1
+ * asks for SIGKILL when the server dies, so hosts never outlive their cloud. SIGTERM is an orderly
+ * shutdown. Thread: the only one of its process.
  */
 #include "daemon/provider/local.h"
 
@@ -30,7 +34,7 @@
 
 #include "fs/base/io.h"
 
-#define HOST_NAMESPACES (CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC)
+#define HOST_NAMESPACES  (CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC)
 #define START_TIMEOUT_MS 20000
 #define SHUTDOWN_S       45 /* a drain may take 30 s */
 
@@ -111,7 +115,8 @@ static int mount_usr(struct inside *in)
     return r;
 }
 
-/* /etc: a layer of the host's own over this machine's; where overlayfs cannot write to the disk (a disk on overlayfs), a copy. */
+/* /etc: a layer of the host's own over this machine's; where overlayfs cannot write to the disk (a
+ * disk on overlayfs), a copy. */
 static int mount_etc(struct inside *in)
 {
     char etc[PATH_MAX], work[PATH_MAX], to[PATH_MAX], hosts[PATH_MAX];
@@ -141,8 +146,8 @@ static int mount_etc(struct inside *in)
 
 static int mount_disk(struct inside *in)
 {
-    static const char *const own[][2] = {{"var", "/var"}, {"home", "/home"},   {"root-home", "/root"},
-                                         {"mnt", "/mnt"}, {"srv", "/srv"},     {"media", "/media"},
+    static const char *const own[][2] = {{"var", "/var"}, {"home", "/home"}, {"root-home", "/root"},
+                                         {"mnt", "/mnt"}, {"srv", "/srv"},   {"media", "/media"},
                                          {"tmp", "/tmp"}};
     int r = 0;
     for (size_t i = 0; r == 0 && i < sizeof(own) / sizeof(own[0]); i++) {
@@ -167,7 +172,8 @@ static int mount_kernel(struct inside *in)
     return r;
 }
 
-/* What else stands at the top of this machine's tree and holds programs: /bin -> usr/bin and so on, or real directories. */
+/* What else stands at the top of this machine's tree and holds programs: /bin -> usr/bin and so on,
+ * or real directories. */
 static int copy_top(struct inside *in)
 {
     static const char *const programs[] = {"bin", "sbin", "lib", "lib32", "lib64", "libx32", "opt"};
@@ -256,7 +262,7 @@ static void start_dumontd(void)
     if (pid != 0)
         return;
     (void)setsid();
-    int log = open("/var/log/dumontd.log", O_CREAT | O_WRONLY | O_APPEND | O_CLOEXEC, 0644);
+    int log = open("/var/log/dumont/dumontd.log", O_CREAT | O_WRONLY | O_APPEND | O_CLOEXEC, 0644);
     if (log >= 0) {
         dup2(log, 1);
         dup2(log, 2);
@@ -269,7 +275,8 @@ static void start_dumontd(void)
     _exit(127);
 }
 
-/* SIGTERM: everything in the host gets it, and time to drain; then pid 1 goes and with it what is left. */
+/* SIGTERM: everything in the host gets it, and time to drain; then pid 1 goes and with it what is
+ * left. */
 static void shut_down(void)
 {
     (void)kill(-1, SIGTERM);

@@ -1,10 +1,12 @@
 /* local_net.c: the network of the local cloud: one bridge, one veth pair a host.
  *
- * Owns names only: bridge, "dh<hash>-<n>" for the cloud's end of host n's link (15 bytes at most, so names of hosts are not used), eth0
- * inside. Everything is done with ip(8). Happy path: bridge up with address PREFIX.1; attach makes the pair with one end already
- * in the host's network namespace; link down = the cloud's end is set down, which is what an unplugged cable looks like.
- * Failure modes: a bridge of an earlier cloud that was killed is recognised by its alias and replaced, a foreign interface
- * of that name is refused. Without --bridge the server lives in a network namespace of its own, and nothing can be left behind at all. Thread: main.
+ * Owns names only: bridge, "dh<hash>-<n>" for the cloud's end of host n's link (15 bytes at most,
+ * so names of hosts are not used), eth0 inside. Everything is done with ip(8). Happy path: bridge
+ * up with address PREFIX.1; attach makes the pair with one end already in the host's network
+ * namespace; link down = the cloud's end is set down, which is what an unplugged cable looks like.
+ * Failure modes: a bridge of an earlier cloud that was killed is recognised by its alias and
+ * replaced, a foreign interface of that name is refused. Without --bridge the server lives in a
+ * network namespace of its own, and nothing can be left behind at all. Thread: main.
  */
 #include "daemon/provider/local.h"
 
@@ -87,7 +89,8 @@ static const char *bridge_name(const struct local_cloud_conf *c)
 }
 
 /* The cloud's directory makes the name its own when several clouds share a network namespace. */
-static void port_name(const struct local_cloud_conf *c, const struct local_host *h, char ret[IFNAMSIZ])
+static void port_name(const struct local_cloud_conf *c, const struct local_host *h,
+                      char ret[IFNAMSIZ])
 {
     uint32_t id = dmt_crc32c(0, c->dir, strlen(c->dir));
     (void)snprintf(ret, IFNAMSIZ, "dh%08x-%d", id, h->number % 1000);
@@ -141,10 +144,12 @@ int local_net_attach(const struct local_cloud_conf *c, const struct local_host *
     char port[IFNAMSIZ], pid[16];
     port_name(c, h, port);
     (void)snprintf(pid, sizeof(pid), "%d", (int)h->pid);
-    /* A port of an earlier life of this host may not have gone yet: namespaces die in the background. */
+    /* A port of an earlier life of this host may not have gone yet: namespaces die in the
+     * background. */
     if (if_nametoindex(port))
         RUN(NULL, "ip", "link", "del", port);
-    int r = RUN(err, "ip", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", pid);
+    int r =
+        RUN(err, "ip", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", pid);
     if (r < 0)
         return r;
     r = RUN(err, "ip", "link", "set", port, "master", bridge_name(c), "up");

@@ -1,5 +1,5 @@
-/* arbiter.h: what a workspace process and the controller say to each other (docs/formats-lease.md, "Arbiter"): JSON lines inside mutual TLS 1.3.
- * Shared with daemon/, which is the other end. Pure functions, any thread. */
+/* arbiter.h: what a workspace process and the controller say to each other (docs/formats-lease.md, "Arbiter"): JSON lines
+ * inside mutual TLS 1.3. Shared with daemon/, which is the other end. Pure functions, any thread. */
 #ifndef DMT_LEASE_ARBITER_H
 #define DMT_LEASE_ARBITER_H
 

@@ -1,11 +1,11 @@
-/* core.h: the decisions of fs/lease as a pure function: (state, event, now) -> actions. No I/O, no clock, no thread, no allocation.
- * The rules are those of docs/protocol.md, cited as R1..R25 and F1..F24 in core*.c.
+/* core.h: the decisions of fs/lease as a pure function: (state, event, now) -> actions. No I/O, no clock, no thread, no
+ * allocation. The rules are those of docs/protocol.md, cited as R1..R25 and F1..F24 in core*.c.
  *
  * The driver's contract
  *   - events are fed one at a time; event.tail and event.oldest_sync_ms are filled in for each;
- *   - actions of one step, and of later steps, are carried out in this order, each finished before the next begins. Only the marked
- *     ones [now] may (and should) run ahead of waiting ones: they send, or they restrict. Gate actions carry a growing `gen`: one with
- *     a lower gen than what is applied already is skipped;
+ *   - actions of one step, and of later steps, are carried out in this order, each finished before the next begins. Only the
+ * marked ones [now] may (and should) run ahead of waiting ones: they send, or they restrict. Gate actions carry a growing
+ * `gen`: one with a lower gen than what is applied already is skipped;
  *   - a crash may fall between any two actions; the next start has the last record written;
  *   - lease_step is called again at state.next at the latest (with a TICK). */
 #ifndef DMT_LEASE_CORE_H
@@ -14,11 +14,11 @@
 #include "fs/base/sm.h"
 #include "fs/lease/lease.h"
 
-#define LEASE_H_MAX_MS     3000u
-#define LEASE_ACTIONS_MAX  24
-#define LEASE_TEXT_MAX     200
-#define LEASE_PAIR_LAG     20000u  /* records: how far behind a peer may be when leaving solo begins */
-#define LEASE_INSYNC_MAX   2
+#define LEASE_H_MAX_MS    3000u
+#define LEASE_ACTIONS_MAX 24
+#define LEASE_TEXT_MAX    200
+#define LEASE_PAIR_LAG    20000u /* records: how far behind a peer may be when leaving solo begins */
+#define LEASE_INSYNC_MAX  2
 
 /* A store on a node. Empty node: nobody. */
 struct lease_id {
@@ -41,16 +41,16 @@ bool lease_register_has(const struct lease_register *r, const struct lease_id *i
 struct lease_record {
     uint8_t lineage[16];
     struct lease_id self;
-    uint64_t seen;      /* highest epoch ever obeyed */
-    uint64_t hold;      /* epoch held as writer, 0 = none */
-    bool alone;         /* solo is recorded in the register */
-    bool dual_ack;      /* LEAVING: PAIR may have been sent */
-    bool gave_up;       /* HANDOVER may have been sent (its base: seen), or fenced */
-    bool fenced;        /* no RETAKE by itself */
-    bool resync;        /* the store is being rewritten */
-    bool peer_stopped;  /* follower: the holder stopped in an orderly way, so its silence means nothing */
+    uint64_t seen;     /* highest epoch ever obeyed */
+    uint64_t hold;     /* epoch held as writer, 0 = none */
+    bool alone;        /* solo is recorded in the register */
+    bool dual_ack;     /* LEAVING: PAIR may have been sent */
+    bool gave_up;      /* HANDOVER may have been sent (its base: seen), or fenced */
+    bool fenced;       /* no RETAKE by itself */
+    bool resync;       /* the store is being rewritten */
+    bool peer_stopped; /* follower: the holder stopped in an orderly way, so its silence means nothing */
     bool ever_paired;
-    bool readonly;      /* promoted with after_promotion=readonly and not opened yet */
+    bool readonly;        /* promoted with after_promotion=readonly and not opened yet */
     struct lease_id peer; /* holder: the other store named in the held epoch; follower: the holder followed last */
 };
 
@@ -87,20 +87,20 @@ enum lease_answer { LEASE_GRANTED, LEASE_REFUSED, LEASE_UNANSWERED };
 enum lease_ev {
     LEASE_EV_START,
     LEASE_EV_TICK,
-    LEASE_EV_MSG,            /* msg */
-    LEASE_EV_PING_UP,        /* a ping channel is there */
+    LEASE_EV_MSG,     /* msg */
+    LEASE_EV_PING_UP, /* a ping channel is there */
     LEASE_EV_PING_DOWN,
     LEASE_EV_ARB_UP,
     LEASE_EV_ARB_DOWN,
-    LEASE_EV_ANSWER,         /* ask_id, answer, reg (valid unless UNANSWERED), retry_ms, text */
-    LEASE_EV_REGISTER,       /* reg: told without being asked */
-    LEASE_EV_DEATH,          /* id, instance */
-    LEASE_EV_GATE,           /* the gate of `gen` is applied; event.tail sampled after that */
-    LEASE_EV_PEER_UP,        /* id, epoch, ahead */
+    LEASE_EV_ANSWER,   /* ask_id, answer, reg (valid unless UNANSWERED), retry_ms, text */
+    LEASE_EV_REGISTER, /* reg: told without being asked */
+    LEASE_EV_DEATH,    /* id, instance */
+    LEASE_EV_GATE,     /* the gate of `gen` is applied; event.tail sampled after that */
+    LEASE_EV_PEER_UP,  /* id, epoch, ahead */
     LEASE_EV_PEER_DOWN,
-    LEASE_EV_PEER_ACK,       /* id, epoch, durable, whole */
-    LEASE_EV_PEER_EPOCH,     /* id, epoch, alone, switch_seq, (own) durable = our tail */
-    LEASE_EV_HIGHER,         /* epoch */
+    LEASE_EV_PEER_ACK,   /* id, epoch, durable, whole */
+    LEASE_EV_PEER_EPOCH, /* id, epoch, alone, switch_seq, (own) durable = our tail */
+    LEASE_EV_HIGHER,     /* epoch */
     LEASE_EV_RESYNC_NEEDED,
     LEASE_EV_RESYNC_ORDERED, /* epoch, alone */
     LEASE_EV_RESYNC_DONE,    /* err */
@@ -108,11 +108,11 @@ enum lease_ev {
     LEASE_EV_LOSE_DONE,      /* err */
     LEASE_EV_FETCH_DONE,     /* err */
     LEASE_EV_FREEZE,
-    LEASE_EV_DRAINED,        /* err */
-    LEASE_EV_COMMAND,        /* command */
-    LEASE_EV_SPOT,           /* spot */
+    LEASE_EV_DRAINED, /* err */
+    LEASE_EV_COMMAND, /* command */
+    LEASE_EV_SPOT,    /* spot */
     LEASE_EV_STOP,
-    LEASE_EV_BROKEN,         /* the driver could not carry out an action */
+    LEASE_EV_BROKEN, /* the driver could not carry out an action */
 };
 struct lease_event {
     enum lease_ev type;
@@ -131,29 +131,29 @@ struct lease_event {
     char text[LEASE_TEXT_MAX];
 };
 
-/* CLOSED: nothing, EIO/EROFS. WAIT: everything waits. ALONE: everything goes. PAIR: plain until the lease's end, syncs with the peer's ack
- * too. READONLY: reads and syncs of what is there. */
+/* CLOSED: nothing, EIO/EROFS. WAIT: everything waits. ALONE: everything goes. PAIR: plain until the lease's end, syncs with
+ * the peer's ack too. READONLY: reads and syncs of what is there. */
 enum lease_gate_mode { LEASE_GATE_CLOSED, LEASE_GATE_WAIT, LEASE_GATE_ALONE, LEASE_GATE_PAIR, LEASE_GATE_READONLY };
 
 enum lease_act {
-    LEASE_ACT_WRITE,        /* record: durable */
-    LEASE_ACT_CLOSE,        /* [now] gate: CLOSED or WAIT */
-    LEASE_ACT_GATE,         /* gate: the others; answer with EV_GATE */
-    LEASE_ACT_LEASE,        /* [now] deadline_ns: plain calls may return until then */
-    LEASE_ACT_SEND,         /* [now] msg */
-    LEASE_ACT_ASK,          /* ask */
-    LEASE_ACT_BEAT,         /* [now] heartbeat to the controller */
-    LEASE_ACT_OPEN_EPOCH,   /* epoch, alone, text = reason */
-    LEASE_ACT_PROMOTE,      /* epoch, alone, text = reason */
+    LEASE_ACT_WRITE,      /* record: durable */
+    LEASE_ACT_CLOSE,      /* [now] gate: CLOSED or WAIT */
+    LEASE_ACT_GATE,       /* gate: the others; answer with EV_GATE */
+    LEASE_ACT_LEASE,      /* [now] deadline_ns: plain calls may return until then */
+    LEASE_ACT_SEND,       /* [now] msg */
+    LEASE_ACT_ASK,        /* ask */
+    LEASE_ACT_BEAT,       /* [now] heartbeat to the controller */
+    LEASE_ACT_OPEN_EPOCH, /* epoch, alone, text = reason */
+    LEASE_ACT_PROMOTE,    /* epoch, alone, text = reason */
     LEASE_ACT_DEMOTE,
-    LEASE_ACT_FOLLOW,       /* epoch */
-    LEASE_ACT_LOSE,         /* epoch, switch_seq, text = branch */
+    LEASE_ACT_FOLLOW, /* epoch */
+    LEASE_ACT_LOSE,   /* epoch, switch_seq, text = branch */
     LEASE_ACT_FETCH,
     LEASE_ACT_ORDER_RESYNC,
     LEASE_ACT_RESYNC,
     LEASE_ACT_DRAIN,
-    LEASE_ACT_EVENT,        /* [now] kind, text */
-    LEASE_ACT_MAY_STOP,     /* [now] */
+    LEASE_ACT_EVENT,    /* [now] kind, text */
+    LEASE_ACT_MAY_STOP, /* [now] */
 };
 struct lease_action {
     enum lease_act type;
@@ -163,8 +163,8 @@ struct lease_action {
     enum lease_gate_mode mode;
     struct lease_id peer; /* GATE PAIR: whose acknowledgements count */
     uint64_t gen, epoch, switch_seq, deadline_ns;
-    bool alone;           /* OPEN_EPOCH, PROMOTE */
-    const char *kind;     /* static */
+    bool alone;       /* OPEN_EPOCH, PROMOTE */
+    const char *kind; /* static */
     char text[LEASE_TEXT_MAX];
 };
 struct lease_actions {
@@ -191,7 +191,7 @@ struct lease_state {
     struct lease_core_conf conf;
     struct lease_record rec;
     struct dmt_sm sm;
-    uint64_t next;       /* wake up at this time */
+    uint64_t next; /* wake up at this time */
     uint64_t start_ns;
     uint64_t gate_gen;
     enum lease_gate_mode gate;
@@ -199,46 +199,46 @@ struct lease_state {
     uint64_t stop_ns;
 
     /* peer, as holder */
-    bool peer_up;              /* replica connected */
-    struct lease_id peer_id;   /* of that connection */
+    bool peer_up;            /* replica connected */
+    struct lease_id peer_id; /* of that connection */
     uint64_t peer_since_ns;
     bool peer_bye, peer_wants_resync, resync_ordered;
     uint64_t ack_epoch, ack_durable, ack_whole;
-    uint64_t close_since_ns;   /* alone: since when the peer has been close; 0 = it is not */
+    uint64_t close_since_ns; /* alone: since when the peer has been close; 0 = it is not */
     bool ping_up;
     uint64_t ping_next_ns;
-    uint64_t lease_end_ns;     /* f * H after the send time of the best PONG */
-    uint8_t lease_store[16];   /* whose promise that is */
-    uint64_t ok_ns;            /* last time the peer was well: lease valid and connected */
+    uint64_t lease_end_ns;   /* f * H after the send time of the best PONG */
+    uint8_t lease_store[16]; /* whose promise that is */
+    uint64_t ok_ns;          /* last time the peer was well: lease valid and connected */
     uint64_t rtt_us;
-    uint64_t leave_gen;        /* LEAVING: gate generation to wait for */
-    uint64_t leave_at;         /* records acknowledged alone end here at the latest */
+    uint64_t leave_gen; /* LEAVING: gate generation to wait for */
+    uint64_t leave_at;  /* records acknowledged alone end here at the latest */
     bool leave_known;
     bool fetching, draining, frozen, leave_failed;
 
     /* peer, as follower */
-    uint64_t promise_ns;       /* our word: no PROMOTE before */
-    uint64_t heard_ns;         /* last PING */
+    uint64_t promise_ns; /* our word: no PROMOTE before */
+    uint64_t heard_ns;   /* last PING */
     uint64_t heard_instance;
     struct lease_gaps gaps;
-    uint32_t lease_ms;         /* H as stated last */
-    uint64_t peer_sync_ms;     /* oldest waiting sync of the holder */
-    bool dead, operator_word, told_unfit;  /* the holder is gone for certain / the operator says so */
-    uint64_t not_before_ns;    /* refused: next attempt */
-    bool losing;               /* LOSER: the branch is being saved */
-    bool claimed;              /* CANDIDATE or losing: somebody claimed an epoch meanwhile; answered afterwards */
-    struct lease_event claim;  /* the claim (PEER_EPOCH) being served, or waiting */
-    uint64_t resync_retry_ns;  /* 0 = none */
+    uint32_t lease_ms;                    /* H as stated last */
+    uint64_t peer_sync_ms;                /* oldest waiting sync of the holder */
+    bool dead, operator_word, told_unfit; /* the holder is gone for certain / the operator says so */
+    uint64_t not_before_ns;               /* refused: next attempt */
+    bool losing;                          /* LOSER: the branch is being saved */
+    bool claimed;                         /* CANDIDATE or losing: somebody claimed an epoch meanwhile; answered afterwards */
+    struct lease_event claim;             /* the claim (PEER_EPOCH) being served, or waiting */
+    uint64_t resync_retry_ns;             /* 0 = none */
 
     /* arbiter */
     bool arb_up, asking;
     struct lease_ask ask;
-    uint64_t ask_next_ns;      /* repeat then */
+    uint64_t ask_next_ns; /* repeat then */
     uint64_t ask_first_ns;
     uint64_t ask_last_id;
     struct lease_register reg; /* last known */
     bool reg_known;
-    uint64_t reg_ns;           /* when the answer that told it was ASKED for */
+    uint64_t reg_ns; /* when the answer that told it was ASKED for */
     uint64_t read_next_ns, beat_next_ns;
 };
 

@@ -1,7 +1,8 @@
-/* internal.h: the driver of fs/lease, shared by its files: lease.c (life, the lease thread), gate.c (the gate), io.c (the lease-io
- * thread, node.state), ping.c (channels, lease-dial), arbiter.c (lease-arb).
+/* internal.h: the driver of fs/lease, shared by its files: lease.c (life, the lease thread), gate.c (the gate), io.c (the
+ * lease-io thread, node.state), ping.c (channels, lease-dial), arbiter.c (lease-arb).
  *
- * Locks, each a leaf: `lock` (event queue, status, dial target, handed-over channels), `gate.lock`, `io.lock`, `arb.lock`. No op is called under one. */
+ * Locks, each a leaf: `lock` (event queue, status, dial target, handed-over channels), `gate.lock`, `io.lock`, `arb.lock`.
+ * No op is called under one. */
 #ifndef DMT_LEASE_INTERNAL_H
 #define DMT_LEASE_INTERNAL_H
 
@@ -16,7 +17,7 @@
 #define LEASE_CHANNELS_MAX 4
 
 struct lease_channel {
-    int fd; /* -1: free */
+    int fd;              /* -1: free */
     struct dmt_tls *tls; /* NULL: plain */
     struct dmt_buf in;
     bool known, dialled; /* hello received / we dialled it */
@@ -26,46 +27,46 @@ struct lease_channel {
 };
 
 struct lease_gate_box {
-    atomic_int mode;               /* enum lease_gate_mode */
+    atomic_int mode; /* enum lease_gate_mode */
     atomic_uint_fast64_t deadline_ns;
-    atomic_bool waited;            /* somebody was told to wait since the last gate_changed */
+    atomic_bool waited; /* somebody was told to wait since the last gate_changed */
     pthread_mutex_t lock;
-    uint64_t gen, epoch;           /* protected by lock, like all below */
+    uint64_t gen, epoch; /* protected by lock, like all below */
     uint8_t peer[16];
-    uint64_t acked;                /* durable at that store in that epoch */
+    uint64_t acked; /* durable at that store in that epoch */
 };
 
 struct dmt_lease {
-    struct dmt_lease_conf conf;    /* strings owned */
-    char path[DMT_PATH_MAX];       /* of node.state */
+    struct dmt_lease_conf conf; /* strings owned */
+    char path[DMT_PATH_MAX];    /* of node.state */
     uint64_t instance;
-    struct lease_state *core;      /* lease thread only, once started */
+    struct lease_state *core; /* lease thread only, once started */
     struct lease_actions *acts;
     bool started;
     atomic_bool stop;
-    atomic_int state;              /* enum dmt_lease_state */
+    atomic_int state;                 /* enum dmt_lease_state */
     atomic_uint_fast64_t epoch, seen; /* as in the last record written */
-    atomic_bool alone;             /* of it */
+    atomic_bool alone;                /* of it */
     struct lease_gate_box gate;
 
     pthread_mutex_t lock;
-    struct dmt_list events;        /* struct queued, protected by lock */
+    struct dmt_list events; /* struct queued, protected by lock */
     struct dmt_lease_status status;
     char *dial_host;
     uint16_t dial_port;
-    bool dialled;                  /* the dialled channel lives */
+    bool dialled; /* the dialled channel lives */
     int handed_n;
     struct lease_channel handed[LEASE_CHANNELS_MAX]; /* new channels for the lease thread */
     pthread_cond_t dial_cond;
     int wake_fd;
 
     struct lease_channel chan[LEASE_CHANNELS_MAX]; /* lease thread only */
-    int current;                   /* channel that we send on, -1 none */
+    int current;                                   /* channel that we send on, -1 none */
 
     struct {
         pthread_mutex_t lock;
         pthread_cond_t cond;
-        struct dmt_list queue;     /* struct io_item */
+        struct dmt_list queue; /* struct io_item */
         bool broken;
     } io;
     struct {
@@ -94,7 +95,8 @@ void lease_io_queue(struct dmt_lease *l, const struct lease_action *a);
 void *lease_io_main(void *arg);
 /* ping.c */
 void lease_ping_send(struct dmt_lease *l, const struct lease_msg *m);
-/* Takes new channels, reads what has come, drops what is dead; calls fn for each message. Returns the number of poll entries set. */
+/* Takes new channels, reads what has come, drops what is dead; calls fn for each message. Returns the number of poll entries
+ * set. */
 int lease_ping_poll(struct dmt_lease *l, struct pollfd *p);
 void lease_ping_run(struct dmt_lease *l, void (*fn)(struct dmt_lease *l, const struct lease_event *e));
 void lease_ping_close(struct dmt_lease *l);

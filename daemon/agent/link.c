@@ -1,0 +1,132 @@
+/* link.c: the agent's connection to the controller (thread agent-link).
+ *
+ * Owns the connection. Happy path: connect, hello, then status lines from agent-scan, deaths from
+ * agent-watch, commands from the controller, each answered from a pool thread because it may take
+ * long. Failure modes: no controller: tried again every RETRY_MS; everything here works on without
+ * it. A word of death that could not be delivered is not kept: the controller sees silence then,
+ * which is the slower way to the same end. Commands:
+ * {"id":n,"cmd":"control","name":WS,"request":{...}} and
+ * {"id":n,"cmd":"assign","name":WS,"conf":{...}}.
+ */
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "daemon/agent/internal.h"
+#include "daemon/common/jline.h"
+#include "fs/base/log.h"
+#include "fs/lease/arbiter.h"
+
+#define CONNECT_MS 3000
+#define RETRY_MS   500
+#define ROUND_MS   1000
+#define COMMAND_MS 120000
+#define PORT       7402
+
+void agent_tell(struct agent *a, json_t *v)
+{
+    pthread_mutex_lock(&a->lock);
+    if (a->line)
+        tlsline_send(a->line, v);
+    else
+        json_decref(v);
+    pthread_mutex_unlock(&a->lock);
+}
+
+struct command {
+    struct agent *a;
+    json_t *v;
+};
+
+static void run_command(void *arg)
+{
+    struct command *k = arg;
+    const json_t *v = k->v;
+    const char *cmd = jline_str(v, "cmd", ""), *name = jline_str(v, "name", "");
+    struct dmt_err err = {0};
+    json_t *result = NULL;
+    int r;
+    if (strcmp(cmd, "control") == 0) {
+        r = agent_control(k->a, name, json_object_get(v, "request"), COMMAND_MS, &result, &err);
+    } else if (strcmp(cmd, "assign") == 0) {
+        r = agent_assign(k->a, name, json_object_get(v, "conf"), &err);
+        result = json_object();
+    } else {
+        r = dmt_err_set(&err, -EINVAL, "this agent does not know the command '%s'", cmd);
+    }
+    json_t *a = json_pack("{s:I}", "re", jline_int(v, "id", 0));
+    if (r == 0)
+        json_object_set_new(a, "result", json_incref(result));
+    else
+        json_object_set_new(
+            a, "error",
+            json_pack("{s:i s:s s:s}", "code", r, "message", err.msg, "hint", err.hint));
+    json_decref(result);
+    agent_tell(k->a, a);
+    json_decref(k->v);
+    free(k);
+}
+
+static int on_line(void *ctx, const json_t *v)
+{
+    struct agent *a = ctx;
+    struct command *k = calloc(1, sizeof(*k));
+    if (!k)
+        return -ENOMEM;
+    k->a = a;
+    k->v = json_deep_copy(v);
+    if (k->v && dmt_pool_submit(a->pool, run_command, k) == 0)
+        return 0;
+    json_decref(k->v);
+    free(k);
+    agent_tell(a, json_pack("{s:I s:{s:i s:s}}", "re", jline_int(v, "id", 0), "error", "code",
+                            -EBUSY, "message", "the agent is busy"));
+    return 0;
+}
+
+static int open_link(struct agent *a, struct tlsline **ret, struct dmt_err *err)
+{
+    int fd = tlsline_connect(a->controller, PORT, CONNECT_MS, err);
+    return fd < 0 ? fd : tlsline_open(ret, a->tls, fd, false, CONNECT_MS, err);
+}
+
+static void run_link(struct agent *a, struct tlsline *line)
+{
+    tlsline_send(line, json_pack("{s:s s:i s:s s:s}", "op", "hello", "v", LEASE_ARBITER_VERSION,
+                                 "kind", "agent", "node", a->node));
+    pthread_mutex_lock(&a->lock);
+    a->line = line;
+    pthread_cond_signal(&a->tick); /* a first status at once */
+    pthread_mutex_unlock(&a->lock);
+    int r = 0;
+    while (r == 0 && !atomic_load(&a->stop))
+        r = tlsline_run(line, ROUND_MS, on_line, a);
+    pthread_mutex_lock(&a->lock);
+    a->line = NULL;
+    pthread_mutex_unlock(&a->lock);
+    if (r < 0)
+        dmt_warn("controller %s: connection ended: %s", a->controller, dmt_strerror(r));
+}
+
+void *agent_link_main(void *arg)
+{
+    struct agent *a = arg;
+    bool warned = false;
+    while (!atomic_load(&a->stop)) {
+        struct tlsline *line = NULL;
+        struct dmt_err err = {0};
+        if (open_link(a, &line, &err) == 0) {
+            dmt_info("controller %s: connected", a->controller);
+            warned = false;
+            run_link(a, line);
+            tlsline_free(line);
+        } else if (!warned) {
+            dmt_warn("controller: %s", err.msg);
+            warned = true;
+        }
+        struct timespec pause = {.tv_nsec = RETRY_MS * 1000000};
+        if (!atomic_load(&a->stop))
+            nanosleep(&pause, NULL);
+    }
+    return NULL;
+}

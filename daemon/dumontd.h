@@ -1,0 +1,28 @@
+/* dumontd.h: the daemon as a whole: what run.c sets up and the API reads. */
+#ifndef DMT_DAEMON_DUMONTD_H
+#define DMT_DAEMON_DUMONTD_H
+
+#include "daemon/agent/agent.h"
+#include "daemon/controller/controller.h"
+#include "fs/base/conf.h"
+#include "fs/base/limits.h"
+
+struct dumontd {
+    char node[DMT_NODE_NAME_MAX + 1];
+    struct dmt_conf *conf;   /* dumontd.conf, read once */
+    struct dmt_tls_ctx *tls; /* NULL: no certificates here */
+    struct agent *agent;     /* NULL: role is controller only */
+    struct ctl *ctl;         /* NULL: role is agent only */
+};
+
+int dumontd_run_main(int argc, char **argv); /* the daemon */
+int dumontd_ca_main(int argc, char **argv);  /* dumontd ca ... */
+/* Makes certificate and key of a node with the CA of this machine into dir: node.pem, node.key, ca.pem. */
+int dumontd_ca_issue(const char *ca_dir, const char *node, const char *dir, struct dmt_err *err);
+/* Name of this machine: node= of the configuration (NULL: ETC/dumontd.conf is read), or the host name up to its first dot.
+ */
+void dumontd_node_name(const struct dmt_conf *conf, char ret[DMT_NODE_NAME_MAX + 1]);
+/* Path of a file of the TLS directory: tls_ca, tls_cert, tls_key of the configuration, or ETC/tls/NAME. */
+void dumontd_tls_path(const struct dmt_conf *conf, const char *key, const char *name, char ret[DMT_PATH_MAX]);
+
+#endif
