@@ -62,7 +62,8 @@ int journal_hdr_get(const uint8_t *p, size_t n, uint64_t serial, struct journal_
         .bytes = dmt_le64(p + HDR_BYTES),
     };
     uint64_t first_seq = dmt_le64(p + HDR_FIRST_SEQ);
-    if ((h.flags & ~JOURNAL_SEG_RESET) != 0 || first_seq == 0 || h.durable_seq >= first_seq)
+    if ((h.flags & ~JOURNAL_SEG_RESET) != 0 || first_seq == 0 || h.durable_seq >= first_seq ||
+        h.bytes % JOURNAL_BLOCK != 0 || h.bytes < JOURNAL_SEGMENT_MIN || h.bytes > JOURNAL_SEGMENT_MAX)
         return DMT_E_CORRUPT;
     h.prev.seq = first_seq - 1;
     h.prev.epoch = dmt_le64(p + HDR_PREV_EPOCH);

@@ -1,8 +1,8 @@
 /* recover.c: opening a folder for writing = survey + repair.
  *
  * Owns the steps between "this is the history" (survey.c) and "append here". Happy path: build the table of segments with their
- * indexes, take away the files that do not count, and make the tail safe to append to: zero what a crash may have left behind
- * it, write again what nothing proves to be durable, add a PAD, fdatasync. Every step can be interrupted and repeated.
+ * indexes; make the tail safe to append to: zero what a crash may have left behind it, write again what nothing proves to be
+ * durable, add a PAD, fdatasync; then take away the files that do not count. Every step can be interrupted and repeated.
  *
  * Why write again: if an earlier process met a failed fdatasync and died, the kernel still shows the pages, calls them clean, and
  * the next fdatasync would succeed without writing them. Writing the same bytes makes them dirty again; a torn write of
@@ -132,6 +132,18 @@ static int drop_others(struct dmt_journal *j, const struct journal_survey *s)
     return any ? io->sync_dir(io->ctx, j->dir) : 0;
 }
 
+/* A crash may have left a file that was just made without its full size. Without space for it it takes no more records. */
+static void restore_size(struct dmt_journal *j, struct journal_segment *s, uint64_t full)
+{
+    if (s->bytes >= full)
+        return;
+    int r = j->conf.io->fallocate(j->conf.io->ctx, s->fd, 0, 0, full);
+    s->full = r < 0;
+    if (r == 0)
+        s->bytes = full;
+    s->dirty = true;
+}
+
 /* Zeros over whatever stands behind the tail, so that a record that was dropped never comes back. */
 static int wipe_behind(struct dmt_journal *j, struct journal_segment *s)
 {
@@ -198,13 +210,15 @@ static int make_durable(struct dmt_journal *j, struct journal_survey *sv)
     int r = 0;
     for (size_t i = 0; r == 0 && i < sv->found_n; i++) {
         struct journal_found *f = &sv->found[i];
+        if (f->seg == journal_current(j))
+            restore_size(j, f->seg, f->hdr.bytes);
         if (f->kept && (f->last_seq > sv->claim || f->hdr.prev.seq >= sv->claim))
             r = write_again(j, sv, f, sv->claim);
     }
     struct journal_segment *last = journal_current(j);
     if (r == 0)
         r = wipe_behind(j, last);
-    if (r == 0 && last->end % JOURNAL_BLOCK != 0)
+    if (r == 0 && last->end % JOURNAL_BLOCK != 0 && !last->full)
         r = journal_pad_write(j, last);
     for (size_t i = 0; r == 0 && i < j->segs_n; i++) {
         if (j->segs[i]->dirty)
@@ -241,9 +255,7 @@ static int begin_at(struct dmt_journal *j, const struct dmt_pos *pos, uint32_t f
 
 static int repair(struct dmt_journal *j, struct journal_survey *sv)
 {
-    int r = drop_others(j, sv);
-    if (r == 0)
-        r = build_table(j, sv);
+    int r = build_table(j, sv);
     if (r < 0)
         return r;
     /* A PAD states what was proven before this open, no more. */
@@ -251,7 +263,8 @@ static int repair(struct dmt_journal *j, struct journal_survey *sv)
     j->durable.seq = j->claim = sv->claim;
     r = make_durable(j, sv);
     j->durable = j->tail;
-    return r;
+    /* Last: what makes a segment void may have been visible and not durable until now. */
+    return r == 0 ? drop_others(j, sv) : r;
 }
 
 int journal_recover(struct dmt_journal *j, struct dmt_err *err)

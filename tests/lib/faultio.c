@@ -64,6 +64,8 @@ struct faultio {
     struct name *names; /* durable */
     struct dirop *dirops, **dirops_end;
     struct file *fds[FDS_MAX];
+    char *fd_paths[FDS_MAX];
+    const char *match; /* see faultio_match */
     uint64_t counts[16];
     uint64_t cut_in; /* counted operations until the cut; 0 none */
     bool is_cut;
@@ -324,10 +326,11 @@ static int log2_of(unsigned kind)
 }
 
 /* Called with the lock at the start of each operation: 0, or the error it fails with. *cut: it is the one that was cut. */
-static int enter(struct faultio *f, unsigned kind, bool *cut)
+static int enter(struct faultio *f, unsigned kind, const char *path, bool *cut)
 {
     *cut = false;
-    if ((f->hold_mask & kind) && !f->is_cut) {
+    bool concerned = !f->match || (path && strstr(path, f->match));
+    if ((f->hold_mask & kind) && concerned && !f->is_cut) {
         f->held++;
         pthread_cond_broadcast(&f->cond);
         while ((f->hold_mask & kind) && !f->is_cut)
@@ -345,7 +348,8 @@ static int enter(struct faultio *f, unsigned kind, bool *cut)
             return -EIO;
         }
     }
-    if ((f->fail_mask & kind) && f->fail_times > 0) {
+    concerned = !f->match || (path && strstr(path, f->match));
+    if ((f->fail_mask & kind) && concerned && f->fail_times > 0) {
         if (f->fail_in > 1) {
             f->fail_in--;
             return 0;
@@ -357,6 +361,11 @@ static int enter(struct faultio *f, unsigned kind, bool *cut)
     return 0;
 }
 
+static const char *path_of(const struct faultio *f, int fd)
+{
+    return fd >= 0 && fd < FDS_MAX ? f->fd_paths[fd] : NULL;
+}
+
 static int f_open(void *ctx, const char *path, int flags, mode_t mode)
 {
     struct faultio *f = ctx;
@@ -364,7 +373,7 @@ static int f_open(void *ctx, const char *path, int flags, mode_t mode)
     pthread_mutex_lock(&f->lock);
     bool exists = access(path, F_OK) == 0;
     bool counted = (flags & O_CREAT && !exists) || (flags & O_TRUNC);
-    int r = counted ? enter(f, FAULTIO_CREATE, &cut) : f->is_cut ? -EIO : 0;
+    int r = counted ? enter(f, FAULTIO_CREATE, path, &cut) : f->is_cut ? -EIO : 0;
     if (r < 0)
         goto out;
     struct stat st;
@@ -378,6 +387,7 @@ static int f_open(void *ctx, const char *path, int flags, mode_t mode)
     struct file *file = file_of(f, st.st_ino);
     file->users++;
     f->fds[fd] = file;
+    f->fd_paths[fd] = must_dup(path);
     if (!exists)
         add_dirop(f, DIROP_CREATE, NULL, path, file);
     else if (flags & O_TRUNC)
@@ -394,6 +404,8 @@ static int f_close(void *ctx, int fd)
     if (fd >= 0 && fd < FDS_MAX && f->fds[fd]) {
         forget_file(f, f->fds[fd]);
         f->fds[fd] = NULL;
+        free(f->fd_paths[fd]);
+        f->fd_paths[fd] = NULL;
     }
     int r = close(fd) < 0 ? -errno : 0;
     pthread_mutex_unlock(&f->lock);
@@ -405,7 +417,7 @@ static ssize_t f_pread(void *ctx, int fd, void *buf, size_t len, uint64_t off)
     struct faultio *f = ctx;
     bool cut;
     pthread_mutex_lock(&f->lock);
-    ssize_t r = enter(f, FAULTIO_READ, &cut);
+    ssize_t r = enter(f, FAULTIO_READ, path_of(f, fd), &cut);
     pthread_mutex_unlock(&f->lock);
     return r < 0 ? r : dmt_io_real()->pread(NULL, fd, buf, len, off);
 }
@@ -416,7 +428,7 @@ static ssize_t f_pwritev(void *ctx, int fd, const struct iovec *iov, int n, uint
     bool cut;
     uint64_t at = off;
     pthread_mutex_lock(&f->lock);
-    ssize_t r = enter(f, FAULTIO_WRITE, &cut);
+    ssize_t r = enter(f, FAULTIO_WRITE, path_of(f, fd), &cut);
     for (int i = 0; (r == 0 || cut) && i < n; i++) {
         if (iov[i].iov_len == 0)
             continue;
@@ -441,7 +453,7 @@ static int f_sync(void *ctx, int fd)
     struct faultio *f = ctx;
     bool cut;
     pthread_mutex_lock(&f->lock);
-    int r = enter(f, FAULTIO_SYNC, &cut);
+    int r = enter(f, FAULTIO_SYNC, path_of(f, fd), &cut);
     MUST(r < 0 || f->fds[fd]);
     if (!f->is_cut)
         drop_changes(f->fds[fd], r == 0);
@@ -454,7 +466,7 @@ static int f_ftruncate(void *ctx, int fd, uint64_t len)
     struct faultio *f = ctx;
     bool cut;
     pthread_mutex_lock(&f->lock);
-    int r = enter(f, FAULTIO_TRUNCATE, &cut);
+    int r = enter(f, FAULTIO_TRUNCATE, path_of(f, fd), &cut);
     if (r == 0) {
         r = dmt_io_real()->ftruncate(NULL, fd, len);
         if (r == 0)
@@ -469,7 +481,7 @@ static int f_fallocate(void *ctx, int fd, int mode, uint64_t off, uint64_t len)
     struct faultio *f = ctx;
     bool cut;
     pthread_mutex_lock(&f->lock);
-    int r = enter(f, FAULTIO_FALLOCATE, &cut);
+    int r = enter(f, FAULTIO_FALLOCATE, path_of(f, fd), &cut);
     if (r == 0)
         r = dmt_io_real()->fallocate(NULL, fd, mode, off, len);
     struct stat st;
@@ -502,7 +514,7 @@ static int f_rename(void *ctx, const char *from, const char *to)
     struct faultio *f = ctx;
     bool cut;
     pthread_mutex_lock(&f->lock);
-    int r = enter(f, FAULTIO_RENAME, &cut);
+    int r = enter(f, FAULTIO_RENAME, to, &cut);
     struct stat st;
     ino_t replaced = r == 0 && stat(to, &st) == 0 && S_ISREG(st.st_mode) ? st.st_ino : 0;
     if (r == 0)
@@ -524,7 +536,7 @@ static int f_unlink(void *ctx, const char *path)
     struct faultio *f = ctx;
     bool cut;
     pthread_mutex_lock(&f->lock);
-    int r = access(path, F_OK) < 0 && !f->is_cut ? -errno : enter(f, FAULTIO_UNLINK, &cut);
+    int r = access(path, F_OK) < 0 && !f->is_cut ? -errno : enter(f, FAULTIO_UNLINK, path, &cut);
     struct stat st;
     if (r == 0) {
         /* Held by the operation, so that the inode number means this file as long as a crash may bring it back. */
@@ -543,7 +555,7 @@ static int f_mkdir(void *ctx, const char *path, mode_t mode)
     struct faultio *f = ctx;
     bool cut;
     pthread_mutex_lock(&f->lock);
-    int r = access(path, F_OK) == 0 ? -EEXIST : enter(f, FAULTIO_MKDIR, &cut);
+    int r = access(path, F_OK) == 0 ? -EEXIST : enter(f, FAULTIO_MKDIR, path, &cut);
     if (r == 0)
         r = mkdir(path, mode) < 0 ? -errno : 0;
     pthread_mutex_unlock(&f->lock);
@@ -555,7 +567,7 @@ static int f_sync_dir(void *ctx, const char *path)
     struct faultio *f = ctx;
     bool cut;
     pthread_mutex_lock(&f->lock);
-    int r = enter(f, FAULTIO_SYNC_DIR, &cut);
+    int r = enter(f, FAULTIO_SYNC_DIR, path, &cut);
     if (r == 0)
         sync_names(f, path);
     pthread_mutex_unlock(&f->lock);
@@ -639,6 +651,8 @@ void faultio_free(struct faultio *f)
     }
     while (f->names)
         unset_name(f, f->names->path);
+    for (int fd = 0; fd < FDS_MAX; fd++)
+        free(f->fd_paths[fd]);
     while (f->files) {
         f->files->users = 1;
         forget_file(f, f->files);
@@ -672,6 +686,13 @@ void faultio_fail(struct faultio *f, unsigned mask, uint64_t nth, uint64_t times
     f->fail_in = nth;
     f->fail_times = times;
     f->fail_errno = errno_code;
+    pthread_mutex_unlock(&f->lock);
+}
+
+void faultio_match(struct faultio *f, const char *part)
+{
+    pthread_mutex_lock(&f->lock);
+    f->match = part;
     pthread_mutex_unlock(&f->lock);
 }
 
@@ -738,6 +759,7 @@ void faultio_restore(struct faultio *f, enum faultio_mode mode)
     f->cut_in = 0;
     f->fail_mask = 0;
     f->fail_times = 0;
+    f->hold_mask = 0;
     pthread_mutex_unlock(&f->lock);
 }
 

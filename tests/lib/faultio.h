@@ -61,6 +61,9 @@ uint64_t faultio_count(struct faultio *f, unsigned mask);
 /* The nth (1 = next) operation of a kind in mask fails with -errno_code and does nothing (for sync see above), and so do the next
  * ones, `times` in all (UINT64_MAX: for good). One such rule at a time; times = 0 takes it away. */
 void faultio_fail(struct faultio *f, unsigned mask, uint64_t nth, uint64_t times, int errno_code);
+/* Rules of faultio_fail and faultio_hold concern only operations on paths that contain `part` (the name a file was opened by; the
+ * new name of a rename; the folder of sync_dir). NULL: all. The string must live on. */
+void faultio_match(struct faultio *f, const char *part);
 /* From the nth (1 = next) counted operation on everything fails with -EIO: power cut or kill in that operation. A write that is
  * cut is pending as a whole; other operations have not happened. 0: no cut. */
 void faultio_cut_at(struct faultio *f, uint64_t nth);
@@ -68,7 +71,7 @@ bool faultio_is_cut(struct faultio *f);
 /* Cuts now. */
 void faultio_cut(struct faultio *f);
 /* After the code under test has stopped: makes the directory what it may look like after the event and lets operations pass
- * again. Open descriptors of the past must not be used any more. Rules of faultio_fail are taken away. */
+ * again. Open descriptors of the past must not be used any more. Rules of faultio_fail and holds are taken away. */
 void faultio_restore(struct faultio *f, enum faultio_mode mode);
 
 /* Operations of these kinds wait until faultio_release. */
