@@ -159,6 +159,15 @@ static void do_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
         read_cold(c);
 }
 
+/* A write by somebody without CAP_FSETID asks to clear the set-id bits; the kernel does not look
+ * whether there are any, nor whether we cleared them, and would go by the cached mode for ever
+ * (coreutils' stat, and exec). */
+static bool loses_set_id(struct dmt_fuse *f, uint64_t ino)
+{
+    struct dmt_attr a;
+    return dmt_ws_getattr(f->ws, ino, &a) == 0 && (a.st.st_mode & (S_ISUID | S_ISGID));
+}
+
 static void do_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off,
                      struct fuse_file_info *fi)
 {
@@ -170,12 +179,15 @@ static void do_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t siz
         return;
     }
     struct dmt_op op = fuse_op_of(f);
-    int rc = dmt_ws_write(f->ws, &op, ino, buf, size, (uint64_t)off,
-                          in && (in->write_flags & FUSE_WRITE_KILL_SUIDGID));
+    bool kill = in && (in->write_flags & FUSE_WRITE_KILL_SUIDGID);
+    bool mode_changes = kill && loses_set_id(f, ino);
+    int rc = dmt_ws_write(f->ws, &op, ino, buf, size, (uint64_t)off, kill);
     if (rc < 0) {
         fuse_fail(req, rc);
         return;
     }
+    if (mode_changes)
+        fuse_forget_attr(f, ino);
     atomic_fetch_add_explicit(&f->n.writes, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&f->n.write_bytes, size, memory_order_relaxed);
     struct fuse_pending *p = fuse_pending_new(f, req, FUSE_REPLY_WRITE, 0, NULL);

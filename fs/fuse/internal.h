@@ -145,6 +145,8 @@ void fuse_do_syncfs(struct dmt_fuse *f);
 
 /* --- notify.c ----------------------------------------------------------------------------- */
 void *fuse_notify_main(void *f);
+/* Attributes only, at once: takes no lock of the page cache or of a directory, so unlike the others a reader may send it. */
+void fuse_forget_attr(struct dmt_fuse *f, uint64_t ino);
 bool fuse_is_syncer(struct dmt_fuse *f, uint32_t tid);
 
 /* --- watch.c ------------------------------------------------------------------------------ */

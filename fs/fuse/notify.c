@@ -80,6 +80,13 @@ static void forget_entry(struct dmt_fuse *f, const struct dmt_fuse_inval *v)
     (void)notify(f, FUSE_NOTIFY_INVAL_ENTRY, iov, 3);
 }
 
+void fuse_forget_attr(struct dmt_fuse *f, uint64_t ino)
+{
+    struct fuse_notify_inval_inode_out out = {.ino = ino, .off = -1, .len = 0};
+    struct iovec iov[2] = {{0}, {.iov_base = &out, .iov_len = sizeof(out)}};
+    (void)notify(f, FUSE_NOTIFY_INVAL_INODE, iov, 2);
+}
+
 static void forget_inode(struct dmt_fuse *f, uint64_t ino)
 {
     struct fuse_notify_inval_inode_out out = {.ino = ino, .off = 0, .len = 0};

@@ -364,6 +364,8 @@ int dmt_ws_write(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, const void
     }
     memcpy(n->data + off, p, len);
     ws->last_kill = kill_suidgid;
+    if (kill_suidgid)
+        n->st.st_mode &= ~(mode_t)(S_ISUID | S_ISGID);
     ws->writes++;
     fake_logged(op);
     return fake_done(0);

@@ -334,6 +334,13 @@ static void make_setuid(void)
     SO(chmod("s", 04777) == 0);
 }
 
+/* As coreutils' stat asks: for the mode alone, which the kernel thinks it knows. */
+static void mode_is_777(void)
+{
+    struct statx sx;
+    SO(statx(AT_FDCWD, "s", 0, STATX_MODE, &sx) == 0 && (sx.stx_mode & 07777) == 0777);
+}
+
 static void kill_suidgid_is_seen(void **state)
 {
     (void)state;
@@ -341,6 +348,7 @@ static void kill_suidgid_is_seen(void **state)
     assert_false(FAKE_GET(last_kill));
     client(write_as_nobody);
     assert_true(FAKE_GET(last_kill));
+    client(mode_is_777);
 }
 
 static void tmpfile_is_linked(void)
