@@ -376,7 +376,7 @@ static int open_scratch(struct extract *x, const char *branch, struct dmt_err *e
     if (mkdir(x->dir, 0700) < 0)
         return dmt_err_set(err, -errno, "%s: %s", x->dir, strerror(errno));
     s->conf = x->ws->conf;
-    r = dmt_store_create(&sc, &id, 0755, 0, 0, 1, err);
+    r = dmt_store_create(&sc, &id, S_IFDIR | 0755, 0, 0, 1, err);
     return r < 0 ? r : dmt_store_open(&s->st, &sc, err);
 }
 

@@ -73,7 +73,7 @@ static inline void fx_create_store(const char *dir, uint8_t lineage, uint8_t id)
     memset(ident.lineage, lineage, 16);
     memset(ident.store_id, id, 16);
     assert_int_equal(mkdir(dir, 0700), 0);
-    fx_check(dmt_store_create(&sc, &ident, 0755, 0, 0, 1000, &err), &err);
+    fx_check(dmt_store_create(&sc, &ident, S_IFDIR | 0755, 0, 0, 1000, &err), &err);
 }
 
 static inline void fx_open(struct fx *f, bool follower)
