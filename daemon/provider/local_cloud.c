@@ -236,9 +236,9 @@ static int op_create(struct cloud *c, const json_t *q, json_t *a, struct dmt_err
         if (fresh) {
             memset(h, 0, sizeof(*h));
             h->number = want ? want : free_number(c);
-            strcpy(h->name, name);
+            (void)snprintf(h->name, sizeof(h->name), "%s", name);
         }
-        strcpy(h->label, label);
+        (void)snprintf(h->label, sizeof(h->label), "%s", label);
         h->cloud = jline_bool(q, "cloud", h->cloud);
         r = local_disk_make(&c->conf, h, err);
         if (r == 0)
@@ -471,7 +471,7 @@ static int take_path(const char *opt, const char *value, char *dst, size_t size)
                 opt, size);
         return -EINVAL;
     }
-    strcpy(dst, value);
+    memcpy(dst, value, strlen(value) + 1);
     return 0;
 }
 
@@ -481,7 +481,7 @@ static int parse(struct local_cloud_conf *c, int argc, char **argv)
                                          {"bridge", 1, NULL, 'b'},       {"prefix", 1, NULL, 'p'},
                                          {"install-root", 1, NULL, 'i'}, {"share", 1, NULL, 'S'},
                                          {"keep", 0, NULL, 'k'},         {NULL, 0, NULL, 0}};
-    strcpy(c->prefix, "10.83.0");
+    (void)snprintf(c->prefix, sizeof(c->prefix), "10.83.0");
     int o, r = 0;
     while (r == 0 && (o = getopt_long(argc, argv, "", opts, NULL)) != -1) {
         struct in_addr a;
@@ -499,7 +499,7 @@ static int parse(struct local_cloud_conf *c, int argc, char **argv)
         case 'b':
             r = strlen(optarg) < sizeof(c->bridge) ? 0 : -EINVAL;
             if (r == 0)
-                strcpy(c->bridge, optarg);
+                (void)snprintf(c->bridge, sizeof(c->bridge), "%s", optarg);
             break;
         case 'p':
             (void)snprintf(full, sizeof(full), "%.15s.1", optarg);
@@ -508,7 +508,7 @@ static int parse(struct local_cloud_conf *c, int argc, char **argv)
             if (r < 0)
                 fprintf(stderr, "dumontd: --prefix wants three numbers such as 10.83.0\n");
             else
-                strcpy(c->prefix, optarg);
+                (void)snprintf(c->prefix, sizeof(c->prefix), "%s", optarg);
             break;
         case 'S':
             r = c->shares_n < LOCAL_SHARES_MAX && optarg[0] == '/' ? 0 : -EINVAL;

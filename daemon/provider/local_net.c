@@ -74,10 +74,9 @@ int local_run(const char *const argv[], struct dmt_err *err)
     if (WIFEXITED(st) && WEXITSTATUS(st) == 0)
         return 0;
     char line[300] = "";
-    for (int i = 0; argv[i] && strlen(line) + strlen(argv[i]) + 2 < sizeof(line); i++) {
-        strcat(line, i ? " " : "");
-        strcat(line, argv[i]);
-    }
+    size_t used = 0;
+    for (int i = 0; argv[i] && used + strlen(argv[i]) + 2 < sizeof(line); i++)
+        used += (size_t)snprintf(line + used, sizeof(line) - used, "%s%s", i ? " " : "", argv[i]);
     return dmt_err_set(err, -EIO, "%s: %s", line, said[0] ? said : "failed");
 }
 
