@@ -65,6 +65,7 @@ static const char g_schema[] =
     "CREATE TABLE missing(ino INTEGER NOT NULL, off INTEGER NOT NULL, seq INTEGER NOT NULL, len INTEGER NOT NULL,"
     " owner INTEGER NOT NULL, serial INTEGER NOT NULL, foff INTEGER NOT NULL, died INTEGER NOT NULL,"
     " PRIMARY KEY(ino, off, seq)) WITHOUT ROWID;"
+    "CREATE INDEX missing_other ON missing(owner, serial) WHERE owner<>ino;"
     "CREATE TABLE keep(ino INTEGER PRIMARY KEY, src INTEGER NOT NULL, view INTEGER NOT NULL, size INTEGER NOT NULL,"
     " mtime INTEGER NOT NULL);"
     "CREATE TABLE snapshot(serial INTEGER PRIMARY KEY, seq INTEGER NOT NULL, epoch INTEGER NOT NULL,"

@@ -14,6 +14,7 @@
     X(META_ALL, "SELECT key, val FROM meta")                                                                             \
     X(META_GET, "SELECT val FROM meta WHERE key=?1")                                                                     \
     X(META_PUT, "INSERT INTO meta VALUES(?1,?2) ON CONFLICT(key) DO UPDATE SET val=excluded.val")                        \
+    X(META_DEL, "DELETE FROM meta WHERE key=?1")                                                                         \
     /* inodes */                                                                                                         \
     X(INODE_GET, "SELECT " SQL_INODE_COLS ",ino FROM inode WHERE ino=?1")                                                \
     X(INODE_PUT, "INSERT OR REPLACE INTO inode(ino," SQL_INODE_COLS ") "                                                 \
@@ -94,7 +95,8 @@
     X(MISSING_ALL, "SELECT ino,off,seq,len,owner,serial,foff,died FROM missing ORDER BY ino,off,seq")                    \
     X(MISSING_PUT, "INSERT OR REPLACE INTO missing(ino,off,seq,len,owner,serial,foff,died) VALUES(?1,?2,?3,?4,?5,?6,?7,?8)") \
     X(MISSING_DEL, "DELETE FROM missing WHERE ino=?1 AND off=?2 AND seq=?3")                                             \
-    X(MISSING_AT, "SELECT foff,len FROM missing WHERE owner=?1 AND serial=?2 ORDER BY foff")                             \
+    X(MISSING_AT, "SELECT foff,len FROM missing WHERE ino=?1 AND owner=?1 AND serial=?2 UNION ALL "                      \
+                  "SELECT foff,len FROM missing WHERE owner<>ino AND owner=?1 AND serial=?2 ORDER BY 1")                 \
     X(KEEP_ALL, "SELECT ino,src,view,size,mtime FROM keep ORDER BY ino")                                                 \
     X(KEEP_PUT, "INSERT OR REPLACE INTO keep(ino,src,view,size,mtime) VALUES(?1,?2,?3,?4,?5)")                           \
     X(KEEP_DEL, "DELETE FROM keep WHERE ino=?1")                                                                         \
