@@ -1,13 +1,14 @@
 /* append.c: from a record in memory to bytes in the current segment.
  *
- * Owns the path of an append. Happy path: reserve room in the ring, copy the body there, seal the frame in its place, one
- * pwrite from the ring to the segment, move the tail. Records that another journal made (append_raw) take the same way, many in
- * one pwrite.
+ * Owns the path of an append. Happy path: reserve room in the ring, copy the body there, seal the
+ * frame in its place, one pwrite from the ring to the segment, move the tail. Records that another
+ * journal made (append_raw) take the same way, many in one pwrite.
  *
- * Failure modes: the segment is full: roll to the next (ENOSPC comes from there, before anything is written). The ring is full:
- * ask for a sync and wait. pwrite fails: the first bytes are overwritten with zeros, so that what was not appended is
- * not found by a recovery, and the error is returned; if even that fails the journal has failed. Until the tail moves
- * nothing has happened.
+ * Failure modes: the segment is full: roll to the next (ENOSPC comes from there, before anything is
+ * written). The ring is full: ask for a sync and wait. pwrite fails: the first bytes are
+ * overwritten with zeros, so that what was not appended is not found by a recovery, and the error
+ * is returned; if even that fails the journal has failed. Until the tail moves nothing has
+ * happened.
  *
  * Thread: the caller's, one at a time (workspace lock); takes the journal's lock.
  */
@@ -23,9 +24,9 @@ struct batch {
     struct dmt_journal *j;
     uint8_t *start;
     size_t len;
-    uint64_t ring_from;    /* ring tail before it: where to go back to */
+    uint64_t ring_from; /* ring tail before it: where to go back to */
     uint64_t first_seq;
-    struct dmt_pos pos;    /* last record of the batch, or the tail */
+    struct dmt_pos pos; /* last record of the batch, or the tail */
 };
 
 /* The last block of a segment is for a PAD. */
@@ -40,15 +41,16 @@ int journal_roll(struct dmt_journal *j, struct dmt_err *err)
     int r = journal_segment_make(j, &j->tail, &s, err);
     if (r < 0)
         return r;
-    /* From here on the old one takes nothing more, even if the new header fails: it may have reached the disk, and then
-     * supersedes everything behind this tail in the old one. */
+    /* From here on the old one takes nothing more, even if the new header fails: it may have
+     * reached the disk, and then supersedes everything behind this tail in the old one. */
     journal_current(j)->full = true;
     r = journal_segment_start(j, s, 0);
     if (r == 0)
         r = journal_segment_add(j, s);
     if (r < 0) {
         journal_segment_discard(j, s);
-        return dmt_err_set(err, r, "cannot start a journal segment in %s: %s", j->dir, dmt_strerror(r));
+        return dmt_err_set(err, r, "cannot start a journal segment in %s: %s", j->dir,
+                           dmt_strerror(r));
     }
     return 0;
 }
@@ -110,17 +112,20 @@ static int check_open(struct dmt_journal *j, struct dmt_err *err)
 {
     if (j->error == 0)
         return 0;
-    return dmt_err_set(err, j->error, "the journal in %s has failed: %s", j->dir, dmt_strerror(j->error));
+    return dmt_err_set(err, j->error, "the journal in %s has failed: %s", j->dir,
+                       dmt_strerror(j->error));
 }
 
-/* Room for the next frame of the batch in ring and segment. May write what the batch has so far, roll, and wait. */
+/* Room for the next frame of the batch in ring and segment. May write what the batch has so far,
+ * roll, and wait. */
 static int place(struct batch *b, size_t len, uint8_t **ret, struct dmt_err *err)
 {
     struct dmt_journal *j = b->j;
     uint64_t ring_before;
     uint8_t *p;
     if (len > j->conf.segment_bytes - JOURNAL_SEG_HDR - JOURNAL_BLOCK)
-        return dmt_err_set(err, -EMSGSIZE, "a record of %zu bytes does not fit into a segment", len);
+        return dmt_err_set(err, -EMSGSIZE, "a record of %zu bytes does not fit into a segment",
+                           len);
     for (;;) {
         int r = check_open(j, err);
         if (r == 0 && b->len > 0 &&
@@ -169,8 +174,8 @@ int dmt_journal_append(struct dmt_journal *j, struct dmt_rec *r, const struct io
     uint8_t *p;
     int res = 0;
     if (r->epoch < j->tail.epoch)
-        res = dmt_err_set(err, DMT_E_STALE, "a record of epoch %#" PRIx64 " after epoch %#" PRIx64, r->epoch,
-                          j->tail.epoch);
+        res = dmt_err_set(err, DMT_E_STALE, "a record of epoch %#" PRIx64 " after epoch %#" PRIx64,
+                          r->epoch, j->tail.epoch);
     if (res == 0)
         res = place(&b, len, &p, err);
     if (res < 0)
@@ -183,7 +188,8 @@ int dmt_journal_append(struct dmt_journal *j, struct dmt_rec *r, const struct io
     struct dmt_rec rec = *r;
     rec.seq = j->tail.seq + 1;
     rec.body_len = (uint32_t)body_len;
-    rec.chain = journal_frame_seal(p, &rec, j->tail.chain, journal_salt(journal_current(j)->serial));
+    rec.chain =
+        journal_frame_seal(p, &rec, j->tail.chain, journal_salt(journal_current(j)->serial));
     b.len = len;
     b.pos = (struct dmt_pos){rec.epoch, rec.seq, rec.chain};
     res = flush(&b, err);
@@ -198,20 +204,23 @@ out:
 }
 
 /* A record as the wire brought it must extend the batch. */
-static int check_raw(const struct batch *b, const uint8_t *p, size_t n, struct dmt_rec *r, size_t *len,
-                     struct dmt_err *err)
+static int check_raw(const struct batch *b, const uint8_t *p, size_t n, struct dmt_rec *r,
+                     size_t *len, struct dmt_err *err)
 {
     if (dmt_rec_decode(p, n, r, len) < 0 || r->type == DMT_REC_PAD)
-        return dmt_err_set(err, DMT_E_CORRUPT, "the record after %" PRIu64 " fails its checksum", b->pos.seq);
-    if (r->seq != b->pos.seq + 1 || r->epoch < b->pos.epoch || r->chain != dmt_rec_chain(b->pos.chain, p, *len))
+        return dmt_err_set(err, DMT_E_CORRUPT, "the record after %" PRIu64 " fails its checksum",
+                           b->pos.seq);
+    if (r->seq != b->pos.seq + 1 || r->epoch < b->pos.epoch ||
+        r->chain != dmt_rec_chain(b->pos.chain, p, *len))
         return dmt_err_set(err, DMT_E_HISTORY,
-                           "record %" PRIu64 " of epoch %#" PRIx64 " does not follow record %" PRIu64
-                           " of epoch %#" PRIx64,
+                           "record %" PRIu64 " of epoch %#" PRIx64
+                           " does not follow record %" PRIu64 " of epoch %#" PRIx64,
                            r->seq, r->epoch, b->pos.seq, b->pos.epoch);
     return 0;
 }
 
-int dmt_journal_append_raw(struct dmt_journal *j, const void *records, size_t len, struct dmt_err *err)
+int dmt_journal_append_raw(struct dmt_journal *j, const void *records, size_t len,
+                           struct dmt_err *err)
 {
     const uint8_t *p = records, *end = p + len;
     pthread_mutex_lock(&j->lock);
@@ -232,7 +241,8 @@ int dmt_journal_append_raw(struct dmt_journal *j, const void *records, size_t le
         b.pos = (struct dmt_pos){r.epoch, r.seq, r.chain};
         p += n;
     }
-    /* Records before the bad one stay; their own failure to be written is told only if nothing else went wrong. */
+    /* Records before the bad one stay; their own failure to be written is told only if nothing else
+     * went wrong. */
     int flushed = flush(&b, res == 0 ? err : NULL);
     if (res == 0)
         res = flushed;

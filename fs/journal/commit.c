@@ -1,15 +1,18 @@
 /* commit.c: making records durable.
  *
- * Owns the token `syncing`, durable, and the committer thread. Happy path of a group: remember the tail; write a PAD up to the
- * block boundary (so that no later append touches a block of this group); give up the lock; fdatasync the segments written to, the
- * folder too if a segment got its name since; take the lock; durable = the tail remembered; wake everybody. Appends go on
- * meanwhile and form the next group. Who syncs: the committer for those who only kick; a thread in dmt_journal_wait() itself
- * when nobody syncs, which saves two switches of thread for a lone waiter.
+ * Owns the token `syncing`, durable, and the committer thread. Happy path of a group: remember the
+ * tail; write a PAD up to the block boundary (so that no later append touches a block of this
+ * group); give up the lock; fdatasync the segments written to, the folder too if a segment got its
+ * name since; take the lock; durable = the tail remembered; wake everybody. Appends go on meanwhile
+ * and form the next group. Who syncs: the committer for those who only kick; a thread in
+ * dmt_journal_wait() itself when nobody syncs, which saves two switches of thread for a lone
+ * waiter.
  *
- * Failure (J5): after a failed fdatasync the kernel calls the pages clean, so a second one on that file would succeed without
- * having written them. All records that are not durable are therefore written again from the ring into a new segment, whose header
- * supersedes what the old files hold of them, and synced there. If that fails too the journal has failed for good: appends
- * and waits return its error, on_durable tells it once.
+ * Failure (J5): after a failed fdatasync the kernel calls the pages clean, so a second one on that
+ * file would succeed without having written them. All records that are not durable are therefore
+ * written again from the ring into a new segment, whose header supersedes what the old files hold
+ * of them, and synced there. If that fails too the journal has failed for good: appends and waits
+ * return its error, on_durable tells it once.
  *
  * Threads: commit (here); callers of dmt_journal_wait.
  */
@@ -61,8 +64,9 @@ static struct journal_segment *next_dirty(struct dmt_journal *j, uint64_t after,
     return NULL;
 }
 
-/* fdatasync of every segment that has something new, oldest first, then of the folder. Gives up the lock, so that the table may
- * move and segments get dirty again; `after` sees to it that each is synced once. */
+/* fdatasync of every segment that has something new, oldest first, then of the folder. Gives up the
+ * lock, so that the table may move and segments get dirty again; `after` sees to it that each is
+ * synced once. */
 static int sync_files(struct dmt_journal *j)
 {
     const struct dmt_io *io = j->conf.io;
@@ -91,7 +95,8 @@ static int sync_files(struct dmt_journal *j)
 }
 
 /* Writes the frames from *at on that fit into s. */
-static int rewrite_into(struct dmt_journal *j, struct journal_segment *s, uint64_t *at, struct dmt_pos *pos)
+static int rewrite_into(struct dmt_journal *j, struct journal_segment *s, uint64_t *at,
+                        struct dmt_pos *pos)
 {
     const struct dmt_io *io = j->conf.io;
     uint8_t *start = NULL;
@@ -138,14 +143,16 @@ static void forget_not_durable(struct dmt_journal *j, size_t old_n)
     }
 }
 
-/* J5. The records stand in the new file before its header does, so that a kill in between leaves the old file in force. */
+/* J5. The records stand in the new file before its header does, so that a kill in between leaves
+ * the old file in force. */
 static int rewrite(struct dmt_journal *j)
 {
     struct dmt_pos pos = j->durable;
     uint64_t at = j->ring.head;
     bool first = true;
-    dmt_warn("journal %s: fdatasync failed; writing records %" PRIu64 " to %" PRIu64 " to a new segment", j->dir,
-             j->durable.seq + 1, j->tail.seq);
+    dmt_warn("journal %s: fdatasync failed; writing records %" PRIu64 " to %" PRIu64
+             " to a new segment",
+             j->dir, j->durable.seq + 1, j->tail.seq);
     while (first || pos.seq < j->tail.seq) {
         struct journal_segment *s;
         int r = journal_segment_make(j, &pos, &s, NULL);

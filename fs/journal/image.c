@@ -1,9 +1,10 @@
 /* image.c: a segment as a piece of memory: its header, and what its frames say.
  *
- * Owns nothing; pure functions, which the fuzzer feeds with anything. Happy path: journal_image_walk() follows the chain from
- * a position and stops where nothing continues; that this may be a torn end or damage is decided by the caller, with
- * journal_image_claim(), which looks for PADs behind that place that state more to be durable. Failure modes: a header
- * that is not valid is DMT_E_CORRUPT, of another version DMT_E_VERSION. Thread: any.
+ * Owns nothing; pure functions, which the fuzzer feeds with anything. Happy path:
+ * journal_image_walk() follows the chain from a position and stops where nothing continues; that
+ * this may be a torn end or damage is decided by the caller, with journal_image_claim(), which
+ * looks for PADs behind that place that state more to be durable. Failure modes: a header that is
+ * not valid is DMT_E_CORRUPT, of another version DMT_E_VERSION. Thread: any.
  */
 #include <string.h>
 
@@ -63,7 +64,8 @@ int journal_hdr_get(const uint8_t *p, size_t n, uint64_t serial, struct journal_
     };
     uint64_t first_seq = dmt_le64(p + HDR_FIRST_SEQ);
     if ((h.flags & ~JOURNAL_SEG_RESET) != 0 || first_seq == 0 || h.durable_seq >= first_seq ||
-        h.bytes % JOURNAL_BLOCK != 0 || h.bytes < JOURNAL_SEGMENT_MIN || h.bytes > JOURNAL_SEGMENT_MAX)
+        h.bytes % JOURNAL_BLOCK != 0 || h.bytes < JOURNAL_SEGMENT_MIN ||
+        h.bytes > JOURNAL_SEGMENT_MAX)
         return DMT_E_CORRUPT;
     h.prev.seq = first_seq - 1;
     h.prev.epoch = dmt_le64(p + HDR_PREV_EPOCH);
@@ -118,7 +120,8 @@ uint64_t journal_image_claim(const uint8_t *img, size_t n, uint64_t serial, uint
     uint64_t claim = 0;
     off = (off + 7) & ~(uint64_t)7;
     for (; off + JOURNAL_PAD_MIN <= n; off += 8) {
-        /* Type 0 and the serial in its place first: a checksum for each multiple of 8 would take minutes. */
+        /* Type 0 and the serial in its place first: a checksum for each multiple of 8 would take
+         * minutes. */
         const uint8_t *p = img + off;
         struct dmt_rec r;
         struct journal_pad pad;

@@ -1,11 +1,13 @@
 /* journal.c: life of a journal object, its positions, and the ways to lose records on purpose.
  *
- * Owns open and close, truncate_to, reset, release. Happy path of a truncation (J7): a new segment whose header states the place of
- * the cut is made durable; by the supersede rule everything behind the cut is void from that moment, in one atomic step; the files
- * that hold nothing else are recycled afterwards. A reset is the same with the flag that voids all older segments.
+ * Owns open and close, truncate_to, reset, release. Happy path of a truncation (J7): a new segment
+ * whose header states the place of the cut is made durable; by the supersede rule everything behind
+ * the cut is void from that moment, in one atomic step; the files that hold nothing else are
+ * recycled afterwards. A reset is the same with the flag that voids all older segments.
  *
- * Failure modes: a header of a cut that was written but not synced may or may not be on disk, and if it is it voids what is
- * appended later to the old segment; the journal then fails for good rather than go on.
+ * Failure modes: a header of a cut that was written but not synced may or may not be on disk, and
+ * if it is it voids what is appended later to the old segment; the journal then fails for good
+ * rather than go on.
  *
  * Thread: see journal.h.
  */
@@ -23,7 +25,8 @@ static int check_conf(struct dmt_journal_conf *c, struct dmt_err *err)
         c->segment_bytes = DMT_SEGMENT_BYTES;
     if (c->segment_bytes % JOURNAL_BLOCK != 0 || c->segment_bytes < JOURNAL_SEGMENT_MIN ||
         c->segment_bytes > JOURNAL_SEGMENT_MAX)
-        return dmt_err_set(err, -EINVAL, "a journal segment of %" PRIu64 " bytes is not possible", c->segment_bytes);
+        return dmt_err_set(err, -EINVAL, "a journal segment of %" PRIu64 " bytes is not possible",
+                           c->segment_bytes);
     if (strlen(c->dir) >= DMT_PATH_MAX)
         return dmt_err_set(err, -ENAMETOOLONG, "the path of the journal is too long");
     return 0;
@@ -75,7 +78,8 @@ void journal_free(struct dmt_journal *j)
     }
     if (j->next)
         journal_segment_unref(j, j->next);
-    DMT_LIST_EACH (it, tmp, &j->discards) {
+    DMT_LIST_EACH(it, tmp, &j->discards)
+    {
         dmt_list_del(it);
         journal_segment_unref(j, DMT_CONTAINER(it, struct journal_segment, node));
     }
@@ -113,7 +117,8 @@ static int start_threads(struct dmt_journal *j)
     return r;
 }
 
-int dmt_journal_open(struct dmt_journal **ret, const struct dmt_journal_conf *conf, struct dmt_err *err)
+int dmt_journal_open(struct dmt_journal **ret, const struct dmt_journal_conf *conf,
+                     struct dmt_err *err)
 {
     struct dmt_journal_conf c = *conf;
     int r = check_conf(&c, err);
@@ -143,8 +148,8 @@ int dmt_journal_open(struct dmt_journal **ret, const struct dmt_journal_conf *co
     return 0;
 }
 
-/* One PAD more, which states that all is durable: the next open then has nothing to write again, and damage of the last group
- * is told from a torn end. Nothing is lost without it. */
+/* One PAD more, which states that all is durable: the next open then has nothing to write again,
+ * and damage of the last group is told from a torn end. Nothing is lost without it. */
 static void close_in_order(struct dmt_journal *j)
 {
     struct journal_segment *s = journal_current(j);
@@ -225,8 +230,10 @@ static void cut_at(struct dmt_journal *j, const struct dmt_pos *pos, size_t keep
     atomic_fetch_add(&j->layout, 1);
 }
 
-/* Starts a segment at pos that supersedes everything behind it (or all, with RESET), and makes that durable. Token held. */
-static int supersede(struct dmt_journal *j, const struct dmt_pos *pos, uint32_t flags, struct dmt_err *err)
+/* Starts a segment at pos that supersedes everything behind it (or all, with RESET), and makes that
+ * durable. Token held. */
+static int supersede(struct dmt_journal *j, const struct dmt_pos *pos, uint32_t flags,
+                     struct dmt_err *err)
 {
     const struct dmt_io *io = j->conf.io;
     struct journal_segment *s;
@@ -246,7 +253,8 @@ static int supersede(struct dmt_journal *j, const struct dmt_pos *pos, uint32_t 
     if (added < 0) {
         journal_segment_discard(j, s);
         journal_fail(j, added);
-        return dmt_err_set(err, added, "cannot cut the journal in %s: %s", j->dir, dmt_strerror(added));
+        return dmt_err_set(err, added, "cannot cut the journal in %s: %s", j->dir,
+                           dmt_strerror(added));
     }
     j->dir_dirty = false;
     return 0;
@@ -257,8 +265,8 @@ int dmt_journal_truncate_to(struct dmt_journal *j, uint64_t seq, struct dmt_err 
     struct dmt_pos pos;
     int r = dmt_journal_pos_at(j, seq, &pos);
     if (r < 0)
-        return dmt_err_set(err, r, "cannot cut the journal in %s after record %" PRIu64 ": %s", j->dir, seq,
-                           dmt_strerror(r));
+        return dmt_err_set(err, r, "cannot cut the journal in %s after record %" PRIu64 ": %s",
+                           j->dir, seq, dmt_strerror(r));
     r = dmt_journal_wait(j, seq);
     if (r < 0)
         return dmt_err_set(err, r, "the journal in %s has failed: %s", j->dir, dmt_strerror(r));
@@ -273,7 +281,8 @@ int dmt_journal_truncate_to(struct dmt_journal *j, uint64_t seq, struct dmt_err 
     while (keep < j->segs_n - 1 && j->segs[keep]->prev.seq < seq)
         keep++;
     cut_at(j, &pos, keep);
-    DMT_LIST_EACH (it, tmp, &j->readers) {
+    DMT_LIST_EACH(it, tmp, &j->readers)
+    {
         struct dmt_jreader *reader = DMT_CONTAINER(it, struct dmt_jreader, node);
         if (reader->next_seq > seq + 1)
             reader->stale = true;
@@ -291,8 +300,8 @@ int dmt_journal_reset(struct dmt_journal *j, const struct dmt_pos *pos, struct d
     int r = j->error ? j->error : supersede(j, pos, JOURNAL_SEG_RESET, err);
     if (r == 0) {
         cut_at(j, pos, 0);
-        DMT_LIST_EACH (it, tmp, &j->readers)
-            DMT_CONTAINER(it, struct dmt_jreader, node)->stale = true;
+        DMT_LIST_EACH(it, tmp, &j->readers)
+        DMT_CONTAINER(it, struct dmt_jreader, node)->stale = true;
     }
     journal_token_give(j);
     pthread_mutex_unlock(&j->lock);

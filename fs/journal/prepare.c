@@ -1,28 +1,34 @@
 /* prepare.c: the helper thread that keeps the sync path free of metadata.
  *
- * Owns j->discards, j->spares and the making of j->next. Happy path: a segment that was released is renamed to a spare and the folder
- * synced, one file after the other, oldest first, so that a crash leaves the newer part of what was released and never a gap.
- * When no next segment is prepared, a spare becomes it; without a spare, and once the current segment is a quarter full (or there
- * are several), a new file is filled with zeros, since fallocate alone leaves unwritten extents whose first sync
- * commits the file system's journal.
+ * Owns j->discards, j->spares and the making of j->next. Happy path: a segment that was released is
+ * renamed to a spare and the folder synced, one file after the other, oldest first, so that a crash
+ * leaves the newer part of what was released and never a gap. When no next segment is prepared, a
+ * spare becomes it and is read once, so that appends find its pages cached; without a spare, and
+ * once the current segment is a quarter full (or there are several), a new file is filled with
+ * zeros, since fallocate alone leaves unwritten extents whose first sync commits the file system's
+ * journal.
  *
- * Failure modes: ENOSPC while filling: the file is removed and the try repeated after a second or when a segment is released; an
- * append that needs a segment then finds none and tells ENOSPC itself. A rename or unlink that fails is repeated after a
- * second; those behind it wait, because of the order. A file that got lost between two names is found by the next open.
+ * Failure modes: ENOSPC while filling: the file is removed and the try repeated after a second or
+ * when a segment is released; an append that needs a segment then finds none and tells ENOSPC
+ * itself. A rename or unlink that fails is repeated after a second; those behind it wait, because
+ * of the order. A file that got lost between two names is found by the next open.
  *
  * Thread: jprepare (here). Holds the journal's lock only between steps.
  */
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "fs/base/log.h"
 #include "fs/journal/internal.h"
 
 #define FILL_STEP (256u << 10)
-#define FILL_SYNC (4u << 20) /* between syncs, so that a commit never waits behind 64 MiB of zeros */
-#define RETRY_NS  DMT_S
+#define FILL_SYNC                                                                                  \
+    (4u << 20) /* between syncs, so that a commit never waits behind 64 MiB of zeros */
+#define PAUSE_NS (10 * DMT_MS)
+#define RETRY_NS DMT_S
 
 /* Renames the file of s to a spare or removes it, then syncs the folder. Repeatable. */
 static int recycle(struct dmt_journal *j, struct journal_segment *s, bool as_spare)
@@ -60,12 +66,24 @@ static int recycle_oldest(struct dmt_journal *j)
     return 0;
 }
 
-static bool stopping(struct dmt_journal *j)
+static void wait_until(struct dmt_journal *j, uint64_t after_ns)
+{
+    uint64_t due_ns = journal_now_ns() + after_ns;
+    struct timespec due = {(time_t)(due_ns / DMT_S), (long)(due_ns % DMT_S)};
+    (void)pthread_cond_timedwait(&j->prepare, &j->lock, &due);
+}
+
+/* Between two steps: lets the syncs of the journal through, unless the next segment is needed soon.
+ * False: stop. */
+static bool pause_filling(struct dmt_journal *j, bool synced)
 {
     pthread_mutex_lock(&j->lock);
-    bool stop = j->stop;
+    const struct journal_segment *s = journal_current(j);
+    if (synced && !j->stop && s->end < s->bytes / 4 * 3)
+        wait_until(j, PAUSE_NS);
+    bool go_on = !j->stop;
     pthread_mutex_unlock(&j->lock);
-    return stop;
+    return go_on;
 }
 
 static int fill_with_zeros(struct dmt_journal *j, int fd)
@@ -77,7 +95,7 @@ static int fill_with_zeros(struct dmt_journal *j, int fd)
     if (r < 0 && r != -EOPNOTSUPP)
         return r;
     for (uint64_t off = 0; off < bytes; off += FILL_STEP) {
-        if (stopping(j))
+        if (!pause_filling(j, off > 0 && off % FILL_SYNC == 0))
             return -EINTR;
         size_t n = bytes - off < FILL_STEP ? (size_t)(bytes - off) : FILL_STEP;
         ssize_t w = io->pwrite(io->ctx, fd, zeros, n, off);
@@ -107,8 +125,9 @@ static int make_zeros(struct dmt_journal *j, const char *path)
     return r;
 }
 
-/* Gives the file at `path` the next serial, durably, before anything is written to it: a crash must not leave content of a life
- * under a lower number. An append that found nothing prepared may have taken a serial meanwhile: then once more. */
+/* Gives the file at `path` the next serial, durably, before anything is written to it: a crash must
+ * not leave content of a life under a lower number. An append that found nothing prepared may have
+ * taken a serial meanwhile: then once more. */
 static int name_next(struct dmt_journal *j, char path[JOURNAL_PATH_MAX])
 {
     const struct dmt_io *io = j->conf.io;
@@ -136,17 +155,41 @@ static int name_next(struct dmt_journal *j, char path[JOURNAL_PATH_MAX])
     return j->next ? 0 : -ENOMEM;
 }
 
+/* Brings a recycled file into the page cache. An append writes parts of pages; of a page that is
+ * not cached the kernel reads the rest from disk first (70 us instead of 1 us measured). Lock held
+ * before and after, not in between. */
+static void warm(struct dmt_journal *j, struct journal_segment *s)
+{
+    const struct dmt_io *io = j->conf.io;
+    uint8_t *buf = malloc(FILL_STEP);
+    bool go_on = buf != NULL;
+    s->refs++;
+    for (uint64_t off = 0; go_on && off < s->bytes; off += FILL_STEP) {
+        pthread_mutex_unlock(&j->lock);
+        ssize_t n = io->pread(io->ctx, s->fd, buf, FILL_STEP, off);
+        pthread_mutex_lock(&j->lock);
+        go_on = n > 0 && !j->stop && j->next == s;
+    }
+    journal_segment_unref(j, s);
+    free(buf);
+}
+
 static int prepare_next(struct dmt_journal *j)
 {
     char path[JOURNAL_PATH_MAX];
     int r = 0;
-    if (j->spares_n > 0) {
+    bool recycled = j->spares_n > 0;
+    if (recycled) {
         journal_spare_path(j, j->spares[--j->spares_n], path);
     } else {
         snprintf(path, sizeof(path), "%s/" JOURNAL_PREPARE_NAME, j->dir);
         r = make_zeros(j, path);
     }
-    return r < 0 ? r : name_next(j, path);
+    if (r == 0)
+        r = name_next(j, path);
+    if (r == 0 && recycled && j->next)
+        warm(j, j->next);
+    return r;
 }
 
 static bool wants_next(const struct dmt_journal *j)
@@ -170,11 +213,8 @@ void *journal_preparer(void *arg)
         if (r < 0 && r != j->prepare_error && !j->stop)
             dmt_warn("journal %s: cannot prepare a segment: %s", j->dir, dmt_strerror(r));
         j->prepare_error = r;
-        if (r < 0 && !j->stop) {
-            uint64_t due_ns = journal_now_ns() + RETRY_NS;
-            struct timespec due = {(time_t)(due_ns / DMT_S), (long)(due_ns % DMT_S)};
-            (void)pthread_cond_timedwait(&j->prepare, &j->lock, &due);
-        }
+        if (r < 0 && !j->stop)
+            wait_until(j, RETRY_NS);
     }
     pthread_mutex_unlock(&j->lock);
     return NULL;

@@ -1,14 +1,16 @@
 /* reader.c: reading the journal while it is being written.
  *
- * Owns struct dmt_jreader. Happy path: look up the segment and the offset of the wanted record (the segment's index gives a place at
- * most 128 KiB before it), read 256 KiB at a time with pread, take the frames out of the buffer, skip PADs.
+ * Owns struct dmt_jreader. Happy path: look up the segment and the offset of the wanted record (the
+ * segment's index gives a place at most 128 KiB before it), read 256 KiB at a time with pread, take
+ * the frames out of the buffer, skip PADs.
  *
- * What may happen under a reader: records are appended (the end known before the pread is final for what lies before it); the
- * segment is recycled (after the pread `live` is checked under the lock: bytes of another life are thrown away, and if the wanted record
- * is gone the answer is DMT_E_GONE); records are cut (the journal marks readers beyond the cut, DMT_E_STALE); records move to another
- * file after a failed fdatasync (j->layout changes: look up again). Between such a failure and the move the kernel may show old
- * bytes for a record that is not durable yet: the reader then waits for the move; a durable record that cannot be read is
- * DMT_E_CORRUPT.
+ * What may happen under a reader: records are appended (the end known before the pread is final for
+ * what lies before it); the segment is recycled (after the pread `live` is checked under the lock:
+ * bytes of another life are thrown away, and if the wanted record is gone the answer is
+ * DMT_E_GONE); records are cut (the journal marks readers beyond the cut, DMT_E_STALE); records
+ * move to another file after a failed fdatasync (j->layout changes: look up again). Between such a
+ * failure and the move the kernel may show old bytes for a record that is not durable yet: the
+ * reader then waits for the move; a durable record that cannot be read is DMT_E_CORRUPT.
  *
  * Thread: one per reader; takes the journal's lock for looking up, never over a pread.
  */
@@ -35,7 +37,8 @@ static void add_reader(struct dmt_jreader *r, struct dmt_journal *j, uint64_t ne
     dmt_list_add_tail(&j->readers, &r->node);
 }
 
-int dmt_jreader_open(struct dmt_jreader **ret, struct dmt_journal *j, uint64_t after_seq, struct dmt_err *err)
+int dmt_jreader_open(struct dmt_jreader **ret, struct dmt_journal *j, uint64_t after_seq,
+                     struct dmt_err *err)
 {
     struct dmt_jreader *r = calloc(1, sizeof(*r));
     if (!r)
@@ -52,7 +55,9 @@ int dmt_jreader_open(struct dmt_jreader **ret, struct dmt_journal *j, uint64_t a
     pthread_mutex_unlock(&j->lock);
     if (res < 0) {
         free(r);
-        return dmt_err_set(err, res, "the journal holds records %" PRIu64 " to %" PRIu64 ", not the one after %" PRIu64,
+        return dmt_err_set(err, res,
+                           "the journal holds records %" PRIu64 " to %" PRIu64
+                           ", not the one after %" PRIu64,
                            first + 1, tail, after_seq);
     }
     *ret = r;
@@ -71,16 +76,19 @@ void dmt_jreader_close(struct dmt_jreader *r)
     free(r);
 }
 
-/* Where the next bytes are: *ret_end is behind what may be read. 1, 0 at the tail, < 0. Lock held. */
+/* Where the next bytes are: *ret_end is behind what may be read. 1, 0 at the tail, < 0. Lock held.
+ */
 static int look_up(struct dmt_jreader *r, uint64_t *ret_end, struct dmt_err *err)
 {
     struct dmt_journal *j = r->j;
     if (r->stale)
-        return dmt_err_set(err, DMT_E_STALE, "the journal was cut before record %" PRIu64, r->next_seq);
+        return dmt_err_set(err, DMT_E_STALE, "the journal was cut before record %" PRIu64,
+                           r->next_seq);
     if (r->next_seq > j->tail.seq)
         return 0;
     if (r->next_seq <= j->segs[0]->prev.seq)
-        return dmt_err_set(err, DMT_E_GONE, "record %" PRIu64 " is no longer in the journal", r->next_seq);
+        return dmt_err_set(err, DMT_E_GONE, "record %" PRIu64 " is no longer in the journal",
+                           r->next_seq);
     uint64_t layout = atomic_load(&j->layout);
     if (r->seg && (r->layout != layout || !r->seg->live || r->next_seq > r->seg->last_seq))
         forget_place(r);
@@ -108,7 +116,8 @@ static int grow(struct dmt_jreader *r, size_t want)
     return 0;
 }
 
-/* Reads on from buf[at], at least `need` bytes if they are there. 1 when there is something new or the place changed. */
+/* Reads on from buf[at], at least `need` bytes if they are there. 1 when there is something new or
+ * the place changed. */
 static int fill(struct dmt_jreader *r, size_t need, struct dmt_err *err)
 {
     struct dmt_journal *j = r->j;
@@ -153,9 +162,11 @@ static int unreadable(struct dmt_jreader *r, struct dmt_err *err)
     int res = 1;
     pthread_mutex_lock(&j->lock);
     uint64_t layout = r->layout;
-    if (r->seg && r->seg->live && layout == atomic_load(&j->layout) && r->next_seq <= j->durable.seq)
+    if (r->seg && r->seg->live && layout == atomic_load(&j->layout) &&
+        r->next_seq <= j->durable.seq)
         res = dmt_err_set(err, DMT_E_CORRUPT,
-                          "journal segment %s/%016" PRIx64 ".seg is damaged near offset %" PRIu64 ", record %" PRIu64,
+                          "journal segment %s/%016" PRIx64 ".seg is damaged near offset %" PRIu64
+                          ", record %" PRIu64,
                           j->dir, r->seg->serial, r->off + r->at, r->next_seq);
     while (res == 1 && layout == atomic_load(&j->layout) && r->next_seq > j->durable.seq) {
         if (j->error != 0) {
@@ -172,8 +183,10 @@ static int unreadable(struct dmt_jreader *r, struct dmt_err *err)
     return res;
 }
 
-/* Takes frames out of the buffer. 1 = the record asked for, 0 = more bytes are needed (*need of them), < 0 = unreadable. */
-static int take(struct dmt_jreader *r, struct dmt_rec *ret, const uint8_t **raw, size_t *raw_len, size_t *need)
+/* Takes frames out of the buffer. 1 = the record asked for, 0 = more bytes are needed (*need of
+ * them), < 0 = unreadable. */
+static int take(struct dmt_jreader *r, struct dmt_rec *ret, const uint8_t **raw, size_t *raw_len,
+                size_t *need)
 {
     uint32_t salt = r->seg ? journal_salt(r->seg->serial) : 0;
     *need = 0;
@@ -185,7 +198,8 @@ static int take(struct dmt_jreader *r, struct dmt_rec *ret, const uint8_t **raw,
             *need = len > left ? len : DMT_REC_HDR;
             return 0;
         }
-        if (len == 0 || journal_frame_decode(p, left, salt, ret, &len) < 0 || ret->seq > r->next_seq)
+        if (len == 0 || journal_frame_decode(p, left, salt, ret, &len) < 0 ||
+            ret->seq > r->next_seq)
             return DMT_E_CORRUPT;
         r->at += len;
         if (ret->type == DMT_REC_PAD || ret->seq < r->next_seq)
@@ -201,12 +215,14 @@ static int take(struct dmt_jreader *r, struct dmt_rec *ret, const uint8_t **raw,
     return 0;
 }
 
-int dmt_jreader_next(struct dmt_jreader *r, struct dmt_rec *ret, const uint8_t **raw, size_t *raw_len,
-                     struct dmt_err *err)
+int dmt_jreader_next(struct dmt_jreader *r, struct dmt_rec *ret, const uint8_t **raw,
+                     size_t *raw_len, struct dmt_err *err)
 {
     for (;;) {
         size_t need = 0, before = r->len - r->at;
-        int res = r->seg && r->layout == atomic_load(&r->j->layout) ? take(r, ret, raw, raw_len, &need) : 0;
+        int res = r->seg && r->layout == atomic_load(&r->j->layout)
+                      ? take(r, ret, raw, raw_len, &need)
+                      : 0;
         if (res == 1)
             return 1;
         if (res == 0) {
@@ -226,10 +242,10 @@ int dmt_jreader_next(struct dmt_jreader *r, struct dmt_rec *ret, const uint8_t *
 int dmt_journal_pos_at(struct dmt_journal *j, uint64_t seq, struct dmt_pos *ret)
 {
     pthread_mutex_lock(&j->lock);
-    const struct dmt_pos *known = seq == j->tail.seq          ? &j->tail
-                                  : seq == j->durable.seq     ? &j->durable
+    const struct dmt_pos *known = seq == j->tail.seq            ? &j->tail
+                                  : seq == j->durable.seq       ? &j->durable
                                   : seq == j->segs[0]->prev.seq ? &j->segs[0]->prev
-                                                              : NULL;
+                                                                : NULL;
     if (known)
         *ret = *known;
     int r = known ? 0 : seq < j->segs[0]->prev.seq ? DMT_E_GONE : seq > j->tail.seq ? -ENOENT : 1;

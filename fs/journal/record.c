@@ -1,10 +1,11 @@
 /* record.c: frames, that is records and PADs, as bytes.
  *
- * Owns nothing; pure functions. Happy path: journal_frame_seal() writes the header in front of a body that already stands
- * in its place, computes the chain over the parts that two machines share, and the crc over everything behind itself. The
- * decoder checks in the order length, crc, fields, so that no byte is believed before its checksum was. In a segment
- * file the crc is stored xor the salt of the segment's serial: a frame left over from an earlier life of a recycled file
- * then never passes. Failure: DMT_E_CORRUPT, nothing else. Thread: any.
+ * Owns nothing; pure functions. Happy path: journal_frame_seal() writes the header in front of a
+ * body that already stands in its place, computes the chain over the parts that two machines share,
+ * and the crc over everything behind itself. The decoder checks in the order length, crc, fields,
+ * so that no byte is believed before its checksum was. In a segment file the crc is stored xor the
+ * salt of the segment's serial: a frame left over from an earlier life of a recycled file then
+ * never passes. Failure: DMT_E_CORRUPT, nothing else. Thread: any.
  */
 #include <string.h>
 
@@ -97,7 +98,8 @@ size_t journal_frame_len(const uint8_t *p, size_t n)
     return len >= DMT_REC_HDR && len <= DMT_RECORD_MAX && len % 8 == 0 ? len : 0;
 }
 
-int journal_frame_decode(const void *buf, size_t n, uint32_t salt, struct dmt_rec *ret, size_t *used)
+int journal_frame_decode(const void *buf, size_t n, uint32_t salt, struct dmt_rec *ret,
+                         size_t *used)
 {
     const uint8_t *p = buf;
     size_t len = journal_frame_len(p, n);
@@ -142,7 +144,8 @@ size_t journal_pad_size(uint64_t off)
     return gap < JOURNAL_PAD_MIN ? gap + JOURNAL_BLOCK : gap;
 }
 
-void journal_pad_put(uint8_t *p, size_t len, const struct journal_pad *pad, const struct dmt_pos *at)
+void journal_pad_put(uint8_t *p, size_t len, const struct journal_pad *pad,
+                     const struct dmt_pos *at)
 {
     DMT_ASSERT(len >= JOURNAL_PAD_MIN && len <= JOURNAL_PAD_MAX && len % 8 == 0);
     DMT_ASSERT(pad->durable_seq <= pad->last_seq);

@@ -1,14 +1,17 @@
 /* recover.c: opening a folder for writing = survey + repair.
  *
- * Owns the steps between "this is the history" (survey.c) and "append here". Happy path: build the table of segments with their
- * indexes; make the tail safe to append to: zero what a crash may have left behind it, write again what nothing proves to be
- * durable, add a PAD, fdatasync; then take away the files that do not count. Every step can be interrupted and repeated.
+ * Owns the steps between "this is the history" (survey.c) and "append here". Happy path: build the
+ * table of segments with their indexes; make the tail safe to append to: zero what a crash may have
+ * left behind it, write again what nothing proves to be durable, add a PAD, fdatasync; then take
+ * away the files that do not count. Every step can be interrupted and repeated.
  *
- * Why write again: if an earlier process met a failed fdatasync and died, the kernel still shows the pages, calls them clean, and
- * the next fdatasync would succeed without writing them. Writing the same bytes makes them dirty again; a torn write of
- * equal bytes changes nothing. It begins at the first record that is not proven durable, which by the PADs starts a block.
+ * Why write again: if an earlier process met a failed fdatasync and died, the kernel still shows
+ * the pages, calls them clean, and the next fdatasync would succeed without writing them. Writing
+ * the same bytes makes them dirty again; a torn write of equal bytes changes nothing. It begins at
+ * the first record that is not proven durable, which by the PADs starts a block.
  *
- * Failure modes: whatever the survey refuses; I/O errors of the repair fail the open. Thread: the opener's; no other is running.
+ * Failure modes: whatever the survey refuses; I/O errors of the repair fail the open. Thread: the
+ * opener's; no other is running.
  */
 #include <fcntl.h>
 #include <inttypes.h>
@@ -132,7 +135,8 @@ static int drop_others(struct dmt_journal *j, const struct journal_survey *s)
     return any ? io->sync_dir(io->ctx, j->dir) : 0;
 }
 
-/* A crash may have left a file that was just made without its full size. Without space for it it takes no more records. */
+/* A crash may have left a file that was just made without its full size. Without space for it it
+ * takes no more records. */
 static void restore_size(struct dmt_journal *j, struct journal_segment *s, uint64_t full)
 {
     if (s->bytes >= full)
@@ -144,7 +148,8 @@ static void restore_size(struct dmt_journal *j, struct journal_segment *s, uint6
     s->dirty = true;
 }
 
-/* Zeros over whatever stands behind the tail, so that a record that was dropped never comes back. */
+/* Zeros over whatever stands behind the tail, so that a record that was dropped never comes back.
+ */
 static int wipe_behind(struct dmt_journal *j, struct journal_segment *s)
 {
     const struct dmt_io *io = j->conf.io;
@@ -179,8 +184,10 @@ static int stop_at(void *ctx, const struct dmt_rec *r, uint64_t off)
     return 1;
 }
 
-/* Writes the same bytes again from the first record after `proven` on, the header too if no record before it is in the file. */
-static int write_again(struct dmt_journal *j, struct journal_survey *sv, struct journal_found *f, uint64_t proven)
+/* Writes the same bytes again from the first record after `proven` on, the header too if no record
+ * before it is in the file. */
+static int write_again(struct dmt_journal *j, struct journal_survey *sv, struct journal_found *f,
+                       uint64_t proven)
 {
     const struct dmt_io *io = j->conf.io;
     struct journal_segment *s = f->seg;
@@ -230,7 +237,8 @@ static int make_durable(struct dmt_journal *j, struct journal_survey *sv)
 }
 
 /* The first segment of a journal, or of a new beginning. */
-static int begin_at(struct dmt_journal *j, const struct dmt_pos *pos, uint32_t flags, struct dmt_err *err)
+static int begin_at(struct dmt_journal *j, const struct dmt_pos *pos, uint32_t flags,
+                    struct dmt_err *err)
 {
     const struct dmt_io *io = j->conf.io;
     struct journal_segment *s;
@@ -250,7 +258,9 @@ static int begin_at(struct dmt_journal *j, const struct dmt_pos *pos, uint32_t f
         journal_segment_unref(j, s);
         r = added;
     }
-    return r < 0 ? dmt_err_set(err, r, "cannot start the journal in %s: %s", j->dir, dmt_strerror(r)) : 0;
+    return r < 0
+               ? dmt_err_set(err, r, "cannot start the journal in %s: %s", j->dir, dmt_strerror(r))
+               : 0;
 }
 
 static int repair(struct dmt_journal *j, struct journal_survey *sv)

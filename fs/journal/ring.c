@@ -1,9 +1,10 @@
 /* ring.c: memory for the records that are not durable yet, so that they can be written again (J5).
  *
- * Owns one piece of memory of fixed size; no allocation per record. Frames lie in it whole, one behind the other; one that
- * does not fit before the end starts over at the beginning, and a length of 0 marks the rest. Positions only grow, so "in
- * use" is tail - head and letting go is one assignment (head = a tail remembered earlier). Failure: a full ring returns NULL;
- * the caller makes records durable and tries again. Thread: under the journal's lock.
+ * Owns one piece of memory of fixed size; no allocation per record. Frames lie in it whole, one
+ * behind the other; one that does not fit before the end starts over at the beginning, and a length
+ * of 0 marks the rest. Positions only grow, so "in use" is tail - head and letting go is one
+ * assignment (head = a tail remembered earlier). Failure: a full ring returns NULL; the caller
+ * makes records durable and tries again. Thread: under the journal's lock.
  */
 #include <errno.h>
 #include <stdlib.h>

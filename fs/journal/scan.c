@@ -1,7 +1,8 @@
 /* scan.c: the records of a folder, for programs that only look (dumont check, dumont log).
  *
- * Owns nothing: a survey without a floor and without a lineage, each record handed on. A torn end is silently the end; damage is
- * DMT_E_CORRUPT with its place, after the records before it were reported. Thread: any.
+ * Owns nothing: a survey without a floor and without a lineage, each record handed on. A torn end
+ * is silently the end; damage is DMT_E_CORRUPT with its place, after the records before it were
+ * reported. Thread: any.
  */
 #include "fs/journal/internal.h"
 
@@ -21,8 +22,8 @@ static int on_record(void *ctx, struct journal_found *f, const struct dmt_rec *r
     return res;
 }
 
-int dmt_journal_scan(const struct dmt_io *io, const char *dir, int (*fn)(void *ctx, const struct dmt_rec *r),
-                     void *ctx, struct dmt_err *err)
+int dmt_journal_scan(const struct dmt_io *io, const char *dir,
+                     int (*fn)(void *ctx, const struct dmt_rec *r), void *ctx, struct dmt_err *err)
 {
     struct scan scan = {.fn = fn, .ctx = ctx};
     struct journal_survey sv = {.io = io, .dir = dir, .record = on_record, .ctx = &scan};

@@ -1,17 +1,20 @@
 /* segment.c: segment files and the table of them.
  *
- * Owns the names in the folder and struct journal_segment. Happy path of a file: prepare.c gives a spare the next serial, durably,
- * and opens it (j->next); it is taken (make), gets a header (start), is put at the end of the table (add), is appended to until
- * it is full, and when nobody needs it is taken out of the table (drop), waits its turn in j->discards, and becomes a spare again.
- * The number in a file's name is never less than the serial of any life it has had, and a new serial is greater than all
- * numbers in the folder: the salt that makes old content recognisable rests on that.
+ * Owns the names in the folder and struct journal_segment. Happy path of a file: prepare.c gives a
+ * spare the next serial, durably, and opens it (j->next); it is taken (make), gets a header
+ * (start), is put at the end of the table (add), is appended to until it is full, and when nobody
+ * needs it is taken out of the table (drop), waits its turn in j->discards, and becomes a spare
+ * again. The number in a file's name is never less than the serial of any life it has had, and a
+ * new serial is greater than all numbers in the folder: the salt that makes old content
+ * recognisable rests on that.
  *
- * Failure modes: nothing prepared: a file is made here with fallocate, which is quick and tells ENOSPC before anything is written
- * (its unwritten extents only make syncs slower). A segment whose header cannot be written is discarded; without a
- * header it counts for nothing.
+ * Failure modes: nothing prepared: a file is made here with fallocate, which is quick and tells
+ * ENOSPC before anything is written (its unwritten extents only make syncs slower). A segment whose
+ * header cannot be written is discarded; without a header it counts for nothing.
  *
- * Reference counts: the table, each reader and a sync under way hold one; the descriptor is closed with the last. Once a segment
- * is not `live` its file may get another life at any moment: whoever read from it checks `live` afterwards, under the lock.
+ * Reference counts: the table, each reader and a sync under way hold one; the descriptor is closed
+ * with the last. Once a segment is not `live` its file may get another life at any moment: whoever
+ * read from it checks `live` afterwards, under the lock.
  *
  * Thread: any, under the journal's lock.
  */
@@ -142,8 +145,8 @@ static int create(struct dmt_journal *j, uint64_t serial, int *ret_fd)
     return 0;
 }
 
-int journal_segment_make(struct dmt_journal *j, const struct dmt_pos *prev, struct journal_segment **ret,
-                         struct dmt_err *err)
+int journal_segment_make(struct dmt_journal *j, const struct dmt_pos *prev,
+                         struct journal_segment **ret, struct dmt_err *err)
 {
     pthread_cond_signal(&j->prepare);
     if (j->next) {

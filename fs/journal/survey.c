@@ -1,13 +1,14 @@
 /* survey.c: which records of a folder count.
  *
- * Owns the reading half of recovery, without writing anything, so that `dumont check` can use it on any folder. Happy path: list the
- * names, read all headers, follow the history through the segments that are in force (docs/formats-journal.md, 4) with one
- * segment in memory at a time, and report each record. The end of the history is then judged (J6): if anything states that the
- * record behind it was durable, that record is damaged and the result is DMT_E_CORRUPT with its place; if not, a crash tore
- * it and the end is where the history ends.
+ * Owns the reading half of recovery, without writing anything, so that `dumont check` can use it on
+ * any folder. Happy path: list the names, read all headers, follow the history through the segments
+ * that are in force (docs/formats-journal.md, 4) with one segment in memory at a time, and report
+ * each record. The end of the history is then judged (J6): if anything states that the record
+ * behind it was durable, that record is damaged and the result is DMT_E_CORRUPT with its place; if
+ * not, a crash tore it and the end is where the history ends.
  *
- * Failure modes: another lineage or another history DMT_E_HISTORY, an unknown version DMT_E_VERSION, a start past the floor
- * DMT_E_GONE. Thread: any; touches no journal object.
+ * Failure modes: another lineage or another history DMT_E_HISTORY, an unknown version
+ * DMT_E_VERSION, a start past the floor DMT_E_GONE. Thread: any; touches no journal object.
  */
 #include <dirent.h>
 #include <fcntl.h>
@@ -113,8 +114,8 @@ static int list_names(struct journal_survey *s)
     return r;
 }
 
-static int read_part(const struct journal_survey *s, const struct journal_found *f, uint64_t *ret_size,
-                     uint8_t *buf, size_t n, size_t *ret_n)
+static int read_part(const struct journal_survey *s, const struct journal_found *f,
+                     uint64_t *ret_size, uint8_t *buf, size_t n, size_t *ret_n)
 {
     char path[JOURNAL_PATH_MAX];
     journal_survey_path(s, "", f->serial, ".seg", path);
@@ -157,14 +158,15 @@ static int read_header(struct journal_survey *s, struct journal_found *f, struct
     size_t n;
     int r = read_part(s, f, &f->size, block, sizeof(block), &n);
     if (r < 0)
-        return dmt_err_set(err, r, "cannot read journal segment %s/%016" PRIx64 ".seg: %s", s->dir, f->serial,
-                           dmt_strerror(r));
+        return dmt_err_set(err, r, "cannot read journal segment %s/%016" PRIx64 ".seg: %s", s->dir,
+                           f->serial, dmt_strerror(r));
     if (s->list_only)
         return 0;
     r = journal_hdr_get(block, n, f->serial, &f->hdr);
     if (r == DMT_E_VERSION) {
-        dmt_err_set(err, r, "journal segment %s/%016" PRIx64 ".seg has a format this version does not know", s->dir,
-                    f->serial);
+        dmt_err_set(err, r,
+                    "journal segment %s/%016" PRIx64 ".seg has a format this version does not know",
+                    s->dir, f->serial);
         dmt_err_hint(err, "use the version of Dumont that wrote it, or a newer one");
         return r;
     }
@@ -176,7 +178,8 @@ static int read_header(struct journal_survey *s, struct journal_found *f, struct
         s->lineage = s->lineage_found;
     }
     if (memcmp(f->hdr.lineage, s->lineage, 16) != 0)
-        return dmt_err_set(err, DMT_E_HISTORY, "journal segment %s/%016" PRIx64 ".seg belongs to another workspace",
+        return dmt_err_set(err, DMT_E_HISTORY,
+                           "journal segment %s/%016" PRIx64 ".seg belongs to another workspace",
                            s->dir, f->serial);
     return 0;
 }
@@ -215,9 +218,11 @@ static int on_record(void *ctx, const struct dmt_rec *r, uint64_t off)
     return w->s->record ? w->s->record(w->s->ctx, w->f, r, off) : 0;
 }
 
-/* Claim of one segment's PADs behind off. One without a header usually was only prepared; it is read as a whole only if its
- * first frame is of its life, else a part: damage does not fall on header, first frame and all PADs of that part. */
-static int claim_of(const struct journal_survey *s, const struct journal_found *f, uint64_t off, uint64_t *ret)
+/* Claim of one segment's PADs behind off. One without a header usually was only prepared; it is
+ * read as a whole only if its first frame is of its life, else a part: damage does not fall on
+ * header, first frame and all PADs of that part. */
+static int claim_of(const struct journal_survey *s, const struct journal_found *f, uint64_t off,
+                    uint64_t *ret)
 {
     struct journal_found part = *f;
     uint8_t *img = NULL;
@@ -227,7 +232,8 @@ static int claim_of(const struct journal_survey *s, const struct journal_found *
         part.size = UNKNOWN_PART;
     int r = journal_image_load(s, &part, &img, &n);
     if (r == 0 && part.size < f->size && n > JOURNAL_SEG_HDR &&
-        journal_frame_decode(img + JOURNAL_SEG_HDR, n - JOURNAL_SEG_HDR, journal_salt(f->serial), &rec, &used) == 0) {
+        journal_frame_decode(img + JOURNAL_SEG_HDR, n - JOURNAL_SEG_HDR, journal_salt(f->serial),
+                             &rec, &used) == 0) {
         free(img);
         img = NULL;
         r = journal_image_load(s, f, &img, &n);
@@ -239,7 +245,8 @@ static int claim_of(const struct journal_survey *s, const struct journal_found *
 }
 
 /* Highest claim of the segments [from, to); of the first only behind off. */
-static int claims_of(const struct journal_survey *s, size_t from, size_t to, uint64_t off, uint64_t *ret)
+static int claims_of(const struct journal_survey *s, size_t from, size_t to, uint64_t off,
+                     uint64_t *ret)
 {
     uint64_t claim = 0;
     for (size_t i = from; i < to; i++) {
@@ -257,7 +264,8 @@ static int claims_of(const struct journal_survey *s, size_t from, size_t to, uin
     return 0;
 }
 
-/* J6: the history ends behind w in found[at]. Torn, or damaged? Witnesses are the segments [at, to) and the floor. */
+/* J6: the history ends behind w in found[at]. Torn, or damaged? Witnesses are the segments [at, to)
+ * and the floor. */
 static int judge_end(struct journal_survey *s, size_t at, size_t to, const struct journal_walk *w,
                      struct dmt_err *err)
 {
@@ -273,8 +281,9 @@ static int judge_end(struct journal_survey *s, size_t at, size_t to, const struc
     if (claim <= w->pos.seq)
         return 0;
     dmt_err_set(err, DMT_E_CORRUPT,
-                "journal segment %s/%016" PRIx64 ".seg is damaged at offset %" PRIu64 ": record %" PRIu64
-                " cannot be read, but %s shows that records up to %" PRIu64 " were durable",
+                "journal segment %s/%016" PRIx64 ".seg is damaged at offset %" PRIu64
+                ": record %" PRIu64 " cannot be read, but %s shows that records up to %" PRIu64
+                " were durable",
                 s->dir, s->found[at].serial, w->off, w->pos.seq + 1, witness, claim);
     dmt_err_hint(err, DAMAGE_HINT);
     return DMT_E_CORRUPT;
@@ -302,8 +311,8 @@ static int check_start(struct journal_survey *s, size_t first, size_t begin, str
             return r;
     }
     return dmt_err_set(err, DMT_E_GONE,
-                       "the journal in %s begins after record %" PRIu64 ", but records after %" PRIu64
-                       " are needed",
+                       "the journal in %s begins after record %" PRIu64
+                       ", but records after %" PRIu64 " are needed",
                        s->dir, s->first.seq, s->floor->seq);
 }
 
@@ -329,7 +338,8 @@ static int walk_segment(struct journal_survey *s, size_t i, uint64_t limit, stru
 }
 
 /* Follows the history from found[i] on; *ret_at is where it ends. */
-static int follow(struct journal_survey *s, size_t i, struct journal_walk *w, size_t *ret_at, struct dmt_err *err)
+static int follow(struct journal_survey *s, size_t i, struct journal_walk *w, size_t *ret_at,
+                  struct dmt_err *err)
 {
     struct walker walker = {.s = s};
     w->pos = s->first;
@@ -337,14 +347,16 @@ static int follow(struct journal_survey *s, size_t i, struct journal_walk *w, si
     for (; i < s->found_n; i++) {
         const struct journal_found *f = &s->found[i];
         uint64_t limit = limit_of(s, i);
-        /* Superseded as a whole; the last one in force never is, so there always is one that was walked. */
+        /* Superseded as a whole; the last one in force never is, so there always is one that was
+         * walked. */
         if (!f->valid || limit <= f->hdr.prev.seq)
             continue;
         if (f->hdr.prev.seq != w->pos.seq)
             break;
         if (f->hdr.prev.chain != w->pos.chain || f->hdr.prev.epoch != w->pos.epoch) {
             dmt_err_set(err, DMT_E_CORRUPT,
-                        "journal segment %s/%016" PRIx64 ".seg does not fit to record %" PRIu64 " before it",
+                        "journal segment %s/%016" PRIx64 ".seg does not fit to record %" PRIu64
+                        " before it",
                         s->dir, f->serial, w->pos.seq);
             dmt_err_hint(err, DAMAGE_HINT);
             return DMT_E_CORRUPT;
@@ -352,13 +364,16 @@ static int follow(struct journal_survey *s, size_t i, struct journal_walk *w, si
         *ret_at = i;
         int r = walk_segment(s, i, limit, w, &walker);
         if (r != 0)
-            return r < 0 ? dmt_err_set(err, r, "cannot read the journal in %s: %s", s->dir, dmt_strerror(r)) : r;
+            return r < 0 ? dmt_err_set(err, r, "cannot read the journal in %s: %s", s->dir,
+                                       dmt_strerror(r))
+                         : r;
         if (w->pos.seq != limit)
             break;
     }
     if (differs || walker.floor_differs)
         return dmt_err_set(err, DMT_E_HISTORY,
-                           "record %" PRIu64 " of the journal in %s is not the one the store has applied",
+                           "record %" PRIu64
+                           " of the journal in %s is not the one the store has applied",
                            s->floor->seq, s->dir);
     return 0;
 }
@@ -374,7 +389,8 @@ int journal_survey(struct journal_survey *s, struct dmt_err *err)
         return r;
 
     size_t begin = first_in_force(s), first = begin;
-    while (first < s->found_n && (!s->found[first].valid || limit_of(s, first) <= s->found[first].hdr.prev.seq))
+    while (first < s->found_n &&
+           (!s->found[first].valid || limit_of(s, first) <= s->found[first].hdr.prev.seq))
         first++;
     if (first == s->found_n)
         return judge_empty(s, begin, err);

@@ -1,11 +1,13 @@
 /* faultio.c: see faultio.h.
  *
- * Owns, per file that was ever touched, an object with the durable content and the pending changes (found by inode number), and
- * two lists of names: what the directory shows is in the real directory, what a power cut would leave is `names`, with the
- * changes not yet synced in `dirops`. A cut is restored by emptying the real directory and writing files anew.
+ * Owns, per file that was ever touched, an object with the durable content and the pending changes
+ * (found by inode number), and two lists of names: what the directory shows is in the real
+ * directory, what a power cut would leave is `names`, with the changes not yet synced in `dirops`.
+ * A cut is restored by emptying the real directory and writing files anew.
  *
- * Failure modes: the twin itself aborts when the real disk does not do as told: a test could not mean anything then.
- * Thread: any; f->lock around everything, given up only while an operation is held.
+ * Failure modes: the twin itself aborts when the real disk does not do as told: a test could not
+ * mean anything then. Thread: any; f->lock around everything, given up only while an operation is
+ * held.
  */
 #include "tests/lib/faultio.h"
 
@@ -34,7 +36,7 @@ struct change {
 struct file {
     struct file *next;
     ino_t ino;
-    int users; /* descriptors and names; 0: may be forgotten */
+    int users;     /* descriptors and names; 0: may be forgotten */
     uint8_t *disk; /* durable content */
     uint64_t size;
     struct change *changes, **changes_end;
@@ -100,7 +102,8 @@ static char *must_dup(const char *s)
     return p;
 }
 
-/* --- content ------------------------------------------------------------------------------------------ */
+/* --- content
+ * ------------------------------------------------------------------------------------------ */
 
 static void set_size(uint8_t **data, uint64_t *size, uint64_t to)
 {
@@ -155,7 +158,8 @@ static void add_change(struct file *file, uint64_t off, const uint8_t *data, uin
 }
 
 /* One page of a pending write: there, not there, or some sectors of it. */
-static void settle_page(struct faultio *f, struct file *file, const struct change *c, uint64_t at, uint64_t n)
+static void settle_page(struct faultio *f, struct file *file, const struct change *c, uint64_t at,
+                        uint64_t n)
 {
     uint64_t dice = next_random(f) % 8;
     if (dice < 3)
@@ -198,7 +202,8 @@ static void settle_file(struct faultio *f, struct file *file, enum faultio_mode 
     drop_changes(file, mode == FAULTIO_KEEP);
 }
 
-/* --- files and names ------------------------------------------------------------------------------------ */
+/* --- files and names
+ * ------------------------------------------------------------------------------------ */
 
 static struct file *file_of(struct faultio *f, ino_t ino)
 {
@@ -276,7 +281,8 @@ static void apply_dirop(struct faultio *f, const struct dirop *d)
         set_name(f, d->to, d->file);
 }
 
-static void add_dirop(struct faultio *f, enum dirop_kind kind, const char *from, const char *to, struct file *file)
+static void add_dirop(struct faultio *f, enum dirop_kind kind, const char *from, const char *to,
+                      struct file *file)
 {
     struct dirop *d = must_alloc(sizeof(*d));
     d->kind = kind;
@@ -295,7 +301,8 @@ static bool in_dir(const char *path, const char *dir)
     return path && strncmp(path, dir, n) == 0 && path[n] == '/' && !strchr(path + n + 1, '/');
 }
 
-/* Changes of names up to the last one that concerns dir become durable: file systems with a journal keep their order. */
+/* Changes of names up to the last one that concerns dir become durable: file systems with a journal
+ * keep their order. */
 static void sync_names(struct faultio *f, const char *dir)
 {
     struct dirop *last = NULL;
@@ -315,7 +322,8 @@ static void sync_names(struct faultio *f, const char *dir)
         f->dirops_end = &f->dirops;
 }
 
-/* --- passing, failing, cutting, holding ---------------------------------------------------------------- */
+/* --- passing, failing, cutting, holding
+ * ---------------------------------------------------------------- */
 
 static int log2_of(unsigned kind)
 {
@@ -325,7 +333,8 @@ static int log2_of(unsigned kind)
     return i;
 }
 
-/* Called with the lock at the start of each operation: 0, or the error it fails with. *cut: it is the one that was cut. */
+/* Called with the lock at the start of each operation: 0, or the error it fails with. *cut: it is
+ * the one that was cut. */
 static int enter(struct faultio *f, unsigned kind, const char *path, bool *cut)
 {
     *cut = false;
@@ -539,7 +548,8 @@ static int f_unlink(void *ctx, const char *path)
     int r = access(path, F_OK) < 0 && !f->is_cut ? -errno : enter(f, FAULTIO_UNLINK, path, &cut);
     struct stat st;
     if (r == 0) {
-        /* Held by the operation, so that the inode number means this file as long as a crash may bring it back. */
+        /* Held by the operation, so that the inode number means this file as long as a crash may
+         * bring it back. */
         MUST(stat(path, &st) == 0 && st.st_nlink == 1);
         struct file *file = file_of(f, st.st_ino);
         add_dirop(f, DIROP_UNLINK, NULL, path, file);
@@ -574,10 +584,13 @@ static int f_sync_dir(void *ctx, const char *path)
     return r;
 }
 
-/* --- life ------------------------------------------------------------------------------------------------ */
+/* --- life
+ * ------------------------------------------------------------------------------------------------
+ */
 
 /* Calls fn for each regular file below dir. */
-static void each_file(struct faultio *f, const char *dir, void (*fn)(struct faultio *f, const char *path, ino_t ino))
+static void each_file(struct faultio *f, const char *dir,
+                      void (*fn)(struct faultio *f, const char *path, ino_t ino))
 {
     DIR *d = opendir(dir);
     MUST(d);
@@ -622,7 +635,8 @@ static void write_out(struct name *n)
     struct stat st;
     int fd = open(n->path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     MUST(fd >= 0);
-    MUST(dmt_io_real()->pwrite(NULL, fd, n->file->disk, n->file->size, 0) == (ssize_t)n->file->size);
+    MUST(dmt_io_real()->pwrite(NULL, fd, n->file->disk, n->file->size, 0) ==
+         (ssize_t)n->file->size);
     MUST(fstat(fd, &st) == 0);
     n->file->ino = st.st_ino;
     close(fd);
@@ -631,8 +645,9 @@ static void write_out(struct name *n)
 struct faultio *faultio_new(const char *root, uint64_t seed)
 {
     struct faultio *f = must_alloc(sizeof(*f));
-    f->io = (struct dmt_io){f,          f_open,      f_close,     f_pread, f_pwrite, f_pwritev, f_sync, f_sync,
-                            f_ftruncate, f_fallocate, f_fstat, f_rename, f_unlink,  f_mkdir, f_sync_dir};
+    f->io = (struct dmt_io){f,         f_open,   f_close,  f_pread,     f_pwrite,
+                            f_pwritev, f_sync,   f_sync,   f_ftruncate, f_fallocate,
+                            f_fstat,   f_rename, f_unlink, f_mkdir,     f_sync_dir};
     f->root = must_dup(root);
     f->random = seed * 2654435761u + 88172645463325252ull;
     f->dirops_end = &f->dirops;

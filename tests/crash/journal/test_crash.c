@@ -1,17 +1,20 @@
 /* test_crash.c: the journal against every crash point.
  *
- * A workload (groups of records over many small segments, syncs, releases, truncations, reopening) runs on the fault-injecting disk and
- * is cut at its 1st, 2nd, 3rd ... operation. What the disk may then hold is made in several ways (process killed; power cut with
- * nothing, all, or random parts of what was not synced), and the journal is opened again, in some runs with a second cut during
- * that recovery. Each time: the open succeeds; the history is a prefix of what was appended that contains everything reported durable;
- * after a kill it contains everything whose append returned; after a truncation that returned nothing behind the cut; and
- * what this open reports durable survives a further power cut that keeps nothing.
+ * A workload (groups of records over many small segments, syncs, releases, truncations, reopening)
+ * runs on the fault-injecting disk and is cut at its 1st, 2nd, 3rd ... operation. What the disk may
+ * then hold is made in several ways (process killed; power cut with nothing, all, or random parts
+ * of what was not synced), and the journal is opened again, in some runs with a second cut during
+ * that recovery. Each time: the open succeeds; the history is a prefix of what was appended that
+ * contains everything reported durable; after a kill it contains everything whose append returned;
+ * after a truncation that returned nothing behind the cut; and what this open reports durable
+ * survives a further power cut that keeps nothing.
  */
 #include "tests/unit/journal/util.h"
 
 #define SEQ_MAX 4000
 
-/* Instrumented builds are slow here (each journal has 16 MiB of ring): they take every 5th cut point. */
+/* Instrumented builds are slow here (each journal has 16 MiB of ring): they take every 5th cut
+ * point. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define STRIDE 5u
 #else
@@ -26,8 +29,8 @@ struct model {
     bool attempt;            /* one more append was called and failed */
     bool cutting;            /* truncate_to(cut) was called and has not returned 0 */
     uint64_t cut;
-    struct dmt_pos floor;    /* applied position of the store */
-    char name[100];          /* of the run, for messages */
+    struct dmt_pos floor; /* applied position of the store */
+    char name[100];       /* of the run, for messages */
 };
 
 static uint64_t g_random;
@@ -91,8 +94,9 @@ static void check_positions(struct tj *t, struct model *m, bool killed)
     }
     m->cutting = false;
     if (tail.seq < m->durable || tail.seq > m->tail + m->attempt || (killed && tail.seq < m->tail))
-        print_error("%s: tail %lu, appended %lu, durable %lu, cut %lu\n", m->name, (unsigned long)tail.seq,
-                    (unsigned long)m->tail, (unsigned long)m->durable, (unsigned long)m->cut);
+        print_error("%s: tail %lu, appended %lu, durable %lu, cut %lu\n", m->name,
+                    (unsigned long)tail.seq, (unsigned long)m->tail, (unsigned long)m->durable,
+                    (unsigned long)m->cut);
     assert_true(tail.seq >= m->durable);
     assert_true(tail.seq <= m->tail + m->attempt);
     if (killed)
@@ -201,13 +205,14 @@ static void go_on(struct tj *t, struct model *m)
 }
 
 /* One run: false when the workload went through without reaching the cut. */
-static bool run(uint64_t cut, enum faultio_mode mode, uint64_t seed, unsigned eio_at, unsigned recovery_cuts)
+static bool run(uint64_t cut, enum faultio_mode mode, uint64_t seed, unsigned eio_at,
+                unsigned recovery_cuts)
 {
     struct tj *t = tj_new(JOURNAL_SEGMENT_MIN, seed);
     struct model *m = calloc(1, sizeof(*m));
     g_random = seed;
-    snprintf(m->name, sizeof(m->name), "cut %lu mode %d seed %lu eio %u recovery cuts %u", (unsigned long)cut, mode,
-             (unsigned long)seed, eio_at, recovery_cuts);
+    snprintf(m->name, sizeof(m->name), "cut %lu mode %d seed %lu eio %u recovery cuts %u",
+             (unsigned long)cut, mode, (unsigned long)seed, eio_at, recovery_cuts);
     if (eio_at > 0) {
         faultio_match(t->f, ".seg");
         faultio_fail(t->f, FAULTIO_SYNC, eio_at, 1, EIO);
@@ -247,7 +252,8 @@ static bool run(uint64_t cut, enum faultio_mode mode, uint64_t seed, unsigned ei
     return reached;
 }
 
-static void enumerate(enum faultio_mode mode, uint64_t seed, unsigned eio_at, unsigned recovery_cuts)
+static void enumerate(enum faultio_mode mode, uint64_t seed, unsigned eio_at,
+                      unsigned recovery_cuts)
 {
     uint64_t n = 1 + seed % STRIDE;
     while (run(n, mode, seed, eio_at, recovery_cuts))
@@ -295,7 +301,8 @@ static void fdatasync_fails_before_the_cut(void **state)
 static void reset_at_every_cut(void **state)
 {
     (void)state;
-    static const enum faultio_mode modes[] = {FAULTIO_KILL, FAULTIO_DROP, FAULTIO_KEEP, FAULTIO_RANDOM, FAULTIO_RANDOM};
+    static const enum faultio_mode modes[] = {FAULTIO_KILL, FAULTIO_DROP, FAULTIO_KEEP,
+                                              FAULTIO_RANDOM, FAULTIO_RANDOM};
     const struct dmt_pos to = {EPOCH(5, 0), 1000, 77};
     bool reached = true;
     for (uint64_t n = 1; reached; n += STRIDE) {

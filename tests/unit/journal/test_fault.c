@@ -1,4 +1,5 @@
-/* test_fault.c: a disk that fails: EIO on fdatasync (J5), failed writes, a full disk, a preparer that cannot prepare. */
+/* test_fault.c: a disk that fails: EIO on fdatasync (J5), failed writes, a full disk, a preparer
+ * that cannot prepare. */
 #include "tests/unit/journal/util.h"
 
 struct told {
@@ -44,7 +45,8 @@ static void power_cut(struct tj *t, enum faultio_mode mode)
     faultio_restore(t->f, mode);
 }
 
-/* J5: what was reported durable after a failed fdatasync survives a power cut that keeps nothing unsynced. */
+/* J5: what was reported durable after a failed fdatasync survives a power cut that keeps nothing
+ * unsynced. */
 static void eio_on_fdatasync_rewrites(void **state)
 {
     (void)state;
@@ -131,8 +133,9 @@ static void eio_twice_fails_for_good(void **state)
     tj_free(t);
 }
 
-/* The process dies between the failed fdatasync and the rewrite: the kernel shows the records, calls them clean, and would let the next
- * fdatasync succeed. What the next open reports durable must be so nevertheless. */
+/* The process dies between the failed fdatasync and the rewrite: the kernel shows the records,
+ * calls them clean, and would let the next fdatasync succeed. What the next open reports durable
+ * must be so nevertheless. */
 static void eio_then_kill_then_power_cut(void **state)
 {
     (void)state;
@@ -142,7 +145,8 @@ static void eio_then_kill_then_power_cut(void **state)
     tj_append(t, 10);
     tj_sync(t);
     tj_append(t, 10);
-    faultio_fail(t->f, FAULTIO_SYNC | FAULTIO_WRITE, 2, UINT64_MAX, EIO); /* the PAD's write is the first */
+    faultio_fail(t->f, FAULTIO_SYNC | FAULTIO_WRITE, 2, UINT64_MAX,
+                 EIO); /* the PAD's write is the first */
     assert_int_equal(dmt_journal_wait(t->j, 20), -EIO);
     power_cut(t, FAULTIO_KILL);
     tj_open(t);
@@ -154,7 +158,8 @@ static void eio_then_kill_then_power_cut(void **state)
     tj_free(t);
 }
 
-/* A failed write appends nothing: the number is used by the next record, and a recovery finds no trace. */
+/* A failed write appends nothing: the number is used by the next record, and a recovery finds no
+ * trace. */
 static void failed_write_appends_nothing(void **state)
 {
     (void)state;
@@ -219,7 +224,8 @@ static void full_disk(void **state)
     tj_free(t);
 }
 
-/* The header of the next segment cannot be written: the old one takes nothing more, since the header may have reached the disk. */
+/* The header of the next segment cannot be written: the old one takes nothing more, since the
+ * header may have reached the disk. */
 static void header_write_fails(void **state)
 {
     (void)state;
@@ -249,7 +255,8 @@ static void header_write_fails(void **state)
     tj_free(t);
 }
 
-/* Renames and unlinks that fail for a while: nothing is lost, and the order of recycling is kept. */
+/* Renames and unlinks that fail for a while: nothing is lost, and the order of recycling is kept.
+ */
 static void preparer_in_trouble(void **state)
 {
     (void)state;
@@ -258,7 +265,8 @@ static void preparer_in_trouble(void **state)
     faultio_match(t->f, NULL);
     tj_open(t);
     for (int round = 0; round < 6; round++) {
-        static const unsigned kinds[] = {FAULTIO_RENAME, FAULTIO_RENAME | FAULTIO_UNLINK, FAULTIO_CREATE};
+        static const unsigned kinds[] = {FAULTIO_RENAME, FAULTIO_RENAME | FAULTIO_UNLINK,
+                                         FAULTIO_CREATE};
         faultio_fail(t->f, kinds[round % 3], 1, round % 3 == 2 ? 1 : 3, EIO);
         for (int i = 0; i < 600; i++)
             while (tj_try_append(t) != 0)

@@ -1,4 +1,5 @@
-/* test_journal.c: the journal in ordinary life: append, reopen, raw records, positions, truncation, reset, release and recycling. */
+/* test_journal.c: the journal in ordinary life: append, reopen, raw records, positions, truncation,
+ * reset, release and recycling. */
 #include "tests/unit/journal/util.h"
 
 static void append_and_reopen(void **state)
@@ -195,7 +196,8 @@ static void raw_records_are_checked(void **state)
     raw[n - 1] ^= 1;
     size_t nine;
     free(read_raw(b, 0, &nine));
-    assert_int_equal(dmt_journal_append_raw(b->j, raw + nine, n - nine - 8, &b->err), DMT_E_CORRUPT);
+    assert_int_equal(dmt_journal_append_raw(b->j, raw + nine, n - nine - 8, &b->err),
+                     DMT_E_CORRUPT);
     uint8_t pad[JOURNAL_PAD_MIN];
     struct journal_pad p = {0, 1, 9};
     struct dmt_pos at = dmt_journal_tail(b->j);
@@ -252,7 +254,8 @@ static void truncation(void **state)
     tj_free(t);
 }
 
-/* The cut records are in the files still, their numbers and chain would fit: they must not come back, whatever file is used next. */
+/* The cut records are in the files still, their numbers and chain would fit: they must not come
+ * back, whatever file is used next. */
 static void truncated_records_stay_away(void **state)
 {
     (void)state;
@@ -378,7 +381,8 @@ static void release_recycles(void **state)
     tj_free(t);
 }
 
-/* In the steady state every segment is a recycled file, whose size never changes: the sync path writes no metadata. */
+/* In the steady state every segment is a recycled file, whose size never changes: the sync path
+ * writes no metadata. */
 static void steady_state_creates_no_files(void **state)
 {
     (void)state;
@@ -386,7 +390,8 @@ static void steady_state_creates_no_files(void **state)
     tj_open(t);
     for (int round = 0; round < 60; round++) {
         if (round == 10)
-            (void)faultio_fail(t->f, FAULTIO_CREATE | FAULTIO_FALLOCATE | FAULTIO_TRUNCATE, 1, UINT64_MAX, ENOSPC);
+            (void)faultio_fail(t->f, FAULTIO_CREATE | FAULTIO_FALLOCATE | FAULTIO_TRUNCATE, 1,
+                               UINT64_MAX, ENOSPC);
         tj_append(t, 100);
         tj_sync(t);
         dmt_journal_release(t->j, dmt_journal_tail(t->j).seq);
@@ -429,14 +434,17 @@ static void scan_reads_a_folder(void **state)
     uint64_t n = 0;
     tj_open(t);
     tj_append(t, 1000);
-    assert_int_equal(dmt_journal_scan(dmt_io_real(), t->dir, count_record, &n, &t->err), 0); /* while it is open */
+    assert_int_equal(dmt_journal_scan(dmt_io_real(), t->dir, count_record, &n, &t->err),
+                     0); /* while it is open */
     assert_int_equal(n, 1000);
     tj_append(t, 700);
     tj_close(t);
     n = 0;
     assert_int_equal(dmt_journal_scan(dmt_io_real(), t->dir, count_record, &n, &t->err), 42);
     assert_int_equal(n, 1500);
-    assert_int_equal(dmt_journal_scan(dmt_io_real(), "/var/tmp/no-such-folder", count_record, &n, &t->err), -ENOENT);
+    assert_int_equal(
+        dmt_journal_scan(dmt_io_real(), "/var/tmp/no-such-folder", count_record, &n, &t->err),
+        -ENOENT);
     tj_free(t);
 }
 

@@ -1,4 +1,5 @@
-/* test_reader.c: readers that follow a writer, meet recycling (GONE), truncation (STALE), damage, and records that move. */
+/* test_reader.c: readers that follow a writer, meet recycling (GONE), truncation (STALE), damage,
+ * and records that move. */
 #include "tests/unit/journal/util.h"
 
 static struct dmt_jreader *reader_at(struct tj *t, uint64_t after_seq)
@@ -137,7 +138,8 @@ static void meets_truncation(void **state)
     tj_free(t);
 }
 
-/* Damage under a running journal: CORRUPT with the number, not a skipped record; the others can be read. */
+/* Damage under a running journal: CORRUPT with the number, not a skipped record; the others can be
+ * read. */
 static void meets_damage(void **state)
 {
     (void)state;
@@ -194,7 +196,8 @@ static void long_records(void **state)
     tj_free(t);
 }
 
-/* Records that are not durable move to another file after a failed fdatasync: readers before, at and in them do not notice. */
+/* Records that are not durable move to another file after a failed fdatasync: readers before, at
+ * and in them do not notice. */
 static void records_move(void **state)
 {
     (void)state;
@@ -205,7 +208,8 @@ static void records_move(void **state)
     faultio_match(t->f, ".seg"); /* not what is being prepared */
     faultio_hold(t->f, FAULTIO_SYNC);
     tj_append(t, 300);
-    struct dmt_jreader *a = reader_at(t, 0), *b = reader_at(t, 30), *c = reader_at(t, 100), *d = reader_at(t, 330);
+    struct dmt_jreader *a = reader_at(t, 0), *b = reader_at(t, 30), *c = reader_at(t, 100),
+                       *d = reader_at(t, 330);
     expect_next(t, a, 1);
     expect_next(t, b, 31);
     expect_next(t, c, 101);
@@ -230,7 +234,8 @@ static void records_move(void **state)
     tj_free(t);
 }
 
-/* A record that cannot be read and is not durable yet: the reader waits for the move instead of calling it damage. */
+/* A record that cannot be read and is not durable yet: the reader waits for the move instead of
+ * calling it damage. */
 static void *fail_the_sync(void *arg)
 {
     struct tj *t = arg;
@@ -251,7 +256,8 @@ static void waits_for_the_move(void **state)
     tj_sync(t);
     tj_append(t, 10);
     tj_segment(t, -1, path);
-    tj_flip(path, tj_offset_of(path, 7, NULL) + 30); /* what the kernel may show after a failed write */
+    tj_flip(path,
+            tj_offset_of(path, 7, NULL) + 30); /* what the kernel may show after a failed write */
     faultio_match(t->f, ".seg");
     faultio_hold(t->f, FAULTIO_SYNC);
     assert_int_equal(pthread_create(&thread, NULL, fail_the_sync, t), 0);

@@ -1,26 +1,36 @@
-/* test_record.c: frames, PADs, segment headers and the ring as bytes, against the vectors of docs/formats-journal.md. */
+/* test_record.c: frames, PADs, segment headers and the ring as bytes, against the vectors of
+ * docs/formats-journal.md. */
 #include "tests/unit/journal/util.h"
 
 #include "fs/base/bytes.h"
 #include "fs/base/hash.h"
 
 /* docs/formats-journal.md, 7; computed there by an independent program. */
-static const char *const vector_1 = "40000000316fe6340100000001000000010000000000000000002a36fe9c9717"
-                                    "072cdabcc4f812242a00000000000000070000000300030068656c6c6f000000";
-static const char *const vector_2 = "38000000473d0f1b0100000001000000020000000000000001002a36fe9c9717"
-                                    "f7322f21446ffea900000000000000000000000009000000";
-static const char *const vector_pad = "50000000e5b25f6d010000000100000000000000000000000000000000000000"
-                                      "f7322f21446ffea9000000000000000000000000000000001f00000000000000"
-                                      "01000000000000000200000000000000";
-static const char *const vector_hdr = "444d544a534547310100000001000000000102030405060708090a0b0c0d0e0f"
-                                      "1f0000000000000003000000000000000100000001000000f7322f21446ffea9"
-                                      "010000000000000000002a36fe9c97170000000400000000";
+static const char *const vector_1 =
+    "40000000316fe6340100000001000000010000000000000000002a36fe9c9717"
+    "072cdabcc4f812242a00000000000000070000000300030068656c6c6f000000";
+static const char *const vector_2 =
+    "38000000473d0f1b0100000001000000020000000000000001002a36fe9c9717"
+    "f7322f21446ffea900000000000000000000000009000000";
+static const char *const vector_pad =
+    "50000000e5b25f6d010000000100000000000000000000000000000000000000"
+    "f7322f21446ffea9000000000000000000000000000000001f00000000000000"
+    "01000000000000000200000000000000";
+static const char *const vector_hdr =
+    "444d544a534547310100000001000000000102030405060708090a0b0c0d0e0f"
+    "1f0000000000000003000000000000000100000001000000f7322f21446ffea9"
+    "010000000000000000002a36fe9c97170000000400000000";
 #define CHAIN_1 0x2412f8c4bcda2c07u
 #define CHAIN_2 0xa9fe6f44212f32f7u
 #define T0      1700000000000000000u
 
-static const struct dmt_rec rec_1 = {
-    .epoch = EPOCH(1, 1), .seq = 1, .time_ns = T0, .unique = 42, .instance = 7, .type = 3, .body_len = 5};
+static const struct dmt_rec rec_1 = {.epoch = EPOCH(1, 1),
+                                     .seq = 1,
+                                     .time_ns = T0,
+                                     .unique = 42,
+                                     .instance = 7,
+                                     .type = 3,
+                                     .body_len = 5};
 static const struct dmt_rec rec_2 = {.epoch = EPOCH(1, 1), .seq = 2, .time_ns = T0 + 1, .type = 9};
 
 static void assert_hex(const void *p, size_t n, const char *hex)
@@ -113,7 +123,8 @@ static void body_lengths_are_exact(void **state)
 {
     (void)state;
     uint8_t p[128], body[64];
-    memset(body, 0, sizeof(body)); /* zeros: the padding must not be taken for body or the reverse */
+    memset(body, 0,
+           sizeof(body)); /* zeros: the padding must not be taken for body or the reverse */
     for (uint32_t n = 0; n <= 64; n++) {
         struct dmt_rec r = rec_2, back;
         size_t used;
@@ -190,7 +201,8 @@ static void salt_tells_lives_apart(void **state)
     assert_int_equal(dmt_unhex(vector_1, p, 64), 0);
     journal_frame_resalt(p, 0, journal_salt(1000));
     for (uint64_t serial = 1; serial < 5000; serial++)
-        assert_int_equal(journal_frame_decode(p, 64, journal_salt(serial), &r, &used) == 0, serial == 1000);
+        assert_int_equal(journal_frame_decode(p, 64, journal_salt(serial), &r, &used) == 0,
+                         serial == 1000);
     journal_frame_reseal(p, 64, journal_salt(77));
     assert_int_equal(journal_frame_decode(p, 64, journal_salt(77), &r, &used), 0);
 }

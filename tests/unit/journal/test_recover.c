@@ -1,5 +1,5 @@
-/* test_recover.c: opening after damage: torn ends are cut, damage of what was durable is refused with its place (J6), content of
- * earlier lives of a recycled file is never taken for records. */
+/* test_recover.c: opening after damage: torn ends are cut, damage of what was durable is refused
+ * with its place (J6), content of earlier lives of a recycled file is never taken for records. */
 #include "tests/unit/journal/util.h"
 
 #include "fs/base/bytes.h"
@@ -21,7 +21,8 @@ static void write_block(const char *path, uint64_t off, const void *p, size_t n)
     close(fd);
 }
 
-/* The last group reached the disk up to some byte, for every byte: what remains is the longest whole prefix. */
+/* The last group reached the disk up to some byte, for every byte: what remains is the longest
+ * whole prefix. */
 static void torn_at_each_byte(void **state)
 {
     (void)state;
@@ -63,8 +64,8 @@ static void torn_at_each_byte(void **state)
     tj_free(t);
 }
 
-/* A torn record in front of whole ones: those behind it go too, and do not come back when the very same record is appended again,
- * although they then stand right behind it, whole and chained. */
+/* A torn record in front of whole ones: those behind it go too, and do not come back when the very
+ * same record is appended again, although they then stand right behind it, whole and chained. */
 static void hole_in_the_last_group(void **state)
 {
     (void)state;
@@ -90,7 +91,8 @@ static void hole_in_the_last_group(void **state)
     tj_free(t);
 }
 
-/* Flips one byte of each record of a closed journal of many groups: every one is refused, with its number. */
+/* Flips one byte of each record of a closed journal of many groups: every one is refused, with its
+ * number. */
 static void damage_in_the_middle_is_refused(void **state)
 {
     (void)state;
@@ -132,7 +134,8 @@ static void damage_in_the_middle_is_refused(void **state)
     tj_free(t);
 }
 
-/* A killed journal: only what a later group or the floor proves durable can be told from a torn end. */
+/* A killed journal: only what a later group or the floor proves durable can be told from a torn
+ * end. */
 static void proof_by_pad_and_by_floor(void **state)
 {
     (void)state;
@@ -247,8 +250,8 @@ static uint64_t serial_of(const char *path)
     return strtoull(strrchr(path, '/') + 1, NULL, 16);
 }
 
-/* Records of an earlier life stand whole, dense and chained at the very place where the next record would: they do not count. With the
- * salt of this life they would: it is what tells them apart. */
+/* Records of an earlier life stand whole, dense and chained at the very place where the next record
+ * would: they do not count. With the salt of this life they would: it is what tells them apart. */
 static void content_of_an_earlier_life(void **state)
 {
     (void)state;
@@ -292,7 +295,8 @@ static void leftovers_are_cleared(void **state)
     tj_open(t);
     tj_append(t, 10);
     tj_close(t);
-    const char *names[] = {"prepare.tmp", "spare-00000000000000aa", "00000000000000ab.seg", "spare-00000000000000ac", "notes.txt"};
+    const char *names[] = {"prepare.tmp", "spare-00000000000000aa", "00000000000000ab.seg",
+                           "spare-00000000000000ac", "notes.txt"};
     off_t sizes[] = {100, SMALL_SEGMENT, SMALL_SEGMENT, 100, 5};
     for (int i = 0; i < 5; i++) {
         snprintf(path, sizeof(path), "%s/%s", t->dir, names[i]);

@@ -1,4 +1,5 @@
-/* test_threads.c: group commit, callbacks, waiting, the timer, and many threads at once (also run under TSan). */
+/* test_threads.c: group commit, callbacks, waiting, the timer, and many threads at once (also run
+ * under TSan). */
 #include "tests/unit/journal/util.h"
 
 #define THREADS 8
@@ -7,7 +8,7 @@ struct shared {
     struct tj *t;
     pthread_mutex_t lock; /* the workspace lock: one appender at a time */
     pthread_cond_t cond;
-    uint64_t durable;     /* as on_durable said */
+    uint64_t durable; /* as on_durable said */
     int calls;
     unsigned per_thread;
     bool kick;
@@ -39,7 +40,8 @@ static uint64_t append_one(struct shared *s)
     uint8_t body[TJ_BODY_MAX];
     pthread_mutex_lock(&s->lock);
     uint64_t seq = dmt_journal_tail(s->t->j).seq + 1;
-    struct dmt_rec r = {.epoch = s->t->epoch, .time_ns = seq * 10, .unique = seq + 7, .instance = 3, .type = 5};
+    struct dmt_rec r = {
+        .epoch = s->t->epoch, .time_ns = seq * 10, .unique = seq + 7, .instance = 3, .type = 5};
     struct iovec iov = {body, tj_body(s->t->epoch, seq, TJ_BODY_MAX, body)};
     int res = dmt_journal_append(s->t->j, &r, &iov, 1, NULL);
     pthread_mutex_unlock(&s->lock);
@@ -244,7 +246,8 @@ static void everything_at_once(void **state)
     s.per_thread = 400;
     tj_open(s.t);
     for (int i = 0; i < 4; i++)
-        assert_int_equal(pthread_create(&threads[i], NULL, i < 3 ? follow : release_all_the_time, &s), 0);
+        assert_int_equal(
+            pthread_create(&threads[i], NULL, i < 3 ? follow : release_all_the_time, &s), 0);
     run_threads(&s, append_and_wait);
     s.kick = true;
     /* Failing syncs among it: records move under the readers. */
@@ -271,12 +274,9 @@ static void everything_at_once(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(group_commit_waiters),
-        cmocka_unit_test(group_commit_kicks),
-        cmocka_unit_test(one_sync_serves_all),
-        cmocka_unit_test(timer_syncs),
-        cmocka_unit_test(full_ring_waits),
-        cmocka_unit_test(everything_at_once),
+        cmocka_unit_test(group_commit_waiters), cmocka_unit_test(group_commit_kicks),
+        cmocka_unit_test(one_sync_serves_all),  cmocka_unit_test(timer_syncs),
+        cmocka_unit_test(full_ring_waits),      cmocka_unit_test(everything_at_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

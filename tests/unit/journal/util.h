@@ -1,5 +1,6 @@
-/* util.h: what the journal's tests share: a scratch folder on the real disk with a fault-injecting io over it, a journal in it,
- * records whose body follows from their number, and a check of a whole history. */
+/* util.h: what the journal's tests share: a scratch folder on the real disk with a fault-injecting
+ * io over it, a journal in it, records whose body follows from their number, and a check of a whole
+ * history. */
 #ifndef DMT_TESTS_JOURNAL_UTIL_H
 #define DMT_TESTS_JOURNAL_UTIL_H
 
@@ -42,8 +43,10 @@ static inline struct tj *tj_new(uint64_t segment_bytes, uint64_t seed)
     snprintf(t->dir, sizeof(t->dir), "%s/journal", t->root);
     t->f = faultio_new(t->root, seed);
     t->epoch = EPOCH(1, 1);
-    t->conf = (struct dmt_journal_conf){
-        .io = faultio_io(t->f), .clock = dmt_clock_real(), .dir = t->dir, .segment_bytes = segment_bytes};
+    t->conf = (struct dmt_journal_conf){.io = faultio_io(t->f),
+                                        .clock = dmt_clock_real(),
+                                        .dir = t->dir,
+                                        .segment_bytes = segment_bytes};
     memcpy(t->conf.lineage, "lineage-of-tests", 16);
     dmt_log_init("test", "/dev/null", DMT_LOG_DEBUG);
     return t;
@@ -102,7 +105,8 @@ static inline int tj_try_append_max(struct tj *t, size_t max)
 {
     uint8_t body[16384];
     uint64_t seq = dmt_journal_tail(t->j).seq + 1;
-    struct dmt_rec r = {.epoch = t->epoch, .time_ns = seq * 10, .unique = seq + 7, .instance = 3, .type = 5};
+    struct dmt_rec r = {
+        .epoch = t->epoch, .time_ns = seq * 10, .unique = seq + 7, .instance = 3, .type = 5};
     size_t n = tj_body(t->epoch, seq, max, body);
     struct iovec iov[2] = {{body, n / 2}, {body + n / 2, n - n / 2}};
     int res = dmt_journal_append(t->j, &r, iov, 2, &t->err);
@@ -141,7 +145,8 @@ static inline void tj_check_rec(const struct dmt_rec *r, uint64_t seq)
     assert_memory_equal(r->body, body, n);
 }
 
-/* Reads everything after after_seq with a new reader: returns the last seq. Checks chain and bodies. */
+/* Reads everything after after_seq with a new reader: returns the last seq. Checks chain and
+ * bodies. */
 static inline uint64_t tj_check_all(struct tj *t, uint64_t after_seq)
 {
     struct dmt_jreader *r;
