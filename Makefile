@@ -40,7 +40,7 @@ DEPS_archive   := archive workspace journal store base
 DEPS_lease     := lease base
 DEPS_holder    := base
 DEPS_all       := fuse replica archive lease workspace journal store base
-DEPS_daemon    := lease base
+DEPS_daemon    := daemon lease base
 libs = $(foreach m,$(DEPS_$(1)),$(call lib,$(m)))
 
 define module_rules
@@ -55,7 +55,10 @@ SRC_dumontfs := $(wildcard fs/dumontfs*.c)
 SRC_holder   := $(wildcard fs/holder/*.c)
 SRC_mount    := $(wildcard tools/mount/*.c)
 SRC_dumont   := $(wildcard tools/*.c)
-SRC_dumontd  := $(wildcard daemon/*.c daemon/*/*.c)
+SRC_dumontd  := $(wildcard daemon/*.c)
+# all of dumontd but its main files, so that its tests can link with it
+SRC_daemon   := $(wildcard daemon/*/*.c)
+$(call lib,daemon): $(call obj,$(SRC_daemon)); @rm -f $@; ar rcs $@ $^
 
 PROGRAMS := $(if $(SRC_dumontfs),$(BUILD)/dumontfs) $(if $(SRC_holder),$(BUILD)/dumont-holder) \
 	$(if $(SRC_mount),$(BUILD)/mount.dumont) $(if $(SRC_dumont),$(BUILD)/dumont) $(if $(SRC_dumontd),$(BUILD)/dumontd)
