@@ -129,8 +129,7 @@ int peer_start(struct app *a, struct dmt_err *err)
         return rc;
     a->replica = r;
     dmt_replica_set_ws(r, a->ws);
-    if (roles_is_holder(a))
-        dmt_replica_set_role(r, DMT_REPLICA_START, 0, false, dmt_lease_seen(a->lease));
+    dmt_replica_set_role(r, roles_is_holder(a) ? DMT_REPLICA_START : DMT_REPLICA_RECEIVER, 0, false, dmt_lease_seen(a->lease));
     return 0;
 }
 

@@ -47,7 +47,6 @@ void roles_say_standby(struct app *a)
     char text[256], epoch[40];
     struct dmt_lease_status s;
     dmt_lease_status(a->lease, &s);
-    say_role(a, DMT_REPLICA_RECEIVER, 0, false);
     if (!a->user_mount) {
         mount_say(a, DMT_HP_READY, 0, "", "");
         return;
@@ -180,6 +179,7 @@ static void do_leave(struct app *a, void *unused)
     (void)unused;
     app_stop_archiver(a);
     mount_undo(a);
+    roles_say_standby(a); /* to a mount.dumont that still waits */
 }
 
 static void demote(void *ctx)

@@ -40,10 +40,13 @@ int dmt_ws_receive(struct dmt_ws *ws, const void *records, size_t len, struct dm
 {
     ws_lock(ws);
     int r = ws->failed ? dmt_err_set(err, -EIO, "%s", ws->failed_why) : 0;
-    if (r == 0 && ws->role != WS_FOLLOWER)
+    if (r == 0 && ws->role == WS_HOLDER)
         r = dmt_err_set(err, DMT_E_STALE, "this workspace is not a follower");
-    if (r == 0)
+    if (r == 0) {
+        /* Opened as holder, or demoted: from the first record of another it follows. */
+        ws->role = WS_FOLLOWER;
         r = dmt_journal_append_raw(ws->j, records, len, err);
+    }
     ws_unlock(ws);
     dmt_journal_kick(ws->j, dmt_journal_tail(ws->j).seq);
     return r;
