@@ -152,55 +152,51 @@ int dmt_ws_ack(struct dmt_ws *ws, uint64_t seq, dmt_ack_fn fn, void *arg)
 
 /* --- sync --------------------------------------------------------------------------------------------- */
 
-/* Inodes whose rows up to `upto` may be marked. Lock held. */
-static int marked_inos(struct dmt_ws *ws, uint64_t ino, uint64_t upto, struct dmt_buf *ret)
+/* Inodes with missing ranges, also those that only a snapshot shows any more: it must be complete after a crash too. Lock held. */
+static int unmarked(struct dmt_ws *ws, uint64_t ino, struct dmt_buf *ret)
 {
     struct dmt_missing m;
-    uint64_t at_ino = ino, at_off = 0, last = 0;
-    int r = 0;
-    while ((r = dmt_store_missing_next(ws->st, at_ino, at_off, &m)) == 1) {
-        if (ino && m.ino != ino)
-            break;
-        if (m.seq <= upto && m.ino != last) {
-            dmt_put_u64(ret, m.ino);
-            last = m.ino;
-        }
-        /* One row that counts is enough: the next inode. */
-        at_ino = m.ino == last ? m.ino + 1 : m.ino;
-        at_off = m.ino == last ? 0 : m.off + m.len;
-        if (ino && at_ino != ino)
+    uint64_t at = ino;
+    int r;
+    while ((r = dmt_store_missing_next(ws->st, at, 0, &m)) == 1 && (ino == 0 || m.ino == ino)) {
+        dmt_put_u64(ret, m.ino);
+        at = m.ino + 1;
+        if (ino)
             break;
     }
     return r < 0 ? r : ret->bad ? -ENOMEM : 0;
 }
 
-int ws_bulk_sync(struct dmt_ws *ws, uint64_t ino, uint64_t *ret_seq)
+static int log_mark(struct dmt_ws *ws, uint64_t ino, uint64_t upto, uint64_t *ret_seq)
+{
+    struct dmt_op op = {0};
+    struct dmt_body b = {.type = DMT_REC_MARK, .MARK = {.ino = ino, .upto = upto}};
+    ws_lock(ws);
+    int r = ws->role != WS_HOLDER || ws->failed ? -EIO : ws_log(ws, &op, &b, 0);
+    ws_unlock(ws);
+    *ret_seq = r == 0 ? op.seq : *ret_seq;
+    return r;
+}
+
+int ws_bulk_sync(struct dmt_ws *ws, uint64_t ino, bool after_crash, uint64_t *ret_seq)
 {
     struct dmt_lockfn lk = dmt_ws_lockfn(ws);
-    struct dmt_missing m;
     struct dmt_buf inos;
-    ws_lock(ws);
-    uint64_t upto = *ret_seq = ws->applied.seq;
-    /* Also ranges that only a snapshot shows any more: it must be complete after a crash too. */
-    bool any = dmt_store_missing_next(ws->st, ino, 0, &m) == 1 && (ino == 0 || m.ino == ino), mine = ws->bulk_ok;
-    ws_unlock(ws);
-    if (!any)
-        return 0;
-    if (!mine)
-        return -EIO; /* ranges of an earlier holder: settle decides about them first */
-    int r = dmt_store_ref_sync(ws->st, &lk, ino);
-    if (r < 0)
-        return dmt_err_errno(r);
     dmt_buf_init(&inos);
     ws_lock(ws);
-    r = ws->role != WS_HOLDER || ws->failed ? -EIO : marked_inos(ws, ino, upto, &inos);
-    for (size_t i = 0; r == 0 && i < inos.len; i += 8) {
-        struct dmt_op op = {0};
-        struct dmt_body b = {.type = DMT_REC_MARK, .MARK = {.ino = dmt_le64(inos.p + i), .upto = upto}};
-        r = ws_log(ws, &op, &b, 0);
-        *ret_seq = op.seq;
-    }
+    uint64_t upto = *ret_seq = ws->applied.seq;
+    bool mine = ws->bulk_ok;
+    int r = unmarked(ws, ino, &inos);
     ws_unlock(ws);
+    if (r == 0 && inos.len > 0 && !mine)
+        r = -EIO; /* ranges of an earlier holder: settle decides about them first */
+    for (size_t i = 0; r == 0 && i < inos.len; i += 8) {
+        uint64_t one = dmt_le64(inos.p + i);
+        r = dmt_store_ref_sync(ws->st, &lk, one);
+        if (r == -ENOENT && after_crash)
+            r = 0; /* a file that never came: its ranges were given up before */
+        r = r < 0 ? dmt_err_errno(r) : log_mark(ws, one, upto, ret_seq);
+    }
     dmt_buf_free(&inos);
     return r;
 }
@@ -222,7 +218,7 @@ static void sync_journal(struct dmt_ws *ws, const struct ws_ack *a)
 static void sync_job(void *arg)
 {
     struct sync_job *job = arg;
-    int r = ws_bulk_sync(job->ws, job->ack.ino, &job->ack.seq);
+    int r = ws_bulk_sync(job->ws, job->ack.ino, false, &job->ack.seq);
     if (r < 0)
         job->ack.fn(job->ack.arg, r);
     else

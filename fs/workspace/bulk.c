@@ -108,14 +108,24 @@ int dmt_ws_missing_fill(struct dmt_ws *ws, const struct dmt_missing *m, const vo
     uint64_t used;
     ws_lock(ws);
     int r = dmt_store_missing_fill(ws->st, m, p, &used);
+    ws->filled |= r == 0 && used > 0;
     ws_unlock(ws);
     return r;
 }
 
+/* What the reader acknowledges after this must also be known here after a power cut: bytes on the disk of which the table of missing
+ * ranges says they are not there would be thrown away at a promotion. So the rows go in a checkpoint at once. */
 int dmt_ws_missing_sync(struct dmt_ws *ws)
 {
     struct dmt_lockfn lk = dmt_ws_lockfn(ws);
-    return dmt_store_fill_sync(ws->st, &lk);
+    ws_lock(ws);
+    bool filled = ws->filled;
+    ws->filled = false;
+    ws_unlock(ws);
+    if (!filled)
+        return 0;
+    int r = dmt_store_fill_sync(ws->st, &lk);
+    return r < 0 ? r : ws_ckpt_now(ws, false, NULL);
 }
 
 bool dmt_ws_missing_ino(struct dmt_ws *ws, uint64_t ino, uint64_t upto_seq)

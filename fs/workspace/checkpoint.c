@@ -184,7 +184,7 @@ static void sync_bulk(struct dmt_ws *ws)
     ws_lock(ws);
     ws->bulk_since_ns = 0; /* a write from here on starts the five seconds anew */
     ws_unlock(ws);
-    int r = ws_bulk_sync(ws, 0, &seq);
+    int r = ws_bulk_sync(ws, 0, false, &seq);
     if (r < 0)
         dmt_warn("bulk data cannot be made durable: %s", dmt_strerror(r));
     else

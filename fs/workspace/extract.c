@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <ftw.h>
 #include <inttypes.h>
+#include <linux/fs.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,9 +23,10 @@
 
 #define CHUNK (1u << 20)
 
-struct name {
+struct name { /* that the branch gave an inode */
     uint64_t ino, parent;
-    char *name;
+    size_t next; /* of the same inode, + 1 */
+    char *name;  /* NULL: taken away again */
 };
 
 struct extract {
@@ -35,9 +37,9 @@ struct extract {
     struct ws_map seen;    /* inodes brought in or made: 1 file, 2 directory */
     struct ws_map groups;  /* begin_seq of groups with an END */
     bool skipping;
-    struct name *names;    /* latest name of an inode given by the branch */
+    struct name *names;
     size_t n_names, cap_names;
-    struct ws_map named;   /* ino -> place + 1 */
+    struct ws_map named;   /* ino -> place of its newest name + 1 */
     uint8_t *chunk;
 };
 
@@ -150,10 +152,9 @@ static int bring(struct extract *x, const struct dmt_body *b)
 
 /* --- applying -------------------------------------------------------------------------------------------------- */
 
-static int note_name(struct extract *x, uint64_t ino, uint64_t parent, struct dmt_span name)
+static int name_given(struct extract *x, uint64_t ino, uint64_t parent, struct dmt_span name)
 {
-    uint64_t at = ws_map_get(&x->named, ino);
-    if (!at && x->n_names == x->cap_names) {
+    if (x->n_names == x->cap_names) {
         size_t cap = x->cap_names ? x->cap_names * 2 : 64;
         struct name *v = realloc(x->names, cap * sizeof(*v));
         if (!v)
@@ -161,30 +162,43 @@ static int note_name(struct extract *x, uint64_t ino, uint64_t parent, struct dm
         x->names = v;
         x->cap_names = cap;
     }
-    if (!at) {
-        x->names[x->n_names++] = (struct name){.ino = ino};
-        at = x->n_names;
-        if (ws_map_put(&x->named, ino, at) < 0)
-            return -ENOMEM;
+    char *copy = strndup(name.p, name.n);
+    if (!copy)
+        return -ENOMEM;
+    x->names[x->n_names++] = (struct name){ino, parent, ws_map_get(&x->named, ino), copy};
+    return ws_map_put(&x->named, ino, x->n_names);
+}
+
+static void name_taken(struct extract *x, uint64_t ino, uint64_t parent, struct dmt_span name)
+{
+    for (size_t at = ws_map_get(&x->named, ino); at; at = x->names[at - 1].next) {
+        struct name *n = &x->names[at - 1];
+        if (n->name && n->parent == parent && strlen(n->name) == name.n && memcmp(n->name, name.p, name.n) == 0) {
+            free(n->name);
+            n->name = NULL;
+        }
     }
-    free(x->names[at - 1].name);
-    x->names[at - 1].parent = parent;
-    x->names[at - 1].name = strndup(name.p, name.n);
-    return x->names[at - 1].name ? 0 : -ENOMEM;
+}
+
+static int note_rename(struct extract *x, const struct dmt_rec_RENAME *m)
+{
+    bool swap = m->flags & RENAME_EXCHANGE;
+    name_taken(x, m->ino, m->parent, m->name);
+    if (m->replaced)
+        name_taken(x, m->replaced, m->newparent, m->newname);
+    int r = name_given(x, m->ino, m->newparent, m->newname);
+    return r == 0 && swap ? name_given(x, m->replaced, m->parent, m->name) : r;
 }
 
 static int note_names(struct extract *x, const struct dmt_body *b)
 {
     if (b->type == DMT_REC_MAKE && b->MAKE.name.n > 0)
-        return note_name(x, b->MAKE.ino, b->MAKE.parent, b->MAKE.name);
+        return name_given(x, b->MAKE.ino, b->MAKE.parent, b->MAKE.name);
     if (b->type == DMT_REC_LINK)
-        return note_name(x, b->LINK.ino, b->LINK.parent, b->LINK.name);
-    if (b->type != DMT_REC_RENAME)
-        return 0;
-    int r = note_name(x, b->RENAME.ino, b->RENAME.newparent, b->RENAME.newname);
-    if (r == 0 && b->RENAME.flags & 2)
-        r = note_name(x, b->RENAME.replaced, b->RENAME.parent, b->RENAME.name);
-    return r;
+        return name_given(x, b->LINK.ino, b->LINK.parent, b->LINK.name);
+    if (b->type == DMT_REC_UNLINK)
+        name_taken(x, b->UNLINK.ino, b->UNLINK.parent, b->UNLINK.name);
+    return b->type == DMT_REC_RENAME ? note_rename(x, &b->RENAME) : 0;
 }
 
 static int apply_record(struct extract *x, const struct dmt_rec *r, const struct dmt_body *b)
@@ -311,27 +325,60 @@ static int write_one(struct extract *x, const struct dmt_inode *n, const char *p
     return r;
 }
 
+static char *path_of(struct extract *x, uint64_t ino, unsigned depth);
+
+static char *named_path(struct extract *x, const struct name *n, unsigned depth)
+{
+    char *path = NULL, *dir = path_of(x, n->parent, depth + 1);
+    if (dir && asprintf(&path, "%s/%s", dir, n->name) < 0)
+        path = NULL;
+    free(dir);
+    return path;
+}
+
 /* Path below the workspace: names given by the branch first, then those of the snapshot. */
 static char *path_of(struct extract *x, uint64_t ino, unsigned depth)
 {
-    uint64_t at = ws_map_get(&x->named, ino);
-    char **paths = NULL, *path = NULL;
+    char **paths = NULL;
     if (depth > DMT_PATH_MAX)
         return NULL;
     if (ino == DMT_ROOT)
         return strdup("");
-    if (at) {
-        char *dir = path_of(x, x->names[at - 1].parent, depth + 1);
-        if (dir && asprintf(&path, "%s/%s", dir, x->names[at - 1].name) < 0)
-            path = NULL;
-        free(dir);
-        return path;
-    }
+    for (size_t at = ws_map_get(&x->named, ino); at; at = x->names[at - 1].next)
+        if (x->names[at - 1].name)
+            return named_path(x, &x->names[at - 1], depth);
     if (ws_paths(x->ws, x->view, &ino, 1, &paths) < 0)
         return NULL;
-    path = paths[0];
+    char *path = paths[0];
     free(paths);
     return path;
+}
+
+/* The file at its path, and its other names that the branch gave as links. */
+static int write_names(struct extract *x, const struct dmt_inode *n, const char *dir)
+{
+    char *first = NULL, *path = NULL, *below = path_of(x, n->ino, 0);
+    int r = 0;
+    if (!below)
+        return 0;
+    if (asprintf(&first, "%s%s", dir, below) < 0)
+        first = NULL;
+    r = first ? make_parents(first, strlen(dir)) : -ENOMEM;
+    if (r == 0)
+        r = write_one(x, n, first);
+    for (size_t at = ws_map_get(&x->named, n->ino); r == 0 && at; at = x->names[at - 1].next) {
+        free(below);
+        below = x->names[at - 1].name ? named_path(x, &x->names[at - 1], 0) : NULL;
+        if (!below || asprintf(&path, "%s%s", dir, below) < 0)
+            continue;
+        r = make_parents(path, strlen(dir));
+        if (r == 0 && link(first, path) < 0 && errno != EEXIST && errno != ENOENT)
+            r = -errno;
+        free(path);
+    }
+    free(below);
+    free(first);
+    return r;
 }
 
 static int write_files(struct extract *x, const char *dir)
@@ -340,18 +387,8 @@ static int write_files(struct extract *x, const char *dir)
     int r = 0;
     for (size_t i = 0; r == 0 && i < x->seen.cap; i++) {
         uint64_t ino = x->seen.keys[i];
-        if (!ino || x->seen.vals[i] != 1 || dmt_store_inode_get(x->scratch.st, DMT_LIVE, ino, &n) < 0 || n.nlink == 0)
-            continue;
-        char *below = path_of(x, ino, 0), *path = NULL;
-        if (!below)
-            continue;
-        if (asprintf(&path, "%s%s", dir, below) < 0)
-            path = NULL;
-        r = path ? make_parents(path, strlen(dir)) : -ENOMEM;
-        if (r == 0)
-            r = write_one(x, &n, path);
-        free(below);
-        free(path);
+        if (ino && x->seen.vals[i] == 1 && dmt_store_inode_get(x->scratch.st, DMT_LIVE, ino, &n) == 0 && n.nlink > 0)
+            r = write_names(x, &n, dir);
     }
     return r;
 }

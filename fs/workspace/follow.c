@@ -184,6 +184,7 @@ static int check_epoch(struct dmt_ws *ws, uint64_t epoch, struct dmt_err *err)
 int dmt_ws_begin_epoch(struct dmt_ws *ws, uint64_t epoch, const char *node, const char *reason, struct dmt_err *err)
 {
     char before[sizeof(ws->epoch_node)];
+    struct dmt_missing any;
     uint64_t switch_seq = 0;
     ws_lock(ws);
     int r = check_epoch(ws, epoch, err);
@@ -198,7 +199,7 @@ int dmt_ws_begin_epoch(struct dmt_ws *ws, uint64_t epoch, const char *node, cons
         r = keep_switch(ws, epoch, before);
     if (r == 0)
         r = reap_orphans(ws);
-    ws->bulk_ok = !dmt_store_missing_ino(ws->st, 0, UINT64_MAX);
+    ws->bulk_ok = dmt_store_missing_next(ws->st, 0, 0, &any) == 0; /* else settling decides */
     uint64_t seq = ws->applied.seq;
     ws_unlock(ws);
     if (r == 0) {

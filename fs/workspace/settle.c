@@ -5,6 +5,7 @@
  * INCOMPLETE record reports it, and the xattr user.dumont.incomplete tells programs. What had arrived stays readable in the
  * snapshot of the switch point. After a crash of this process alone (same boot) the page cache still has everything: the data
  * files are synced and the ranges marked instead.
+ * A checkpoint comes before the first CONTENT record: which old contents are kept is part of it, so a replay finds them again.
  * Until this ran, nothing may be marked durable here (bulk_ok). Failure: can be called again; files already settled have no
  * missing ranges any more. Thread: pool or control; blocks.
  */
@@ -117,6 +118,20 @@ static int settle_file(struct dmt_ws *ws, const struct lost *f, const char *path
     return r < 0 ? r : ws_log(ws, NULL, &report, 0);
 }
 
+/* Ranges that only snapshots show (the switch point's among them) will not come any more: this store stops asking for them. Its own
+ * list, so no record. Lock held. */
+static int give_up_rest(struct dmt_ws *ws)
+{
+    struct dmt_missing m;
+    int r;
+    while ((r = dmt_store_missing_next(ws->st, 0, 0, &m)) == 1) {
+        r = dmt_store_mark(ws->st, m.ino, UINT64_MAX, true);
+        if (r < 0)
+            break;
+    }
+    return r;
+}
+
 static int settle_all(struct dmt_ws *ws, const struct losses *l)
 {
     uint64_t *inos = calloc(l->n + 1, sizeof(*inos));
@@ -129,6 +144,8 @@ static int settle_all(struct dmt_ws *ws, const struct losses *l)
     ws_lock(ws);
     for (size_t i = 0; r == 0 && i < l->n; i++)
         r = settle_file(ws, &l->v[i], paths[i]);
+    if (r == 0)
+        r = give_up_rest(ws);
     ws->bulk_ok |= r == 0;
     uint64_t seq = ws->applied.seq;
     ws_unlock(ws);
@@ -145,15 +162,19 @@ int dmt_ws_settle(struct dmt_ws *ws, bool own_crash_same_boot, struct dmt_err *e
 {
     struct losses l = {0};
     uint64_t seq;
+    int r = dmt_ws_missing_sync(ws);
     ws_lock(ws);
-    int r = ws->role != WS_HOLDER || ws->failed ? -EROFS : 0;
+    if (r == 0)
+        r = ws->role != WS_HOLDER || ws->failed ? -EROFS : 0;
     if (r == 0 && own_crash_same_boot)
         ws->bulk_ok = true;
     else if (r == 0)
         r = find_losses(ws, &l);
     ws_unlock(ws);
+    if (r == 0 && l.n > 0)
+        r = ws_ckpt_now(ws, false, err);
     if (r == 0 && own_crash_same_boot)
-        r = ws_bulk_sync(ws, 0, &seq);
+        r = ws_bulk_sync(ws, 0, true, &seq);
     else if (r == 0)
         r = settle_all(ws, &l);
     int n = (int)l.n;

@@ -315,7 +315,7 @@ int dmt_ws_close(struct dmt_ws *ws, struct dmt_err *err)
     bool drain = ws->role == WS_HOLDER && ws->bulk_ok && !ws->failed;
     ws_unlock(ws);
     if (drain)
-        r = ws_bulk_sync(ws, 0, &seq);
+        r = ws_bulk_sync(ws, 0, false, &seq);
     ws_lock(ws);
     if (ws->role == WS_HOLDER)
         ws->role = WS_DEMOTED;

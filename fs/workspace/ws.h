@@ -86,6 +86,7 @@ struct dmt_ws {
     bool epoch_mine;        /* it is this one */
     uint64_t epoch_seq;     /* seq of our own EPOCH record: bulk before it may be unknown to the peer */
     bool bulk_ok;           /* missing ranges are ours and may be marked (settled) */
+    bool filled;            /* missing ranges arrived since the last dmt_ws_missing_sync */
     uint64_t last_time, next_ino, next_snap;
     uint64_t last_change_ns, bulk_since_ns; /* monotonic; 0 = nothing */
     uint64_t ref_last;      /* seq of the last by-reference write of this process */
@@ -279,8 +280,9 @@ int ws_flush_mmap(struct dmt_ws *ws, struct dmt_err *err); /* lock NOT held */
 void ws_acks_evaluate(struct dmt_ws *ws);
 void ws_acks_fail(struct dmt_ws *ws, int err);
 void ws_on_durable(void *ctx, uint64_t durable_seq, int err);
-/* By-reference data of ino (0 = all) durable, MARKs logged. Lock NOT held; blocks. *ret_seq = last MARK or the tail. */
-int ws_bulk_sync(struct dmt_ws *ws, uint64_t ino, uint64_t *ret_seq);
+/* By-reference data of ino (0 = all) durable, MARKs logged. Lock NOT held; blocks. *ret_seq = last MARK or the tail. after_crash:
+ * files that were given up at an earlier settling may be absent. */
+int ws_bulk_sync(struct dmt_ws *ws, uint64_t ino, bool after_crash, uint64_t *ret_seq);
 int ws_ckpt_start(struct dmt_ws *ws);
 void ws_ckpt_stop(struct dmt_ws *ws);
 void ws_ckpt_nudge(struct dmt_ws *ws);

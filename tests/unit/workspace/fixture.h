@@ -31,7 +31,7 @@ struct fx {
     struct dmt_ws *ws;
     struct dmt_pool *pool;
     struct dmt_ws_conf conf;
-    uint32_t minor;
+    uint32_t major, minor; /* epoch begun last */
     uint64_t invalidated;
     bool failed;
 };
@@ -98,7 +98,7 @@ static inline void fx_serve(struct fx *f)
     struct dmt_err err = {0};
     fx_open(f, false);
     f->minor++;
-    fx_check(dmt_ws_begin_epoch(f->ws, FX_EPOCH(1, f->minor), "alpha", "test", &err), &err);
+    fx_check(dmt_ws_begin_epoch(f->ws, FX_EPOCH(f->major, f->minor), "alpha", "test", &err), &err);
 }
 
 static inline void fx_close(struct fx *f)
@@ -111,6 +111,7 @@ static inline void fx_close(struct fx *f)
 static inline void fx_scratch(struct fx *f, const char *store_name, uint8_t id)
 {
     memset(f, 0, sizeof(*f));
+    f->major = 1;
     strcpy(f->dir, "/var/tmp/dmt-ws-XXXXXX");
     assert_non_null(mkdtemp(f->dir));
     (void)snprintf(f->store, sizeof(f->store), "%s/%s", f->dir, store_name);

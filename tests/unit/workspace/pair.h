@@ -1,0 +1,103 @@
+/* pair.h: a holder and a follower of one workspace in one process; the test is the wire between them. */
+#ifndef DMT_TESTS_WORKSPACE_PAIR_H
+#define DMT_TESTS_WORKSPACE_PAIR_H
+
+#include "fixture.h"
+
+struct pair {
+    struct fx a, b; /* a starts as holder */
+};
+
+static inline int pair_setup(void **state)
+{
+    struct pair *p = calloc(1, sizeof(*p));
+    assert_non_null(p);
+    (void)dmt_log_init("test", NULL, DMT_LOG_ERROR);
+    fx_scratch(&p->a, "a", 1);
+    fx_scratch(&p->b, "b", 2);
+    fx_serve(&p->a);
+    fx_open(&p->b, true);
+    *state = p;
+    return 0;
+}
+
+static inline int pair_teardown(void **state)
+{
+    struct pair *p = *state;
+    struct fx *both[2] = {&p->a, &p->b};
+    for (int i = 0; i < 2; i++) {
+        if (both[i]->ws)
+            fx_close(both[i]);
+        dmt_pool_free(both[i]->pool);
+        fx_shell("rm -rf %s", both[i]->dir);
+    }
+    free(p);
+    return 0;
+}
+
+/* Sends up to `n` records that `to` lacks; they are durable there when it returns. */
+static inline void pair_send(struct fx *from, struct fx *to, uint64_t n)
+{
+    struct dmt_journal *jf = dmt_ws_journal(from->ws), *jt = dmt_ws_journal(to->ws);
+    struct dmt_jreader *rd;
+    struct dmt_err err = {0};
+    struct dmt_rec r;
+    const uint8_t *raw;
+    size_t len;
+    fx_check(dmt_jreader_open(&rd, jf, dmt_journal_tail(jt).seq, &err), &err);
+    while (n-- > 0 && dmt_jreader_next(rd, &r, &raw, &len, &err) == 1)
+        fx_check(dmt_ws_receive(to->ws, raw, len, &err), &err);
+    dmt_jreader_close(rd);
+    assert_int_equal(dmt_journal_wait(jt, dmt_journal_tail(jt).seq), 0);
+}
+
+static inline void pair_apply(struct fx *to)
+{
+    struct dmt_err err = {0};
+    fx_check(dmt_ws_apply_upto(to->ws, UINT64_MAX, &err), &err);
+}
+
+/* Pulls missing ranges from the holder, at most max of them. Returns ranges asked for. */
+static inline int pair_pull(struct fx *from, struct fx *to, int max)
+{
+    struct dmt_missing m;
+    uint64_t ino = 0, off = 0, n;
+    int count = 0;
+    uint8_t *buf = malloc(16u << 20);
+    assert_non_null(buf);
+    while (count < max && dmt_ws_missing_next(to->ws, ino, off, &m) == 1) {
+        ino = m.ino;
+        off = m.off + m.len;
+        assert_true(m.len <= 16u << 20);
+        int r = dmt_ws_bulk_read(from->ws, m.ino, m.off, m.len, m.seq, buf, &n);
+        count++;
+        if (r == DMT_E_GONE)
+            continue;
+        assert_int_equal(r, 0);
+        m.len = n;
+        assert_int_equal(dmt_ws_missing_fill(to->ws, &m, buf), 0);
+    }
+    assert_int_equal(dmt_ws_missing_sync(to->ws), 0);
+    free(buf);
+    return count;
+}
+
+static inline void pair_equal(struct fx *a, struct fx *b, uint64_t view)
+{
+    char da[65], db[65];
+    struct dmt_err err = {0};
+    fx_check(dmt_ws_digest(a->ws, view, da, &err), &err);
+    fx_check(dmt_ws_digest(b->ws, view, db, &err), &err);
+    assert_string_equal(da, db);
+}
+
+static inline void pair_promote(struct fx *f, const char *node, uint64_t epoch)
+{
+    struct dmt_err err = {0};
+    fx_check(dmt_ws_promote(f->ws, &err), &err);
+    fx_check(dmt_ws_begin_epoch(f->ws, epoch, node, "test", &err), &err);
+    f->major = (uint32_t)(epoch >> 32);
+    f->minor = (uint32_t)epoch;
+}
+
+#endif

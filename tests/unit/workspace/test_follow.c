@@ -1,0 +1,459 @@
+/* test_follow.c: following, promotion, settling of incomplete files, the loser's branch. */
+#include "pair.h"
+
+static void some_work(struct fx *f, const char *name)
+{
+    uint64_t d = fx_dir(f, DMT_ROOT, name), x = fx_file(f, d, "x");
+    fx_text(f, x, name, 0);
+    fx_setxattr(f, x, "user.name", name);
+    fx_link(f, x, d, "y");
+    fx_make(f, d, "l", S_IFLNK);
+}
+
+static void follower_equals_holder(void **state)
+{
+    struct pair *p = *state;
+    some_work(&p->a, "one");
+    pair_send(&p->a, &p->b, UINT64_MAX);
+    pair_apply(&p->b);
+    pair_equal(&p->a, &p->b, DMT_LIVE);
+    some_work(&p->a, "two");
+    fx_checkpoint(&p->a);
+    fx_checkpoint(&p->b);
+    some_work(&p->a, "three");
+    pair_send(&p->a, &p->b, UINT64_MAX);
+    pair_apply(&p->b);
+    pair_equal(&p->a, &p->b, DMT_LIVE);
+    struct dmt_op op = FX_OP(0);
+    struct dmt_attr at;
+    assert_int_equal(dmt_ws_make(p->b.ws, &op, DMT_ROOT, "no", S_IFREG, 0, NULL, &at), -EROFS);
+}
+
+static void follower_applies_no_further_than_told(void **state)
+{
+    struct pair *p = *state;
+    struct dmt_err err = {0};
+    some_work(&p->a, "one");
+    uint64_t seq = dmt_ws_applied(p->a.ws);
+    some_work(&p->a, "two");
+    pair_send(&p->a, &p->b, UINT64_MAX);
+    fx_check(dmt_ws_apply_upto(p->b.ws, seq, &err), &err);
+    assert_true(dmt_ws_applied(p->b.ws) == seq);
+    assert_int_equal(fx_lookup(&p->b, DMT_ROOT, "two"), 0);
+    pair_apply(&p->b);
+    pair_equal(&p->a, &p->b, DMT_LIVE);
+}
+
+static void restarted_follower_goes_on(void **state)
+{
+    struct pair *p = *state;
+    some_work(&p->a, "one");
+    pair_send(&p->a, &p->b, UINT64_MAX);
+    pair_apply(&p->b);
+    fx_close(&p->b);
+    some_work(&p->a, "two");
+    fx_open(&p->b, true);
+    pair_send(&p->a, &p->b, UINT64_MAX);
+    pair_apply(&p->b);
+    pair_equal(&p->a, &p->b, DMT_LIVE);
+}
+
+static void other_history_is_refused(void **state)
+{
+    struct pair *p = *state;
+    struct dmt_err err = {0};
+    some_work(&p->a, "one");
+    pair_send(&p->a, &p->b, 3);
+    struct dmt_jreader *rd;
+    struct dmt_rec r;
+    const uint8_t *raw;
+    size_t len;
+    fx_check(dmt_jreader_open(&rd, dmt_ws_journal(p->a.ws), 5, &err), &err);
+    assert_int_equal(dmt_jreader_next(rd, &r, &raw, &len, &err), 1);
+    assert_int_equal(dmt_ws_receive(p->b.ws, raw, len, &err), DMT_E_HISTORY);
+    dmt_jreader_close(rd);
+}
+
+static void promotion_applies_all_that_is_here(void **state)
+{
+    struct pair *p = *state;
+    some_work(&p->a, "one");
+    pair_send(&p->a, &p->b, UINT64_MAX); /* never told to apply */
+    fx_close(&p->a);
+    pair_promote(&p->b, "beta", FX_EPOCH(2, 0));
+    assert_true(fx_lookup(&p->b, DMT_ROOT, "one") > 0);
+    some_work(&p->b, "two");
+    struct dmt_ws_status s;
+    dmt_ws_status(p->b.ws, &s);
+    assert_true(s.holder && s.epoch == FX_EPOCH(2, 0));
+    struct dmt_snapshot snap;
+    assert_int_equal(dmt_store_snap_get(dmt_ws_store(p->b.ws), "switch/epoch-2.0", &snap), 0);
+}
+
+static void promotion_reaps_what_was_open_there(void **state)
+{
+    struct pair *p = *state;
+    struct dmt_attr at;
+    uint64_t x = fx_file(&p->a, DMT_ROOT, "x");
+    dmt_ws_ref(p->a.ws, x);
+    fx_unlink(&p->a, DMT_ROOT, "x");
+    pair_send(&p->a, &p->b, UINT64_MAX);
+    pair_apply(&p->b);
+    assert_int_equal(dmt_ws_getattr(p->b.ws, x, &at), 0);
+    pair_promote(&p->b, "beta", FX_EPOCH(2, 0));
+    assert_int_equal(dmt_ws_getattr(p->b.ws, x, &at), -ENOENT);
+}
+
+/* --- bulk ------------------------------------------------------------------------------------------------- */
+
+static void bulk_is_pulled_and_becomes_equal(void **state)
+{
+    struct pair *p = *state;
+    uint64_t x = fx_file(&p->a, DMT_ROOT, "x"), y = fx_file(&p->a, DMT_ROOT, "y");
+    fx_fill(&p->a, x, 6u << 20, 0, 512u << 10, 1);
+    fx_fill(&p->a, y, 3u << 20, 0, 256u << 10, 2);
+    pair_send(&p->a, &p->b, UINT64_MAX);
+    pair_apply(&p->b);
+    assert_true(dmt_ws_missing_ino(p->b.ws, x, UINT64_MAX));
+    assert_true(pair_pull(&p->a, &p->b, 1000) > 0);
+    assert_false(dmt_ws_missing_ino(p->b.ws, 0, UINT64_MAX));
+    pair_equal(&p->a, &p->b, DMT_LIVE);
+    fx_close(&p->b);
+    fx_open(&p->b, true);
+    pair_equal(&p->a, &p->b, DMT_LIVE);
+}
+
+static void overwritten_ranges_are_gone_for_the_reader(void **state)
+{
+    struct pair *p = *state;
+    struct dmt_missing m;
+    uint64_t n, x = fx_file(&p->a, DMT_ROOT, "x");
+    uint8_t *buf = malloc(1u << 20);
+    fx_fill(&p->a, x, 4u << 20, 0, 256u << 10, 1);
+    pair_send(&p->a, &p->b, UINT64_MAX);
+    pair_apply(&p->b);
+    assert_int_equal(dmt_ws_missing_next(p->b.ws, x, 0, &m), 1);
+    assert_true(m.len <= 1u << 20);
+    fx_text(&p->a, x, "changed", m.off);
+    assert_int_equal(dmt_ws_bulk_read(p->a.ws, x, m.off, m.len, m.seq, buf, &n), DMT_E_GONE);
+    assert_int_equal(dmt_ws_bulk_read(p->a.ws, x, m.off + 7, m.len - 7, m.seq, buf, &n), 0);
+    assert_true(n == m.len - 7);
+    pair_send(&p->a, &p->b, UINT64_MAX);
+    pair_apply(&p->b);
+    pair_pull(&p->a, &p->b, 1000);
+    assert_false(dmt_ws_missing_ino(p->b.ws, 0, UINT64_MAX));
+    pair_equal(&p->a, &p->b, DMT_LIVE);
+    fx_unlink(&p->a, DMT_ROOT, "x");
+    assert_int_equal(dmt_ws_bulk_read(p->a.ws, x, m.off, m.len, m.seq, buf, &n), DMT_E_GONE);
+    free(buf);
+}
+
+static void marks_of_the_holder_do_not_complete_the_follower(void **state)
+{
+    struct pair *p = *state;
+    uint64_t x = fx_file(&p->a, DMT_ROOT, "x");
+    fx_fill(&p->a, x, 4u << 20, 0, 256u << 10, 1);
+    assert_int_equal(dmt_ws_sync_wait(p->a.ws, x), 0);
+    pair_send(&p->a, &p->b, UINT64_MAX);
+    pair_apply(&p->b);
+    assert_false(dmt_ws_missing_ino(p->a.ws, x, UINT64_MAX));
+    assert_true(dmt_ws_missing_ino(p->b.ws, x, UINT64_MAX));
+}
+
+/* --- settling ------------------------------------------------------------------------------------------------ */
+
+struct reports {
+    int n, fallback;
+    uint64_t size;
+    char path[64];
+};
+
+static int on_report(void *ctx, const struct dmt_rec_INCOMPLETE *r)
+{
+    struct reports *x = ctx;
+    x->n++;
+    x->fallback = r->fallback;
+    x->size = r->size;
+    (void)snprintf(x->path, sizeof(x->path), "%.*s", (int)r->path.n, (const char *)r->path.p);
+    return 0;
+}
+
+static struct reports settle(struct fx *f, int want)
+{
+    struct dmt_err err = {0};
+    struct reports r = {0};
+    int n = dmt_ws_settle(f->ws, false, &err);
+    fx_check(n, &err);
+    assert_int_equal(n, want);
+    assert_int_equal(dmt_ws_incomplete_each(f->ws, on_report, &r), 0);
+    assert_int_equal(r.n, want);
+    assert_false(dmt_ws_missing_ino(f->ws, 0, UINT64_MAX));
+    return r;
+}
+
+static void new_file_is_cut_at_the_first_missing_byte(void **state)
+{
+    struct pair *p = *state;
+    uint64_t d = fx_dir(&p->a, DMT_ROOT, "d"), x = fx_file(&p->a, d, "x");
+    fx_fill(&p->a, x, 4u << 20, 0, 256u << 10, 1);
+    pair_send(&p->a, &p->b, UINT64_MAX);
+    pair_apply(&p->b);
+    pair_pull(&p->a, &p->b, 2);
+    pair_promote(&p->b, "beta", FX_EPOCH(2, 0));
+    struct reports r = settle(&p->b, 1);
+    assert_int_equal(r.fallback, 0);
+    assert_string_equal(r.path, "/d/x");
+    struct dmt_attr at = fx_attr(&p->b, x), src = fx_attr(&p->a, x);
+    assert_int_equal(at.st.st_size, r.size);
+    assert_true(r.size >= 1u << 20 && r.size < 4u << 20);
+    assert_memory_equal(&at.st.st_mtim, &src.st.st_mtim, sizeof(struct timespec));
+    fx_expect_pattern(&p->b, x, r.size, 0, 1);
+    assert_true(dmt_ws_getxattr(p->b.ws, x, WS_INCOMPLETE_ATTR, NULL, 0) > 0);
+    fx_fill(&p->b, x, 4u << 20, 0, 256u << 10, 2); /* life goes on */
+    assert_int_equal(dmt_ws_sync_wait(p->b.ws, x), 0);
+    fx_expect_pattern(&p->b, x, 4u << 20, 0, 2);
+}
+
+/* x complete on both sides with pattern 1. */
+static uint64_t complete_file(struct pair *p, const char *name)
+{
+    uint64_t x = fx_file(&p->a, DMT_ROOT, name);
+    fx_fill(&p->a, x, 3u << 20, 0, 256u << 10, 1);
+    assert_int_equal(dmt_ws_sync_wait(p->a.ws, x), 0);
+    pair_send(&p->a, &p->b, UINT64_MAX);
+    pair_apply(&p->b);
+    pair_pull(&p->a, &p->b, 1000);
+    assert_false(dmt_ws_missing_ino(p->b.ws, x, UINT64_MAX));
+    return x;
+}
+
+static void file_rewritten_in_place_falls_back(void **state)
+{
+    struct pair *p = *state;
+    uint64_t x = complete_file(p, "x");
+    struct dmt_attr was = fx_attr(&p->a, x);
+    fx_truncate(&p->a, x, 0);
+    fx_fill(&p->a, x, 4u << 20, 0, 256u << 10, 2);
+    pair_send(&p->a, &p->b, UINT64_MAX);
+    pair_apply(&p->b);
+    pair_pull(&p->a, &p->b, 3);
+    pair_promote(&p->b, "beta", FX_EPOCH(2, 0));
+    struct reports r = settle(&p->b, 1);
+    assert_int_equal(r.fallback, 1);
+    struct dmt_attr at = fx_attr(&p->b, x);
+    assert_int_equal(at.st.st_size, 3u << 20);
+    assert_memory_equal(&at.st.st_mtim, &was.st.st_mtim, sizeof(struct timespec));
+    fx_expect_pattern(&p->b, x, 3u << 20, 0, 1);
+}
+
+static void file_renamed_over_falls_back_to_the_replaced_content(void **state)
+{
+    struct pair *p = *state;
+    uint64_t x = complete_file(p, "x"), t = fx_file(&p->a, DMT_ROOT, "x.tmp");
+    struct dmt_attr was = fx_attr(&p->a, x);
+    fx_fill(&p->a, t, 4u << 20, 0, 256u << 10, 2);
+    fx_rename(&p->a, DMT_ROOT, "x.tmp", DMT_ROOT, "x");
+    pair_send(&p->a, &p->b, UINT64_MAX);
+    pair_apply(&p->b);
+    pair_promote(&p->b, "beta", FX_EPOCH(2, 0));
+    struct reports r = settle(&p->b, 1);
+    assert_int_equal(r.fallback, 1);
+    assert_true(fx_lookup(&p->b, DMT_ROOT, "x") == t); /* the name is never undone */
+    assert_int_equal(fx_lookup(&p->b, DMT_ROOT, "x.tmp"), 0);
+    struct dmt_attr at = fx_attr(&p->b, t);
+    assert_memory_equal(&at.st.st_mtim, &was.st.st_mtim, sizeof(struct timespec));
+    fx_expect_pattern(&p->b, t, 3u << 20, 0, 1);
+    fx_crash(&p->b);
+    fx_expect_pattern(&p->b, t, 3u << 20, 0, 1);
+}
+
+static void overwritten_in_place_falls_back(void **state)
+{
+    struct pair *p = *state;
+    uint64_t x = complete_file(p, "x");
+    fx_checkpoint(&p->b);
+    fx_fill(&p->a, x, 3u << 20, 0, 256u << 10, 2);
+    pair_send(&p->a, &p->b, UINT64_MAX);
+    pair_apply(&p->b);
+    pair_promote(&p->b, "beta", FX_EPOCH(2, 0));
+    struct reports r = settle(&p->b, 1);
+    assert_int_equal(r.fallback, 1);
+    uint8_t got[4];
+    assert_int_equal(dmt_ws_read(p->b.ws, x, got, 4, 2u << 20, false), 4);
+    fx_expect_pattern(&p->b, x, 1u << 20, 2u << 20, 1);
+}
+
+/* --- the loser ---------------------------------------------------------------------------------------------------- */
+
+/* b was promoted at b's tail; a gives up and follows b. */
+static void lose(struct pair *p, uint64_t switch_seq)
+{
+    struct dmt_err err = {0};
+    dmt_ws_demote(p->a.ws);
+    fx_check(dmt_ws_branch_and_cut(p->a.ws, switch_seq, "epoch-1-alpha", &err), &err);
+    pair_send(&p->b, &p->a, UINT64_MAX);
+    pair_apply(&p->a);
+}
+
+struct branches {
+    int n;
+    uint64_t first, last;
+};
+
+static int on_branch(void *ctx, const char *name, uint64_t first, uint64_t last, uint64_t bytes)
+{
+    struct branches *b = ctx;
+    assert_string_equal(name, "epoch-1-alpha");
+    assert_true(bytes > 0);
+    b->n++;
+    b->first = first;
+    b->last = last;
+    return 0;
+}
+
+static void read_file(const char *dir, const char *name, char *buf, size_t size)
+{
+    char path[256];
+    (void)snprintf(path, sizeof(path), "%s/%s", dir, name);
+    FILE *f = fopen(path, "r");
+    assert_non_null(f);
+    size_t n = fread(buf, 1, size - 1, f);
+    buf[n] = '\0';
+    (void)fclose(f);
+}
+
+static void loser_keeps_its_tail_as_a_branch_and_follows(void **state)
+{
+    struct pair *p = *state;
+    struct dmt_err err = {0};
+    char out[96], text[64];
+    some_work(&p->a, "one");
+    uint64_t x = fx_lookup(&p->a, fx_lookup(&p->a, DMT_ROOT, "one"), "x");
+    pair_send(&p->a, &p->b, UINT64_MAX);
+    uint64_t at = dmt_journal_tail(dmt_ws_journal(p->b.ws)).seq;
+    some_work(&p->a, "lost");
+    fx_text(&p->a, x, "late", 0);
+    uint64_t big = fx_file(&p->a, DMT_ROOT, "big");
+    fx_fill(&p->a, big, 4u << 20, 0, 256u << 10, 9);
+    uint64_t end = dmt_journal_tail(dmt_ws_journal(p->a.ws)).seq;
+    pair_promote(&p->b, "beta", FX_EPOCH(2, 0));
+    some_work(&p->b, "two");
+    lose(p, at);
+    pair_equal(&p->a, &p->b, DMT_LIVE);
+    assert_int_equal(fx_lookup(&p->a, DMT_ROOT, "lost"), 0);
+    struct branches b = {0};
+    assert_int_equal(dmt_ws_branches(p->a.ws, on_branch, &b), 0);
+    assert_int_equal(b.n, 1);
+    assert_true(b.first == at + 1 && b.last == end);
+    (void)snprintf(out, sizeof(out), "%s/out", p->a.dir);
+    assert_int_equal(mkdir(out, 0700), 0);
+    fx_check(dmt_ws_branch_extract(p->a.ws, "epoch-1-alpha", out, &err), &err);
+    read_file(out, "lost/x", text, sizeof(text));
+    assert_string_equal(text, "lost");
+    read_file(out, "one/x", text, sizeof(text));
+    assert_string_equal(text, "late");
+    struct stat st;
+    char path[128];
+    (void)snprintf(path, sizeof(path), "%s/big", out);
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(st.st_size, 4u << 20);
+    uint8_t *want = malloc(4u << 20), *got = malloc(4u << 20);
+    fx_pattern(want, 4u << 20, 0, 9);
+    int fd = open(path, O_RDONLY);
+    assert_int_equal(read(fd, got, 4u << 20), 4 << 20);
+    close(fd);
+    assert_memory_equal(want, got, 4u << 20);
+    free(want);
+    free(got);
+}
+
+static void checkpoint_beyond_the_switch_asks_for_resync(void **state)
+{
+    struct pair *p = *state;
+    struct dmt_err err = {0};
+    some_work(&p->a, "one");
+    pair_send(&p->a, &p->b, UINT64_MAX);
+    uint64_t at = dmt_journal_tail(dmt_ws_journal(p->b.ws)).seq;
+    some_work(&p->a, "lost");
+    fx_checkpoint(&p->a);
+    dmt_ws_demote(p->a.ws);
+    assert_int_equal(dmt_ws_branch_and_cut(p->a.ws, at, "epoch-1-alpha", &err), DMT_E_HISTORY);
+    struct branches b = {0};
+    assert_int_equal(dmt_ws_branches(p->a.ws, on_branch, &b), 0);
+    assert_int_equal(b.n, 1);
+}
+
+static void roles_change_back_and_forth(void **state)
+{
+    struct pair *p = *state;
+    some_work(&p->a, "one");
+    complete_file(p, "big");
+    pair_send(&p->a, &p->b, UINT64_MAX);
+    uint64_t at = dmt_journal_tail(dmt_ws_journal(p->b.ws)).seq;
+    some_work(&p->a, "lost");
+    pair_promote(&p->b, "beta", FX_EPOCH(2, 0));
+    settle(&p->b, 0);
+    uint64_t x = fx_lookup(&p->b, DMT_ROOT, "big");
+    fx_fill(&p->b, x, 3u << 20, 0, 256u << 10, 5);
+    some_work(&p->b, "two");
+    lose(p, at);
+    pair_pull(&p->b, &p->a, 1000);
+    pair_equal(&p->a, &p->b, DMT_LIVE);
+    /* handover: everything is there */
+    dmt_ws_demote(p->b.ws);
+    pair_promote(&p->a, "alpha", FX_EPOCH(3, 0));
+    settle(&p->a, 0);
+    some_work(&p->a, "three");
+    fx_expect_pattern(&p->a, x, 3u << 20, 0, 5);
+    struct dmt_err err = {0};
+    fx_check(dmt_ws_branch_and_cut(p->b.ws, dmt_journal_tail(dmt_ws_journal(p->b.ws)).seq, "epoch-2-beta", &err), &err);
+    pair_send(&p->a, &p->b, UINT64_MAX);
+    pair_apply(&p->b);
+    pair_equal(&p->a, &p->b, DMT_LIVE);
+}
+
+/* The loser had the bytes and has let the old content go; the winner fell back to it. */
+static void loser_pulls_fallback_content_it_no_longer_has(void **state)
+{
+    struct pair *p = *state;
+    uint64_t x = complete_file(p, "x");
+    fx_truncate(&p->a, x, 0);
+    fx_fill(&p->a, x, 4u << 20, 0, 256u << 10, 2);
+    assert_int_equal(dmt_ws_sync_wait(p->a.ws, x), 0); /* complete on a */
+    pair_send(&p->a, &p->b, UINT64_MAX);
+    fx_checkpoint(&p->a);
+    uint64_t at = dmt_journal_tail(dmt_ws_journal(p->b.ws)).seq;
+    pair_promote(&p->b, "beta", FX_EPOCH(2, 0));
+    struct reports r = settle(&p->b, 1);
+    assert_int_equal(r.fallback, 1);
+    lose(p, at);
+    assert_true(dmt_ws_missing_ino(p->a.ws, x, UINT64_MAX));
+    pair_pull(&p->b, &p->a, 1000);
+    assert_false(dmt_ws_missing_ino(p->a.ws, x, UINT64_MAX));
+    pair_equal(&p->a, &p->b, DMT_LIVE);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+#define T(name) cmocka_unit_test_setup_teardown(name, pair_setup, pair_teardown)
+        T(follower_equals_holder),
+        T(follower_applies_no_further_than_told),
+        T(restarted_follower_goes_on),
+        T(other_history_is_refused),
+        T(promotion_applies_all_that_is_here),
+        T(promotion_reaps_what_was_open_there),
+        T(bulk_is_pulled_and_becomes_equal),
+        T(overwritten_ranges_are_gone_for_the_reader),
+        T(marks_of_the_holder_do_not_complete_the_follower),
+        T(new_file_is_cut_at_the_first_missing_byte),
+        T(file_rewritten_in_place_falls_back),
+        T(file_renamed_over_falls_back_to_the_replaced_content),
+        T(overwritten_in_place_falls_back),
+        T(loser_keeps_its_tail_as_a_branch_and_follows),
+        T(checkpoint_beyond_the_switch_asks_for_resync),
+        T(roles_change_back_and_forth),
+        T(loser_pulls_fallback_content_it_no_longer_has),
+    };
+    return cmocka_run_group_tests_name("workspace following", tests, NULL, NULL);
+}
