@@ -163,8 +163,11 @@ struct replica_pull {
     uint64_t plan_off, plan_ms;
     bool planning, plan_stale;
     struct replica_chunk *arrived, **arrived_tail;
-    bool filling, syncing;
-    uint64_t sync_no; /* number of syncs started */
+    bool filling;
+    uint64_t sync_no, synced_no; /* syncs started, of all streams; the newest that succeeded */
+    uint64_t dirty_no;           /* what an earlier stream filled in is durable when this one has */
+    unsigned fill_jobs;          /* running, of all streams */
+    bool sync_job;               /* one is running, of whatever stream: two at a time are not allowed */
     uint64_t whole;
 };
 

@@ -14,7 +14,8 @@
  * awaited range is awaited, too (docs/protocol.md, two lanes), while an appending writer does not extend the wait. Our own WANT of everything moves `whole`.
  *
  * Failure modes: GONE (overwritten at the holder): the record that replaced it is on its way; the range is held back until it is applied.
- * A fill or sync that fails is ops.failed. The stream ends: all asks are forgotten; rows stay in the list and are asked for again.
+ * A fill or sync that fails is ops.failed. The stream ends: all asks are forgotten; rows stay in the list and are asked for again; those
+ * that were filled in but not synced are no longer told of, so nothing is called durable before the first sync of the next stream.
  * Threads: loop; pool jobs touch only their own structs and the workspace.
  */
 #include "fs/replica/int.h"
@@ -266,6 +267,56 @@ static void add_hull(struct replica_waiting *w, uint64_t ino, uint64_t hi)
     v[w->n++] = (struct replica_hull){ino, hi};
 }
 
+/* The list no longer tells of a range that is filled in, but it is only there once it is durable. */
+static bool is_undurable(const struct replica_ask *a, const struct replica_hull *h)
+{
+    return (h->ino == 0 || (a->ino == h->ino && a->off < h->hi)) &&
+           (a->state == ASK_ARRIVED || a->state == ASK_FILLED || (a->state == ASK_OUT && a->got > 0));
+}
+
+static bool any_undurable(struct replica_pull *p, const struct replica_hull *h)
+{
+    /* Of an earlier stream we know no ranges any more: until a sync has covered all of them nothing is sure. */
+    if (p->synced_no < p->dirty_no || p->fill_jobs > p->filling)
+        return true;
+    if (h->ino == 0) {
+        DMT_LIST_EACH(it, tmp, &p->asks)
+        if (is_undurable(DMT_CONTAINER(it, struct replica_ask, all), h))
+            return true;
+        return false;
+    }
+    DMT_LIST_EACH(it, tmp, bucket_of(p, h->ino))
+    if (is_undurable(DMT_CONTAINER(it, struct replica_ask, bucket), h))
+        return true;
+    return false;
+}
+
+/* Ranges that are filled in and not durable yet count like missing ones: their files' hulls reach over them. */
+static void add_hulls_of_asks(struct dmt_replica *r, struct replica_waiting *w)
+{
+    struct replica_hull all = {w->ino, UINT64_MAX};
+    DMT_LIST_EACH(it, tmp, &r->pull.asks)
+    {
+        const struct replica_ask *a = DMT_CONTAINER(it, struct replica_ask, all);
+        if (!is_undurable(a, &all))
+            continue;
+        struct replica_hull *h = NULL;
+        for (size_t i = 0; i < w->n && !h; i++)
+            h = w->hulls[i].ino == a->ino ? &w->hulls[i] : NULL;
+        if (!h && w->n < HULLS_MAX) {
+            add_hull(w, a->ino, 0);
+            h = &w->hulls[w->n - 1];
+        }
+        if (!h) { /* too many to tell apart */
+            w->n = 0;
+            add_hull(w, 0, UINT64_MAX);
+            return;
+        }
+        if (h->hi < a->off + a->len)
+            h->hi = a->off + a->len;
+    }
+}
+
 /* What the WANT waits for: the ends of what is missing now, file by file. */
 static void find_hulls(struct dmt_replica *r, struct replica_waiting *w)
 {
@@ -287,14 +338,17 @@ static void find_hulls(struct dmt_replica *r, struct replica_waiting *w)
         ino = enough ? m.ino + 1 : m.ino;
         off = enough ? 0 : m.off + m.len;
     }
+    /* Nothing is missing, but is all of it durable? */
+    struct replica_hull all = {w->ino, UINT64_MAX};
+    if (any_undurable(&r->pull, &all))
+        add_hulls_of_asks(r, w);
 }
 
 static bool hull_done(struct dmt_replica *r, const struct replica_hull *h)
 {
     struct dmt_missing m;
-    if (dmt_ws_missing_next(r->ws, h->ino, 0, &m) != 1)
-        return true;
-    return h->ino != 0 && (m.ino != h->ino || m.off >= h->hi);
+    bool more = dmt_ws_missing_next(r->ws, h->ino, 0, &m) == 1 && (h->ino == 0 || (m.ino == h->ino && m.off < h->hi));
+    return !more && !any_undurable(&r->pull, h);
 }
 
 static void waiting_free(struct replica_pull *p, struct replica_waiting *w)
@@ -353,9 +407,9 @@ static void check_waiting(struct dmt_replica *r)
     }
     if (own || p->whole >= r->applied)
         return;
-    struct dmt_missing m;
+    struct replica_hull all = {0, UINT64_MAX};
     uint64_t applied = r->applied; /* read before the look: what comes later is not part of the claim */
-    if (dmt_ws_missing_next(r->ws, 0, 0, &m) == 0)
+    if (hull_done(r, &all))
         p->whole = applied;
     else
         find_hulls(r, waiting_new(p, 0, applied, true));
@@ -427,15 +481,17 @@ static void sync_done(uv_work_t *w, int status)
     (void)status;
     bool current = job->gen == p->gen && p->on;
     int rc = job->rc;
-    if (current) {
-        p->syncing = false;
-        if (rc >= 0)
-            forget_synced(p, job->no);
-    }
+    if (rc >= 0 && job->no > p->synced_no)
+        p->synced_no = job->no;
+    p->sync_job = false;
+    if (current && rc >= 0)
+        forget_synced(p, job->no);
     free(job);
     replica_job_end(r, true);
-    if (!current)
+    if (!current) {
+        pump(r);
         return;
+    }
     if (rc < 0) {
         replica_fail(r, "cannot make bulk data durable: %s", dmt_strerror(rc));
         return;
@@ -448,9 +504,10 @@ static void sync_done(uv_work_t *w, int status)
 static void maybe_sync(struct dmt_replica *r)
 {
     struct replica_pull *p = &r->pull;
-    if (p->syncing || p->filling || p->filled_bytes == 0)
+    bool dirty = p->synced_no < p->dirty_no;
+    if (p->sync_job || p->fill_jobs > 0 || (p->filled_bytes == 0 && !dirty))
         return;
-    bool asked_for = p->wanted_n > 0 && p->urgent_n == 0;
+    bool asked_for = dirty || (p->wanted_n > 0 && p->urgent_n == 0);
     if (p->filled_bytes < FILLED_SYNC_BYTES && p->outstanding_n > 0 && !asked_for)
         return;
     struct sync_job *job = calloc(1, sizeof(*job));
@@ -460,7 +517,7 @@ static void maybe_sync(struct dmt_replica *r)
     job->ws = r->ws;
     job->gen = p->gen;
     job->no = ++p->sync_no;
-    p->syncing = true;
+    p->sync_job = true;
     replica_job_start(r, true);
     DMT_ASSERT(uv_queue_work(r->uv, &job->work, sync_work, sync_done) == 0);
 }
@@ -514,8 +571,12 @@ static void fill_done(uv_work_t *w, int status)
     }
     free(job);
     replica_job_end(r, true);
-    if (!current)
+    p->fill_jobs--;
+    if (!current) {
+        p->dirty_no = p->sync_no + 1;
+        pump(r);
         return;
+    }
     p->filling = false;
     if (rc < 0) {
         replica_fail(r, "cannot store bulk data: %s", dmt_strerror(rc));
@@ -540,6 +601,7 @@ static void fill_start(struct dmt_replica *r)
     p->arrived = NULL;
     p->arrived_tail = &p->arrived;
     p->filling = true;
+    p->fill_jobs++;
     replica_job_start(r, true);
     DMT_ASSERT(uv_queue_work(r->uv, &job->work, fill_work, fill_done) == 0);
 }
@@ -641,6 +703,7 @@ void replica_pull_start(struct dmt_replica *r)
     p->on = true;
     p->whole = 0;
     p->plan_stale = true;
+    p->dirty_no = p->sync_no + 1;
     replica_pull_applied(r);
 }
 
@@ -664,7 +727,7 @@ void replica_pull_stop(struct dmt_replica *r)
     p->plan_n = p->plan_at = 0;
     p->outstanding_n = p->urgent_n = 0;
     p->outstanding_bytes = p->filled_bytes = 0;
-    p->planning = p->filling = p->syncing = false;
+    p->planning = p->filling = false;
 }
 
 void replica_pull_free(struct dmt_replica *r)
