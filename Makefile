@@ -129,8 +129,12 @@ lint: check-layers
 	@.ci/install lint
 	@tests/lib/lint
 
+# Headers are laid by hand, up to 130 columns; only their comments are wrapped.
 format:
-	clang-format-14 -i $$(git ls-files '*.c' '*.h')
+	@.ci/install lint
+	tests/lib/wrap-comments 130 $$(git ls-files '*.h')
+	tests/lib/wrap-comments 100 $$(git ls-files '*.c')
+	clang-format-14 -i $$(git ls-files '*.c')
 
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/lib/dumont \
