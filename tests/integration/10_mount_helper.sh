@@ -171,7 +171,7 @@ check "the log says how it died" grep -q "killed by signal 9" "$DUMONT_LOG/w1.lo
 
 check_status "mount for the holder's death" 0 mount.dumont w1 "$M"
 kill -KILL "$(holder_pids)"
-check "without holder the workspace process ends" wait_until 10 not test "$(dumontfs_pids)"
+check "without holder the workspace process ends" wait_until 10 no_dumontfs
 check "a dead mount is left" mounted "$M"
 check_status "the next mount detaches it" 0 mount -t dumont w1 "$M"
 check_eq "and mounts once" "$(grep -c " $M " /proc/self/mountinfo)" 1

@@ -79,7 +79,7 @@ check_eq "what was synced is there" "$(cat "$M/synced")" synced
 echo more >"$M/more"
 sync "$M/more"
 kill -KILL "$(holder_pids)"
-check "the holder is killed: the workspace process ends" wait_until 45 not test "$(dumontfs_pids)"
+check "the holder is killed: the workspace process ends" wait_until 45 no_dumontfs
 check_status "mount after that" 0 mount -t dumont w1 "$M"
 check_eq "mounted once" "$(grep -c " $M " /proc/self/mountinfo)" 1
 check_eq "what was synced is there too" "$(cat "$M/more")" more

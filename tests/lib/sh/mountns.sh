@@ -45,6 +45,7 @@ end_holders() {
     wait_until 5 no_holders
 }
 no_holders() { [ -z "$(holder_pids)$(dumontfs_pids)" ]; }
+no_dumontfs() { [ -z "$(dumontfs_pids)" ]; }
 
 fstab_use() {
     mount --bind "$1" /etc/fstab
