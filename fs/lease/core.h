@@ -224,6 +224,7 @@ struct lease_state {
     uint32_t lease_ms;                    /* H as stated last */
     uint64_t peer_sync_ms;                /* oldest waiting sync of the holder */
     bool dead, operator_word, told_unfit; /* the holder is gone for certain / the operator says so */
+    bool taking;               /* CANDIDATE: the register names us already; our own promise still runs */
     uint64_t not_before_ns;               /* refused: next attempt */
     bool losing;                          /* LOSER: the branch is being saved */
     bool claimed;                         /* CANDIDATE or losing: somebody claimed an epoch meanwhile; answered afterwards */

@@ -71,7 +71,7 @@ static void adopt(struct lease_state *s, const struct lease_register *reg, uint6
         r->ever_paired = true;
     }
     s->asking = s->draining = s->frozen = s->leave_failed = s->fetching = false;
-    s->dead = s->operator_word = s->claimed = false;
+    s->dead = s->operator_word = s->claimed = s->taking = false;
     s->ok_ns = now;
     if (old == DMT_LEASE_FOLLOWER || old == DMT_LEASE_CANDIDATE) {
         /* R7: alone in the same transaction, whatever degrade says. */
@@ -96,6 +96,20 @@ static void adopt(struct lease_state *s, const struct lease_register *reg, uint6
     lease_say(out, reason, "epoch %u%s", reg->epoch, r->alone ? ": one copy" : "");
 }
 
+/* The register names this follower. After a HANDOVER the other has given up; a PROMOTE of ours whose answer was lost (even one of an
+ * earlier life) may meet a holder that lives on our PONGs: no more of them, and the promise we gave runs out first (R12). */
+static void take(struct lease_state *s, uint64_t now, struct lease_actions *out)
+{
+    bool handed = s->reg.insync_n > 1;
+    if (handed || s->dead || s->operator_word || lease_due(s, s->promise_ns, now)) {
+        adopt(s, &s->reg, now, out);
+        return;
+    }
+    s->taking = true;
+    s->asking = false;
+    lease_move(s, DMT_LEASE_CANDIDATE);
+}
+
 void lease_on_register(struct lease_state *s, const struct lease_register *reg, uint64_t asked_ns,
                        uint64_t now, struct lease_actions *out)
 {
@@ -109,8 +123,9 @@ void lease_on_register(struct lease_state *s, const struct lease_register *reg, 
     if (reg->epoch <= seen)
         return;
     if (lease_id_eq(&reg->holder, &s->rec.self)) {
-        if (lease_holding(s) || st == DMT_LEASE_GIVEN_UP || st == DMT_LEASE_FOLLOWER ||
-            st == DMT_LEASE_CANDIDATE)
+        if (st == DMT_LEASE_FOLLOWER || st == DMT_LEASE_CANDIDATE)
+            take(s, now, out);
+        else if (lease_holding(s) || st == DMT_LEASE_GIVEN_UP)
             adopt(s, reg, now, out);
         return;
     }
@@ -118,7 +133,7 @@ void lease_on_register(struct lease_state *s, const struct lease_register *reg, 
         lease_become_loser(s, out, DMT_EPOCH(reg->epoch, 0), reg->holder.node);
     } else if (st == DMT_LEASE_GIVEN_UP) {
         lease_become_follower(s, out, now);
-    } else if (st == DMT_LEASE_CANDIDATE && s->asking && reg->epoch > s->ask.base) {
+    } else if (st == DMT_LEASE_CANDIDATE && (s->taking || reg->epoch > s->ask.base)) {
         lease_become_follower(s, out, now); /* our PROMOTE can never be granted now */
     }
 }
@@ -196,6 +211,8 @@ void lease_arbiter_timers(struct lease_state *s, uint64_t now, struct lease_acti
         lease_ask(s, out, LEASE_READ, now);
         s->read_next_ns = now + READ_EVERY_MS * DMT_MS;
     }
+    if (st == DMT_LEASE_CANDIDATE && s->taking)
+        take(s, now, out);
     if (s->asking && lease_due(s, s->ask_next_ns, now)) {
         if (s->ask.op == LEASE_HANDOVER && now - s->ask_first_ns > HANDOVER_GIVES_MS * DMT_MS) {
             lease_ask(s, out, LEASE_RETAKE, now);

@@ -123,7 +123,8 @@ static void on_claim(struct lease_state *s, const struct lease_event *e, uint64_
                   DMT_EPOCH_MAJOR(s->rec.seen), DMT_EPOCH_MINOR(s->rec.seen));
         return;
     }
-    if (st == DMT_LEASE_CANDIDATE && DMT_EPOCH_MAJOR(e->epoch) > s->ask.base) {
+    uint32_t mine = s->taking ? s->reg.epoch : s->ask.base;
+    if (st == DMT_LEASE_CANDIDATE && DMT_EPOCH_MAJOR(e->epoch) > mine) {
         s->asking = false; /* based on an epoch that is over: it can never be granted */
         lease_become_follower(s, out, now);
         st = DMT_LEASE_FOLLOWER;
@@ -165,7 +166,7 @@ static void on_claim(struct lease_state *s, const struct lease_event *e, uint64_
 void lease_become_follower(struct lease_state *s, struct lease_actions *out, uint64_t now)
 {
     enum dmt_lease_state old = lease_core_state(s);
-    s->asking = false;
+    s->asking = s->taking = false;
     if (old == DMT_LEASE_GIVEN_UP) {
         s->rec.gave_up = s->rec.fenced = false;
         lease_write(s, out);
@@ -212,9 +213,9 @@ static void on_resync_ordered(struct lease_state *s, const struct lease_event *e
         return;
     }
     if (st == DMT_LEASE_CANDIDATE) {
-        if (DMT_EPOCH_MAJOR(e->epoch) <= s->ask.base)
+        if (DMT_EPOCH_MAJOR(e->epoch) <= (s->taking ? s->reg.epoch : s->ask.base))
             return; /* our PROMOTE may still be granted */
-        s->asking = false;
+        s->asking = s->taking = false;
     }
     r->seen = e->epoch;
     r->resync = true; /* durable before the first change of the store */
