@@ -1,14 +1,18 @@
-/* treedigest.c: one number for a directory tree, computed through POSIX calls: `treedigest [-v] DIR`.
+/* treedigest.c: one number for a directory tree, computed through POSIX calls.
+ *
+ *   treedigest [-l] [-x PREFIX]... [-X REGEX] DIR
  *
  * The same SHA-256 as dmt_ws_digest computes from a store (docs/formats-records.md, "Tree digest"), written independently of it: entries
  * depth first, names in byte order; path, type, mode, owner, mtime, content or target or device, xattrs; a second name of an
- * inode says which name was the first. A mount, a native directory, a restored tree: equal numbers mean equal trees. -v also prints each
- * entry's own hash, so that two runs can be compared with diff. `.snapshots` is skipped if listed. Exit 1 on any read error.
+ * inode says which name was the first. A mount, a native directory, a restored tree: equal numbers mean equal trees. -l prints
+ * each entry's own hash first, so that two runs can be compared with diff. -x leaves out a path (whole names) and what is below it, -X what
+ * matches. `.snapshots` is skipped if listed. Exit 1 on any read error, 2 when DIR is no directory.
  * Thread: main only. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <openssl/evp.h>
+#include <regex.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,6 +36,10 @@ static struct seen *seen;
 static size_t n_seen, cap_seen;
 static unsigned char chunk[CHUNK];
 static int verbose, bad;
+static const char *prefix[16];
+static int prefixes;
+static regex_t regex;
+static int has_regex;
 
 static void complain(const char *path)
 {
@@ -225,9 +233,21 @@ static void walk_dir(int fd, const char *full, const char *path)
         closedir(d);
 }
 
+static int left_out(const char *path)
+{
+    for (int i = 0; i < prefixes; i++) {
+        size_t n = strlen(prefix[i]);
+        if (strncmp(path, prefix[i], n) == 0 && (path[n] == '\0' || path[n] == '/'))
+            return 1;
+    }
+    return has_regex && regexec(&regex, path, 0, NULL, 0) == 0;
+}
+
 static void walk(int at, const char *name, const char *full, const char *path)
 {
     struct stat st;
+    if (*path && left_out(path))
+        return;
     if (fstatat(at, name, &st, AT_SYMLINK_NOFOLLOW) < 0) {
         complain(full);
         return;
@@ -242,24 +262,45 @@ static void walk(int at, const char *name, const char *full, const char *path)
         walk_dir(fd, full, path);
 }
 
+static int usage(void)
+{
+    fprintf(stderr, "usage: treedigest [-l] [-x PREFIX]... [-X REGEX] DIR\n");
+    return 2;
+}
+
 int main(int argc, char **argv)
 {
     unsigned char sum[EVP_MAX_MD_SIZE];
     unsigned len;
     char hex[65];
-    verbose = argc == 3 && strcmp(argv[1], "-v") == 0;
-    if (argc != 2 + verbose) {
-        fprintf(stderr, "usage: treedigest [-v] DIR\n");
+    struct stat st;
+    int o;
+    while ((o = getopt(argc, argv, "lx:X:")) != -1) {
+        if (o == 'l')
+            verbose = 1;
+        else if (o == 'x' && prefixes < 16)
+            prefix[prefixes++] = optarg;
+        else if (o == 'X' && !has_regex && regcomp(&regex, optarg, REG_EXTENDED | REG_NOSUB) == 0)
+            has_regex = 1;
+        else
+            return usage();
+    }
+    if (optind + 1 != argc)
+        return usage();
+    if (stat(argv[optind], &st) != 0 || !S_ISDIR(st.st_mode)) {
+        fprintf(stderr, "treedigest: %s is no directory\n", argv[optind]);
         return 2;
     }
     all = must(EVP_MD_CTX_new());
     EVP_DigestInit_ex(all, EVP_sha256(), NULL);
-    walk(AT_FDCWD, argv[1 + verbose], argv[1 + verbose], "");
+    walk(AT_FDCWD, argv[optind], argv[optind], "");
     EVP_DigestFinal_ex(all, sum, &len);
     EVP_MD_CTX_free(all);
     for (size_t i = 0; i < cap_seen; i++)
         free(seen[i].path);
     free(seen);
+    if (has_regex)
+        regfree(&regex);
     dmt_hex(sum, 32, hex);
     printf("%s\n", hex);
     return bad;
