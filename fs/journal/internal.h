@@ -274,13 +274,16 @@ struct journal_survey {
     struct dmt_pos first, tail;
     uint64_t claim; /* everything up to here is proven durable */
     bool any;       /* a segment was kept */
+    uint8_t *img;   /* of the segment read last */
+    size_t img_n, img_cap;
+    uint64_t img_serial, img_size;
 };
 int journal_survey(struct journal_survey *s, struct dmt_err *err);
 void journal_survey_free(struct journal_survey *s);
 void journal_survey_path(const struct journal_survey *s, const char *prefix, uint64_t number,
                          const char *suffix, char ret[JOURNAL_PATH_MAX]);
-/* The file of a segment, at most JOURNAL_SEGMENT_MAX bytes. */
-int journal_image_load(const struct journal_survey *s, const struct journal_found *f, uint8_t **ret,
+/* The file of a segment, at most JOURNAL_SEGMENT_MAX bytes; valid until the next call. */
+int journal_image_load(struct journal_survey *s, const struct journal_found *f, const uint8_t **ret,
                        size_t *ret_n);
 
 /* --- recover.c

@@ -191,7 +191,7 @@ static int write_again(struct dmt_journal *j, struct journal_survey *sv, struct 
 {
     const struct dmt_io *io = j->conf.io;
     struct journal_segment *s = f->seg;
-    uint8_t *img;
+    const uint8_t *img;
     size_t n;
     int r = journal_image_load(sv, f, &img, &n);
     if (r < 0)
@@ -206,7 +206,6 @@ static int write_again(struct dmt_journal *j, struct journal_survey *sv, struct 
         r = done < 0 ? (int)done : 0;
         s->dirty = true;
     }
-    free(img);
     return r;
 }
 

@@ -21,8 +21,8 @@
 
 #define UNKNOWN_PART (4u << 20) /* bytes read of a segment without a header, see claim_of() */
 
-#define DAMAGE_HINT                                                                                \
-    "nothing was changed; promote the standby or restore from the archive, and keep this folder "  \
+#define DAMAGE_HINT                                                                               \
+    "nothing was changed; promote the standby or restore from the archive, and keep this folder " \
     "for examination"
 
 void journal_survey_path(const struct journal_survey *s, const char *prefix, uint64_t number,
@@ -35,6 +35,8 @@ void journal_survey_free(struct journal_survey *s)
 {
     free(s->found);
     free(s->spares);
+    free(s->img);
+    s->img = NULL;
     s->found = NULL;
     s->spares = NULL;
 }
@@ -134,21 +136,31 @@ static int read_part(const struct journal_survey *s, const struct journal_found 
     return 0;
 }
 
-int journal_image_load(const struct journal_survey *s, const struct journal_found *f, uint8_t **ret,
+int journal_image_load(struct journal_survey *s, const struct journal_found *f, const uint8_t **ret,
                        size_t *ret_n)
 {
     if (f->size > JOURNAL_SEGMENT_MAX)
         return -EFBIG;
-    uint8_t *img = malloc(f->size + 1);
-    if (!img)
-        return -ENOMEM;
-    uint64_t size_now;
-    int r = read_part(s, f, &size_now, img, f->size, ret_n);
-    if (r < 0) {
-        free(img);
-        return r;
+    if (!s->img || s->img_serial != f->serial || s->img_size != f->size) {
+        if (s->img_cap < f->size + 1) {
+            free(s->img);
+            s->img_cap = 0;
+            s->img = malloc(f->size + 1);
+            if (!s->img)
+                return -ENOMEM;
+            s->img_cap = f->size + 1;
+        }
+        uint64_t size_now;
+        s->img_serial = f->serial;
+        s->img_size = f->size;
+        int r = read_part(s, f, &size_now, s->img, f->size, &s->img_n);
+        if (r < 0) {
+            s->img_size = UINT64_MAX; /* holds nothing */
+            return r;
+        }
     }
-    *ret = img;
+    *ret = s->img;
+    *ret_n = s->img_n;
     return 0;
 }
 
@@ -221,11 +233,11 @@ static int on_record(void *ctx, const struct dmt_rec *r, uint64_t off)
 /* Claim of one segment's PADs behind off. One without a header usually was only prepared; it is
  * read as a whole only if its first frame is of its life, else a part: damage does not fall on
  * header, first frame and all PADs of that part. */
-static int claim_of(const struct journal_survey *s, const struct journal_found *f, uint64_t off,
+static int claim_of(struct journal_survey *s, const struct journal_found *f, uint64_t off,
                     uint64_t *ret)
 {
     struct journal_found part = *f;
-    uint8_t *img = NULL;
+    const uint8_t *img;
     size_t n, used;
     struct dmt_rec rec;
     if (!f->valid && f->size > UNKNOWN_PART)
@@ -233,20 +245,15 @@ static int claim_of(const struct journal_survey *s, const struct journal_found *
     int r = journal_image_load(s, &part, &img, &n);
     if (r == 0 && part.size < f->size && n > JOURNAL_SEG_HDR &&
         journal_frame_decode(img + JOURNAL_SEG_HDR, n - JOURNAL_SEG_HDR, journal_salt(f->serial),
-                             &rec, &used) == 0) {
-        free(img);
-        img = NULL;
+                             &rec, &used) == 0)
         r = journal_image_load(s, f, &img, &n);
-    }
     if (r == 0)
         *ret = journal_image_claim(img, n, f->serial, off);
-    free(img);
     return r;
 }
 
 /* Highest claim of the segments [from, to); of the first only behind off. */
-static int claims_of(const struct journal_survey *s, size_t from, size_t to, uint64_t off,
-                     uint64_t *ret)
+static int claims_of(struct journal_survey *s, size_t from, size_t to, uint64_t off, uint64_t *ret)
 {
     uint64_t claim = 0;
     for (size_t i = from; i < to; i++) {
@@ -320,7 +327,7 @@ static int walk_segment(struct journal_survey *s, size_t i, uint64_t limit, stru
                         struct walker *walker)
 {
     struct journal_found *f = &s->found[i];
-    uint8_t *img;
+    const uint8_t *img;
     size_t n;
     int r = journal_image_load(s, f, &img, &n);
     if (r < 0)
@@ -333,7 +340,6 @@ static int walk_segment(struct journal_survey *s, size_t i, uint64_t limit, stru
     r = journal_image_walk(img, n, f->serial, limit, w, on_record, walker);
     f->end = w->off;
     f->last_seq = w->pos.seq;
-    free(img);
     return r;
 }
 
