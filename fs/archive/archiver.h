@@ -2,7 +2,8 @@
  *
  *   archiver.c   the thread: life, status, waiting, uploading one object
  *   locate.c     where to go on: own state, own series, other nodes' series, claim of node/<k>
- *   pack.c       records -> one journal object and the bulk objects before it
+ *   pack.c       records -> one journal object
+ *   gather.c     what by-reference writes refer to -> bulk objects before it
  *   base.c       the whole state as a series of objects
  *
  * Position of the archive (st.pos) moves only after the object that carries it was verified and archive.state is on disk; only
@@ -35,14 +36,13 @@ struct archive_state {
 
 struct pack_ref {
     uint64_t ino, off, len, seq;
+    uint64_t hash; /* XXH3 of all len bytes; 0 = not known */
 };
 
 struct pack {
     struct dmt_buf raw;  /* encoded records */
     struct dmt_buf held; /* a record that was read but belongs into the next pack */
     struct dmt_rec held_rec;
-    struct dmt_buf bulk; /* items of the bulk object being filled */
-    uint32_t bulk_items;
     struct pack_ref *ref; /* WRITE_REF records, in order */
     size_t n_ref, cap_ref;
     uint64_t ref_bytes;
@@ -93,6 +93,11 @@ int archiver_state_save(struct dmt_archiver *a, struct dmt_err *err);
 
 /* --- locate.c: st is right afterwards; st.in_run false = a base is needed */
 int archiver_locate(struct dmt_archiver *a, struct dmt_err *err);
+
+/* --- gather.c */
+/* Uploads bulk objects with what is still there of these writes; h: whose range they carry. */
+int archiver_gather(struct dmt_archiver *a, const struct archive_hdr *h, const struct pack_ref *refs, size_t n,
+                    struct dmt_err *err);
 
 /* --- base.c */
 int archiver_base(struct dmt_archiver *a, struct dmt_err *err);

@@ -1,35 +1,27 @@
-/* pack.c: records become a journal object, and the bytes they only refer to become bulk objects
- * before it.
+/* pack.c: records become a journal object.
  *
  * Owns: the pack in hand. Happy path: pack_add() takes encoded records as the journal has them
- * until the pack is full or its time is up; pack_upload() then reads the bytes of each by-reference
- * write that are still those of that write, uploads them, and last the records. A record of another
- * epoch closes the pack (A4), so an EPOCH record always opens an object. What has been overwritten,
- * cut or deleted since is left out (protocol section 5: the archive is a reader that pulls; time
- * travel for bulk is to the last complete version), byte-exactly: the content map says for each
- * piece which write it is from. Failure modes: a record that does not continue the chain is
- * DMT_E_HISTORY: locate again. Thread: the archiver's. */
+ * until the pack is full or its time is up; pack_upload() first has the bytes uploaded that
+ * by-reference writes only refer to (gather.c), then the records. A record of another epoch closes
+ * the pack (A4), so an EPOCH record always opens an object. Failure modes: a record that does not
+ * continue the chain is DMT_E_HISTORY: locate again. Thread: the archiver's. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "fs/archive/archiver.h"
 #include "fs/base/log.h"
 
-#define REREAD_MAX 8 /* a piece that changes under our hands so often is left out */
-
 void pack_init(struct pack *p)
 {
     memset(p, 0, sizeof(*p));
     dmt_buf_init(&p->raw);
     dmt_buf_init(&p->held);
-    dmt_buf_init(&p->bulk);
 }
 
 void pack_free(struct pack *p)
 {
     dmt_buf_free(&p->raw);
     dmt_buf_free(&p->held);
-    dmt_buf_free(&p->bulk);
     free(p->ref);
     p->ref = NULL;
 }
@@ -37,8 +29,6 @@ void pack_free(struct pack *p)
 static void pack_clear(struct pack *p)
 {
     dmt_buf_reset(&p->raw);
-    dmt_buf_reset(&p->bulk);
-    p->bulk_items = 0;
     p->n_ref = 0;
     p->ref_bytes = 0;
     p->records = 0;
@@ -50,7 +40,8 @@ uint64_t pack_record_bytes(const struct dmt_rec *rec, size_t len, struct pack_re
     struct dmt_body b;
     ref->len = 0;
     if (rec->type == DMT_REC_WRITE_REF && !dmt_body_decode(rec->type, rec->body, rec->body_len, &b))
-        *ref = (struct pack_ref){b.WRITE_REF.ino, b.WRITE_REF.off, b.WRITE_REF.length, rec->seq};
+        *ref = (struct pack_ref){b.WRITE_REF.ino, b.WRITE_REF.off, b.WRITE_REF.length, rec->seq,
+                                 b.WRITE_REF.hash};
     return len + ref->len;
 }
 
@@ -135,171 +126,10 @@ int pack_add(struct dmt_archiver *a, const struct dmt_rec *rec, const uint8_t *r
     return 1;
 }
 
-/* --- bulk */
-
-static int bulk_flush(struct dmt_archiver *a, struct dmt_err *err)
-{
-    struct pack *p = &a->pack;
-    if (!p->bulk_items)
-        return 0;
-    struct archive_hdr h = p->h; /* the range of the journal object it belongs to */
-    h.kind = ARCHIVE_BULK;
-    h.flags = 0;
-    h.parent = h.switch_seq = h.switch_chain = 0;
-    h.items = p->bulk_items;
-    int r = archiver_upload(a, &h, &p->bulk, NULL, err);
-    dmt_buf_reset(&p->bulk);
-    p->bulk_items = 0;
-    return r;
-}
-
-static int bulk_item(struct dmt_archiver *a, const struct pack_ref *ref, uint64_t off,
-                     const void *bytes, uint64_t n, struct dmt_err *err)
-{
-    struct pack *p = &a->pack;
-    archive_bulk_put(&p->bulk, ref->ino, off, ref->seq, bytes, (uint32_t)n);
-    p->bulk_items++;
-    if (p->bulk.bad)
-        return dmt_err_set(err, -ENOMEM, "out of memory");
-    return p->bulk.len >= (a->conf.part_bytes ? a->conf.part_bytes : BULK_BYTES)
-               ? bulk_flush(a, err)
-               : 0;
-}
-
-/* One by-reference write whose bytes are being fetched. */
-struct gather {
-    const struct pack_ref *ref;
-    uint64_t view;
-    struct stretch {
-        uint64_t off, end;
-    } * got; /* uploaded already */
-    size_t n_got;
-    uint64_t bytes;
-};
-
-/* The first stretch of [off, end) that in g's view is from the write: 1, 0 when there is none. */
-static int next_stretch(struct dmt_archiver *a, const struct gather *g, uint64_t off, uint64_t end,
-                        struct stretch *ret)
-{
-    struct dmt_store *st = dmt_ws_store(a->conf.ws);
-    struct dmt_lockfn lk = dmt_ws_lockfn(a->conf.ws);
-    struct dmt_pieces ps = {0};
-    uint64_t n = end - off < DMT_WRITE_MAX ? end - off : DMT_WRITE_MAX;
-    ret->end = 0;
-    lk.lock(lk.ctx);
-    int r = dmt_store_map(st, g->view, g->ref->ino, off, a->bulk_buf, n, &ps);
-    for (int i = 0; !r && i < ps.n; i++) {
-        const struct dmt_piece *pc = &ps.v[i];
-        if (pc->born == g->ref->seq && pc->file && (!ret->end || pc->off < ret->off))
-            *ret = (struct stretch){pc->off, pc->off + pc->len};
-    }
-    lk.unlock(lk.ctx);
-    dmt_store_pieces_free(st, &ps);
-    return r == -ENOENT ? 0 : r < 0 ? r : ret->end > 0;
-}
-
-/* Cuts s down to its first part that has not been uploaded; false when all of it has. */
-static bool not_yet(const struct gather *g, struct stretch *s)
-{
-    for (size_t i = 0; i < g->n_got && s->off < s->end; i++) {
-        const struct stretch *h = &g->got[i];
-        if (h->off <= s->off && h->end > s->off) {
-            s->off = h->end < s->end ? h->end : s->end;
-            i = (size_t)-1; /* from the start: stretches are in no order */
-        }
-    }
-    for (size_t i = 0; i < g->n_got; i++)
-        if (g->got[i].off > s->off && g->got[i].off < s->end)
-            s->end = g->got[i].off;
-    return s->off < s->end;
-}
-
-static int note_got(struct gather *g, uint64_t off, uint64_t n)
-{
-    struct stretch *v = realloc(g->got, (g->n_got + 1) * sizeof(*v));
-    if (!v)
-        return -ENOMEM;
-    g->got = v;
-    v[g->n_got++] = (struct stretch){off, off + n};
-    g->bytes += n;
-    return 0;
-}
-
-static int gather_view(struct dmt_archiver *a, struct gather *g, struct dmt_err *err)
-{
-    const struct pack_ref *ref = g->ref;
-    uint64_t off = ref->off, end = ref->off + ref->len, n;
-    int again = 0;
-    while (off < end && !archiver_stopped(a)) {
-        struct stretch s;
-        int r = next_stretch(a, g, off, end, &s);
-        if (r < 0)
-            return dmt_err_set(err, r, "cannot look up inode %llu: %s",
-                               (unsigned long long)ref->ino, dmt_strerror(r));
-        if (!r) { /* nothing of this write in the next stretch */
-            off = end - off > DMT_WRITE_MAX ? off + DMT_WRITE_MAX : end;
-            continue;
-        }
-        uint64_t piece_end = s.end;
-        if (!not_yet(g, &s)) {
-            off = piece_end;
-            continue;
-        }
-        r = dmt_ws_bulk_read(a->conf.ws, ref->ino, s.off, s.end - s.off, ref->seq, a->bulk_buf, &n);
-        if (r == DMT_E_GONE || (!r && !n)) { /* changed between the look and the read */
-            off = ++again > REREAD_MAX ? s.end : s.off;
-            continue;
-        }
-        if (r)
-            return dmt_err_set(err, r, "cannot read inode %llu: %s", (unsigned long long)ref->ino,
-                               dmt_strerror(r));
-        r = bulk_item(a, ref, s.off, a->bulk_buf, n, err);
-        if (!r && note_got(g, s.off, n))
-            r = dmt_err_set(err, -ENOMEM, "out of memory");
-        if (r)
-            return r;
-        off = s.off + n;
-    }
-    return archiver_stopped(a) ? -ECANCELED : 0;
-}
-
-struct oldest {
-    uint64_t from, seq;
-};
-
-static int oldest_from(void *ctx, const struct dmt_snapshot *s)
-{
-    struct oldest *o = ctx;
-    if (s->seq >= o->from && (!o->seq || s->seq < o->seq))
-        o->seq = s->seq;
-    return 0;
-}
-
-/* What the file shows now, and, where it was overwritten since, what the first snapshot after the
- * write still shows. */
-static int gather(struct dmt_archiver *a, const struct pack_ref *ref, struct dmt_err *err)
-{
-    struct gather g = {.ref = ref, .view = DMT_LIVE};
-    struct oldest o = {.from = ref->seq};
-    int r = gather_view(a, &g, err);
-    if (!r && g.bytes < ref->len)
-        r = dmt_ws_snap_each(a->conf.ws, oldest_from, &o);
-    if (!r && o.seq) {
-        g.view = o.seq;
-        r = gather_view(a, &g, err);
-    }
-    free(g.got);
-    return r;
-}
-
 int pack_upload(struct dmt_archiver *a, struct dmt_err *err)
 {
     struct pack *p = &a->pack;
-    int r = 0;
-    for (size_t i = 0; i < p->n_ref && !r; i++)
-        r = gather(a, &p->ref[i], err);
-    if (!r)
-        r = bulk_flush(a, err);
+    int r = archiver_gather(a, &p->h, p->ref, p->n_ref, err);
     if (r)
         return r;
     struct dmt_pos pos = {p->h.epoch, p->h.last_seq, p->h.chain_after};

@@ -86,6 +86,22 @@ static int fetch(struct restore_run *rr, const char *node, uint64_t n, struct ar
 
 /* --- base */
 
+static int keep_bulk(struct restore_run *rr, struct dmt_buf *payload)
+{
+    struct bulk_list *l = &rr->bulk;
+    if (l->n == l->cap) {
+        size_t cap = l->cap ? l->cap * 2 : 16;
+        struct dmt_buf *v = realloc(l->v, cap * sizeof(*v));
+        if (!v)
+            return -ENOMEM;
+        l->v = v;
+        l->cap = cap;
+    }
+    l->v[l->n++] = *payload;
+    dmt_buf_init(payload);
+    return 0;
+}
+
 static int import_base(struct restore_run *rr, struct dmt_err *err)
 {
     const struct plan_seg *b = &rr->plan.base;
@@ -97,6 +113,7 @@ static int import_base(struct restore_run *rr, struct dmt_err *err)
     dmt_random(id.lineage, sizeof(id.lineage));
     dmt_random(id.store_id, sizeof(id.store_id));
     snprintf(id.name, sizeof(id.name), "%s", rr->conf->name);
+    uint32_t parts = 0;
     dmt_buf_init(&part);
     int r = dmt_store_import_begin(&im, &sc, &id, err);
     for (uint64_t n = b->first_n; n <= b->last_n && !r; n++) {
@@ -104,13 +121,16 @@ static int import_base(struct restore_run *rr, struct dmt_err *err)
         series_key(key, rr->plan.lineage, b->node, n);
         dmt_buf_reset(&part);
         r = fetch(rr, b->node, n, &h, &part, err);
-        if (!r && (h.kind != ARCHIVE_BASE || h.base_n != b->first_n || h.items != n - b->first_n))
+        bool bulk = !r && h.kind == ARCHIVE_BULK;
+        if (!r && !bulk && (h.kind != ARCHIVE_BASE || h.items != parts++))
             r = DMT_E_CORRUPT;
         if (is_damage(r)) {
             r = plan_base_damaged(&rr->plan, key, r == -ENOENT, err);
             break;
         }
-        if (!r && (r = dmt_store_import_feed(im, part.p, part.len, err)))
+        if (bulk)
+            r = keep_bulk(rr, &part);
+        else if (!r && (r = dmt_store_import_feed(im, part.p, part.len, err)))
             dmt_err_wrap(err, "object %s", key);
     }
     dmt_buf_free(&part);
@@ -188,22 +208,6 @@ static int fill(struct restore_run *rr, struct dmt_err *err)
     if (!r && any)
         r = dmt_ws_missing_sync(rr->ws);
     return r < 0 ? dmt_err_set(err, r, "bulk data cannot be put in place: %s", dmt_strerror(r)) : 0;
-}
-
-static int keep_bulk(struct restore_run *rr, struct dmt_buf *payload)
-{
-    struct bulk_list *l = &rr->bulk;
-    if (l->n == l->cap) {
-        size_t cap = l->cap ? l->cap * 2 : 16;
-        struct dmt_buf *v = realloc(l->v, cap * sizeof(*v));
-        if (!v)
-            return -ENOMEM;
-        l->v = v;
-        l->cap = cap;
-    }
-    l->v[l->n++] = *payload;
-    dmt_buf_init(payload);
-    return 0;
 }
 
 static int apply_records(struct restore_run *rr, const struct archive_hdr *h,
@@ -295,6 +299,8 @@ static int build(struct restore_run *rr, struct dmt_err *err)
     r = import_base(rr, err);
     if (!r)
         r = open_ws(rr, err);
+    if (!r)
+        r = fill(rr, err);
     for (size_t i = p->n_seg; i-- > 0 && !r;)
         r = apply_seg(rr, &p->seg[i], err);
     if (!r)

@@ -427,6 +427,7 @@ static void takeover_continues(void **state)
     fx_close_ws(&f->b);
     fx_rm(f->a.store);
     copy_store(f, &f->b, &f->a);
+    atomic_store(&f->a.hold, 0);
     fx_serve(&f->a, true);
     fx_archive(f, &f->a);
     fx_work(&f->a, 4, 10);
@@ -472,7 +473,7 @@ static void base_when_the_journal_is_cut(void **state)
     dmt_ws_set_retention(f->a.ws, UINT64_MAX, UINT64_MAX);
     fx_big(&f->a, "big", 5u << 20, 3);
     uint64_t gap = 0;
-    for (int i = 0; i < 60; i++) { /* past the first segments */
+    for (int i = 0; i < 300; i++) { /* past the first segments */
         fx_work(&f->a, 100 + (uint64_t)i, 5);
         gap = fx_sync(&f->a);
         fx_ok(dmt_ws_checkpoint(f->a.ws, &err), &err);
@@ -504,8 +505,7 @@ static void base_in_parts(void **state)
     fx_work(&f->a, 2, 10);
     fx_archive(f, &f->a);
     fx_flush(&f->a);
-    assert_true(header(f, &f->a, 0).kind == ARCHIVE_BASE &&
-                header(f, &f->a, 1).kind == ARCHIVE_BASE);
+    assert_true(header(f, &f->a, count_objects(f, &f->a) - 1).base_parts > 1);
     struct mark k = mark_now(&f->a);
     fx_restore_equal(f, 0, k.digest);
 }
@@ -543,7 +543,7 @@ static void damage_is_named(void **state)
             fx_big(&f->a, "big", 3u << 20, 1);
         fx_flush(&f->a);
     }
-    uint64_t n = count_objects(f, &f->a);
+    uint64_t n = count_objects(f, &f->a), base_parts = header(f, &f->a, n - 1).base_parts;
     for (uint64_t i = 0; i < n; i++) {
         static const char *const how[] = {"missing", "cut", "flipped"};
         for (int d = 0; d < 3; d++) {
@@ -563,7 +563,7 @@ static void damage_is_named(void **state)
             snprintf(number, sizeof(number), "%012llu.lz4", (unsigned long long)i);
             if (r != DMT_E_CORRUPT || !strstr(err.msg, number))
                 fail_msg("object %llu %s: %d %s", (unsigned long long)i, how[d], r, err.msg);
-            if (header(f, &f->a, 0).base_parts <= i && strstr(err.msg, "up to position")) {
+            if (i >= base_parts && strstr(err.msg, "up to position")) {
                 uint64_t seq = said(&err);
                 memset(&err, 0, sizeof(err));
                 fx_ok(fx_restore(f, seq, 0, NULL, got, &err), &err); /* what it promises holds */
@@ -641,5 +641,7 @@ int main(void)
         T(target_is_protected),
         T(bad_configuration),
     };
+    if (getenv("ONLY"))
+        cmocka_set_test_filter(getenv("ONLY"));
     return cmocka_run_group_tests_name("archive: archiver and restore", tests, NULL, NULL);
 }
