@@ -57,26 +57,29 @@ static inline void pair_apply(struct fx *to)
     fx_check(dmt_ws_apply_upto(to->ws, UINT64_MAX, &err), &err);
 }
 
-/* Pulls missing ranges from the holder, at most max of them. Returns ranges asked for. */
+/* Pulls missing ranges from the holder, at most max of them, in passes until nothing more comes. Returns ranges that came. */
 static inline int pair_pull(struct fx *from, struct fx *to, int max)
 {
     struct dmt_missing m;
-    uint64_t ino = 0, off = 0, n;
-    int count = 0;
+    int count = 0, before;
     uint8_t *buf = malloc(16u << 20);
     assert_non_null(buf);
-    while (count < max && dmt_ws_missing_next(to->ws, ino, off, &m) == 1) {
-        ino = m.ino;
-        off = m.off + m.len;
-        assert_true(m.len <= 16u << 20);
-        int r = dmt_ws_bulk_read(from->ws, m.ino, m.off, m.len, m.seq, buf, &n);
-        count++;
-        if (r == DMT_E_GONE)
-            continue;
-        assert_int_equal(r, 0);
-        m.len = n;
-        assert_int_equal(dmt_ws_missing_fill(to->ws, &m, buf), 0);
-    }
+    do {
+        uint64_t ino = 0, off = 0, n;
+        before = count;
+        while (count < max && dmt_ws_missing_next(to->ws, ino, off, &m) == 1) {
+            ino = m.ino;
+            off = m.off + m.len;
+            assert_true(m.len <= 16u << 20);
+            int r = dmt_ws_bulk_read(from->ws, m.ino, m.off, m.len, m.seq, buf, &n);
+            if (r == DMT_E_GONE)
+                continue;
+            assert_int_equal(r, 0);
+            m.len = n;
+            assert_int_equal(dmt_ws_missing_fill(to->ws, &m, buf), 0);
+            count++;
+        }
+    } while (count > before && count < max);
     assert_int_equal(dmt_ws_missing_sync(to->ws), 0);
     free(buf);
     return count;
