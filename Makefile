@@ -14,6 +14,8 @@ WARN    := -Wall -Wextra -Wshadow -Wconversion -Wvla -Wmissing-prototypes -Wform
 SANFLAG_asan  := -fsanitize=address -fno-omit-frame-pointer
 SANFLAG_ubsan := -fsanitize=undefined -fno-sanitize-recover=undefined
 SANFLAG_tsan  := -fsanitize=thread
+# for the entries of tests/fuzz with libFuzzer, by clang; its warnings are not ours
+SANFLAG_fuzz  := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -w
 SANFLAGS := $(SANFLAG_$(SAN))
 OPT     ?= -O2
 CFLAGS_ALL := -std=gnu11 $(OPT) -g $(WARN) -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DFUSE_USE_VERSION=314 \
@@ -64,7 +66,7 @@ PROGRAMS := $(if $(SRC_dumontfs),$(BUILD)/dumontfs) $(if $(SRC_holder),$(BUILD)/
 	$(if $(SRC_mount),$(BUILD)/mount.dumont) $(if $(SRC_dumont),$(BUILD)/dumont) $(if $(SRC_dumontd),$(BUILD)/dumontd)
 
 .DEFAULT_GOAL := all
-.PHONY: all clean install demo test test-programs bench lint asan ubsan tsan deps deps-test check-layers format kill-loop help
+.PHONY: all clean install demo test test-programs fuzz-programs fuzz-smoke mutants bench lint asan ubsan tsan deps deps-test check-layers format kill-loop help
 all: $(PROGRAMS)
 
 link = $(call quiet,LD)$(CC) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(libs-pkg) -lm
@@ -85,13 +87,23 @@ UNIT_BIN    := $(UNIT_SRC:%.c=$(BUILD)/%)
 # tests/lib/bin/NAME.c is a helper program of its own (relay, tree digest, ledger writer ...)
 HELPER_SRC  := $(wildcard tests/lib/bin/*.c) $(wildcard tests/bench/*.c)
 HELPER_BIN  := $(HELPER_SRC:%.c=$(BUILD)/%)
-test-programs: $(UNIT_BIN) $(HELPER_BIN)
+# tests/fuzz/fuzz_NAME.c is a fuzz entry; its opening comment says "modules: TOP ...", TOP being the module to link with. With
+# SAN=fuzz libFuzzer drives it, else tests/fuzz/driver.c
+FUZZ_SRC    := $(wildcard tests/fuzz/fuzz_*.c)
+FUZZ_BIN    := $(FUZZ_SRC:%.c=$(BUILD)/%)
+FUZZ_DRIVER := $(if $(filter fuzz,$(SAN)),,$(call obj,tests/fuzz/driver.c))
+fuzz-programs: $(FUZZ_BIN)
+test-programs: $(UNIT_BIN) $(HELPER_BIN) $(FUZZ_BIN)
 
 .SECONDEXPANSION:
 module-of = $(word 3,$(subst /, ,$(patsubst $(BUILD)/%,%,$(1))))
 $(UNIT_BIN): $(BUILD)/%: $(BUILD)/obj/%.o $(call obj,$(TESTLIB_SRC)) $$(call libs,$$(call module-of,$$@))
 	@mkdir -p $(@D)
 	$(call quiet,LD)$(CC) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(libs-pkg) -lcmocka -lm
+fuzz-module = $(shell sed -n '1,12s/.*modules: \([a-z]*\).*/\1/p' $(1))
+$(FUZZ_BIN): $(BUILD)/%: $(BUILD)/obj/%.o $(FUZZ_DRIVER) $$(call libs,$$(call fuzz-module,$$*.c))
+	@mkdir -p $(@D)
+	$(call quiet,LD)$(CC) $(LDFLAGS_ALL) $(if $(FUZZ_DRIVER),,-fsanitize=fuzzer) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(libs-pkg) -lm
 $(HELPER_BIN): $(BUILD)/%: $(BUILD)/obj/%.o $(call libs,base)
 	@mkdir -p $(@D)
 	$(call quiet,LD)$(CC) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(libs-pkg) -lm
@@ -121,6 +133,15 @@ asan ubsan tsan:
 kill-loop: deps-test
 	@$(MAKE) --no-print-directory all test-programs
 	@BUILD=$(BUILD) tests/integration/kill_loop.sh $(or $(ROUNDS),1000)
+
+# each entry of tests/fuzz for SECONDS (10) under libFuzzer
+fuzz-smoke:
+	@.ci/install build run lint
+	@BUILD=$(BUILD) tests/fuzz/run $(or $(SECONDS),10)
+
+# bugs planted in a copy of the tree, each of which must be caught by its test
+mutants: deps-test
+	@tests/mutants/run $(FILTER)
 
 check-layers:
 	@tests/lib/check-layers

@@ -1,7 +1,7 @@
 /* clock.c: the real clock, randomness, and times as people write them.
  *
  * Owns nothing. CLOCK_BOOTTIME is the monotonic clock because a lease must also run out while a
- * machine sleeps or is frozen by its hypervisor and thawed. Times outside 1970..9999 are refused
+ * machine sleeps or is frozen by its hypervisor and thawed. Times outside 1970..2554 are refused
  * when parsed and shown as they fall when formatted. Failure: a kernel that cannot give time or
  * random bytes leaves nothing sensible to do, so that aborts. Thread: any.
  */
@@ -18,7 +18,7 @@
 
 #include "fs/base/log.h"
 
-#define TIME_MAX_S 253402300799ll /* 9999-12-31T23:59:59Z */
+#define TIME_MAX_S 18446744072ll /* 2554-07-21T23:34:32Z: nanoseconds beyond it do not fit */
 
 static uint64_t read_clock(clockid_t id)
 {

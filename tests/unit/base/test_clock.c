@@ -64,6 +64,7 @@ static void parse_absolute(void **state)
     assert_true(parsed("2026-11-24T00:42:00+02:00") == t);
     assert_true(parsed("2026-11-23T17:12:00-0530") == t);
     assert_true(parsed("2024-02-29T00:00:00Z") == 1709164800ull * DMT_S);
+    assert_true(parsed("2554-07-21T23:34:32.999Z") == 18446744072ull * DMT_S + 999 * DMT_MS);
     assert_true(parsed("@1795473720") == t);
     assert_true(parsed("@1795473720.25") == t + DMT_S / 4);
     /* without a zone: the local one */
@@ -117,6 +118,9 @@ static void refused(void **state)
         "@x",
         "@-1",
         "@99999999999999999999",
+        "@18446744073", /* nanoseconds since 1970 end in its midst */
+        "2554-07-21T23:34:33Z",
+        "9999-12-31T23:59:59Z",
         "@1.",
         "now ",
         "999999999 weeks ago",
