@@ -239,14 +239,19 @@ static void on_order(struct replica_core *c, const struct replica_event *ev, str
 static void on_resync_ready(struct replica_core *c, struct replica_actions *as)
 {
     c->resync_ready = true;
-    if (replica_core_phase(c) == REPLICA_AWAIT_ORDER && c->ordered)
+    if (replica_core_phase(c) != REPLICA_AWAIT_ORDER)
+        return;
+    if (c->ordered)
         begin_import(c, as);
+    else if (c->import_over)
+        act_close(as, DMT_E_RETRY, "the resynchronisation begins again"); /* the holder has sent its stream: ask anew */
 }
 
 static void on_imported(struct replica_core *c)
 {
     c->resync_ready = false;
     c->ordered = false;
+    c->import_over = true;
     if (replica_core_phase(c) == REPLICA_IMPORTING)
         move(c, REPLICA_AWAIT_ORDER);
 }
@@ -432,7 +437,7 @@ static void on_open(struct replica_core *c, const struct replica_event *ev)
 {
     move(c, REPLICA_GREETING);
     memset(&c->peer, 0, sizeof(c->peer));
-    c->have_hello = c->have_verdict = c->up = c->ordered = c->announce = c->pair_told = false;
+    c->have_hello = c->have_verdict = c->up = c->ordered = c->import_over = c->announce = c->pair_told = false;
     c->acked = 0;
     c->empty = ev->flag;
     c->hello = ev->pos;

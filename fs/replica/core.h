@@ -154,7 +154,7 @@ struct replica_core {
     bool announce;          /* became SENDER after our HELLO went out */
     /* the peer, this connection */
     struct dmt_replica_peer peer;
-    bool have_hello, have_verdict, up, ordered;
+    bool have_hello, have_verdict, up, ordered, import_over;
     enum replica_relation about_peer, about_us;
     uint64_t fork;
     uint64_t acked;         /* sender: durable there, verified; valid in STREAMING */

@@ -229,7 +229,7 @@ static inline void do_cut(void *arg)
     struct chore *c = arg;
     struct node *n = c->n;
     struct dmt_err err = {0};
-    int rc = dmt_ws_branch_and_cut(n->ws, c->seq, "branch/epoch-lost", &err);
+    int rc = dmt_ws_branch_and_cut(n->ws, c->seq, "epoch-1.0-gpu", &err);
     TELL(n, n->cuts++; n->cut_seq = c->seq);
     if (rc == 0)
         dmt_replica_follow(n->r, c->epoch);
