@@ -21,6 +21,7 @@
 #define HANDOVER_GIVES_MS 5000u
 #define BEAT_IDLE_MS      1000u
 #define READ_EVERY_MS     1000u
+#define READ_PAIRED_MS    5000u
 
 void lease_ask(struct lease_state *s, struct lease_actions *out, enum lease_op op, uint64_t now)
 {
@@ -180,7 +181,7 @@ void lease_on_answer(struct lease_state *s, const struct lease_event *e, uint64_
     if (current)
         s->asking = false;
     lease_on_register(s, &e->reg, asked_ns, now, out);
-    if (!current || st != lease_core_state(s) || hold != s->rec.hold)
+    if (!current || st != lease_core_state(s) || hold != s->rec.hold || s->taking)
         return; /* the register decided */
     if (e->answer == LEASE_REFUSED)
         refused(s, e, now, out);
@@ -206,10 +207,12 @@ void lease_arbiter_timers(struct lease_state *s, uint64_t now, struct lease_acti
         s->beat_next_ns = now + beat_every_ms(s) * DMT_MS;
         (void)lease_due(s, s->beat_next_ns, now);
     }
-    if ((st == DMT_LEASE_START || st == DMT_LEASE_GIVEN_UP) && !s->asking && s->arb_up &&
-        lease_due(s, s->read_next_ns, now)) {
+    /* A working pair looks too, rarely: a request of an earlier life may have been recorded without anybody here knowing. */
+    bool looks = st == DMT_LEASE_START || st == DMT_LEASE_GIVEN_UP || st == DMT_LEASE_HOLDER_PAIRED;
+    if (looks && !s->asking && s->arb_up && lease_due(s, s->read_next_ns, now)) {
         lease_ask(s, out, LEASE_READ, now);
-        s->read_next_ns = now + READ_EVERY_MS * DMT_MS;
+        s->read_next_ns =
+            now + (st == DMT_LEASE_HOLDER_PAIRED ? READ_PAIRED_MS : READ_EVERY_MS) * DMT_MS;
     }
     if (st == DMT_LEASE_CANDIDATE && s->taking)
         take(s, now, out);
