@@ -119,7 +119,6 @@ static void act(struct dmt_lease *l, const struct lease_action *a)
         lease_wake(l->arb.wake_fd);
         break;
     case LEASE_ACT_EVENT:
-        dmt_info("lease: %s: %s", a->kind, a->text);
         l->conf.ops->event(l->conf.ctx, a->kind, a->text);
         break;
     case LEASE_ACT_MAY_STOP:
