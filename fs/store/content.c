@@ -315,6 +315,11 @@ int dmt_store_truncate(struct dmt_store *st, uint64_t ino, uint64_t size, uint64
     if (r == 0)
         r = store_content_unmap(st, n, size, UINT64_MAX, seq);
     if (r == 0 && size == 0 && n->hwm) {
+        struct op *op = store_op(st, OP_FILE);
+        op->file.ino = ino;
+        op->file.serial = n->serial;
+        op->file.hwm = n->hwm;
+        store_spaces_add(&st->freed, ino, n->serial, 0, 0);
         n->serial++;
         n->hwm = 0;
         store_node_dirty(st, n, NODE_FILE);

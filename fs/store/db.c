@@ -33,30 +33,30 @@ static const char *const g_sql[SQL_COUNT] = {
     "rdev INTEGER NOT NULL, flags INTEGER NOT NULL, size INTEGER NOT NULL, atime INTEGER NOT NULL, " \
     "mtime INTEGER NOT NULL, ctime INTEGER NOT NULL, btime INTEGER NOT NULL, parent INTEGER NOT NULL, " \
     "next_cookie INTEGER NOT NULL, epoch INTEGER NOT NULL, seq INTEGER NOT NULL, alloc INTEGER NOT NULL"
-#define DENTRY_FIELDS                                                                              \
-    "parent INTEGER NOT NULL, name BLOB NOT NULL, ino INTEGER NOT NULL, cookie INTEGER NOT NULL, " \
-    "type INTEGER NOT NULL, born INTEGER NOT NULL"
+#define DENTRY_FIELDS "ino INTEGER NOT NULL, cookie INTEGER NOT NULL, type INTEGER NOT NULL, born INTEGER NOT NULL"
 #define EXTENT_FIELDS                                                                              \
-    "ino INTEGER NOT NULL, off INTEGER NOT NULL, len INTEGER NOT NULL, owner INTEGER NOT NULL, "   \
-    "serial INTEGER NOT NULL, foff INTEGER NOT NULL, flags INTEGER NOT NULL, born INTEGER NOT NULL"
+    "len INTEGER NOT NULL, owner INTEGER NOT NULL, serial INTEGER NOT NULL, foff INTEGER NOT NULL, " \
+    "flags INTEGER NOT NULL, born INTEGER NOT NULL"
 
+/* Key columns come first: quick_check of SQLite 3.40 reports false NULLs in tables WITHOUT ROWID otherwise. */
 static const char g_schema[] =
     "CREATE TABLE meta(key TEXT PRIMARY KEY, val) WITHOUT ROWID;"
     "CREATE TABLE inode(ino INTEGER PRIMARY KEY, " INODE_FIELDS ");"
     "CREATE TABLE inode_h(ino INTEGER NOT NULL, died INTEGER NOT NULL, " INODE_FIELDS
     ", PRIMARY KEY(ino, died)) WITHOUT ROWID;"
-    "CREATE TABLE dentry(" DENTRY_FIELDS ", PRIMARY KEY(parent, name)) WITHOUT ROWID;"
+    "CREATE TABLE dentry(parent INTEGER NOT NULL, name BLOB NOT NULL, " DENTRY_FIELDS ", PRIMARY KEY(parent, name)) WITHOUT ROWID;"
     "CREATE UNIQUE INDEX dentry_cookie ON dentry(parent, cookie);"
-    "CREATE TABLE dentry_h(" DENTRY_FIELDS ", died INTEGER NOT NULL, PRIMARY KEY(parent, name, died)) WITHOUT ROWID;"
+    "CREATE TABLE dentry_h(parent INTEGER NOT NULL, name BLOB NOT NULL, died INTEGER NOT NULL, " DENTRY_FIELDS
+    ", PRIMARY KEY(parent, name, died)) WITHOUT ROWID;"
     "CREATE INDEX dentry_h_cookie ON dentry_h(parent, cookie);"
     "CREATE TABLE xattr(ino INTEGER NOT NULL, name BLOB NOT NULL, value BLOB NOT NULL, born INTEGER NOT NULL,"
     " PRIMARY KEY(ino, name)) WITHOUT ROWID;"
     "CREATE TABLE xattr_h(ino INTEGER NOT NULL, name BLOB NOT NULL, died INTEGER NOT NULL, value BLOB NOT NULL,"
     " born INTEGER NOT NULL, PRIMARY KEY(ino, name, died)) WITHOUT ROWID;"
     "CREATE TABLE content(ino INTEGER PRIMARY KEY, data BLOB NOT NULL, born INTEGER NOT NULL, map BLOB);"
-    "CREATE TABLE extent(" EXTENT_FIELDS ", PRIMARY KEY(ino, off)) WITHOUT ROWID;"
+    "CREATE TABLE extent(ino INTEGER NOT NULL, off INTEGER NOT NULL, " EXTENT_FIELDS ", PRIMARY KEY(ino, off)) WITHOUT ROWID;"
     "CREATE INDEX extent_shared ON extent(owner, serial) WHERE flags & 1;"
-    "CREATE TABLE extent_h(" EXTENT_FIELDS ", died INTEGER NOT NULL, data BLOB,"
+    "CREATE TABLE extent_h(ino INTEGER NOT NULL, off INTEGER NOT NULL, died INTEGER NOT NULL, " EXTENT_FIELDS ", data BLOB,"
     " PRIMARY KEY(ino, off, died)) WITHOUT ROWID;"
     "CREATE INDEX extent_h_shared ON extent_h(owner, serial) WHERE flags & 1;"
     "CREATE TABLE datafile(ino INTEGER NOT NULL, serial INTEGER NOT NULL, hwm INTEGER NOT NULL,"
@@ -64,7 +64,7 @@ static const char g_schema[] =
     "CREATE TABLE garbage(ino INTEGER NOT NULL, serial INTEGER NOT NULL, foff INTEGER NOT NULL, len INTEGER NOT NULL);"
     "CREATE TABLE missing(ino INTEGER NOT NULL, off INTEGER NOT NULL, seq INTEGER NOT NULL, len INTEGER NOT NULL,"
     " owner INTEGER NOT NULL, serial INTEGER NOT NULL, foff INTEGER NOT NULL, died INTEGER NOT NULL,"
-    " PRIMARY KEY(ino, off, seq)) WITHOUT ROWID;"
+    " shared INTEGER NOT NULL, PRIMARY KEY(ino, off, seq)) WITHOUT ROWID;"
     "CREATE INDEX missing_other ON missing(owner, serial) WHERE owner<>ino;"
     "CREATE TABLE keep(ino INTEGER PRIMARY KEY, src INTEGER NOT NULL, view INTEGER NOT NULL, size INTEGER NOT NULL,"
     " mtime INTEGER NOT NULL);"

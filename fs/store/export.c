@@ -146,6 +146,7 @@ static void row_missing(struct export *x, sqlite3_stmt *s, bool old)
     put_u64s(x, s, 0, 5);
     put_u32s(x, s, 5, 6);
     put_u64s(x, s, 6, 8);
+    put_u32s(x, s, 8, 9);
 }
 static void row_keep(struct export *x, sqlite3_stmt *s, bool old)
 {

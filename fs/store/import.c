@@ -325,10 +325,10 @@ static int take_file(struct dmt_import *im, struct dmt_cur *c)
 static int take_missing(struct dmt_import *im, struct dmt_cur *c)
 {
     uint64_t ino = dmt_get_u64(c), off = dmt_get_u64(c), seq = dmt_get_u64(c), len = dmt_get_u64(c), owner = dmt_get_u64(c);
-    uint64_t serial = dmt_get_u32(c), foff = dmt_get_u64(c), died = dmt_get_u64(c);
+    uint64_t serial = dmt_get_u32(c), foff = dmt_get_u64(c), died = dmt_get_u64(c), shared = dmt_get_u32(c);
     if (dmt_cur_end(c) || len == 0 || len > DMT_FILE_SIZE_MAX || off > DMT_FILE_SIZE_MAX)
         return DMT_E_CORRUPT;
-    return store_exec(&im->db, SQL_MISSING_PUT, "iiiiiiii", ino, off, seq, len, owner, serial, foff, died);
+    return store_exec(&im->db, SQL_MISSING_PUT, "iiiiiiiii", ino, off, seq, len, owner, serial, foff, died, shared);
 }
 
 static int take_keep(struct dmt_import *im, struct dmt_cur *c)

@@ -150,13 +150,14 @@ struct mrow { /* one missing range; key (ino, off, seq) */
     uint64_t owner, foff;
     uint32_t serial;
     uint8_t fill;
+    bool shared;      /* taken over with shared content: another row may name the same place */
     struct dmt_list fill_link; /* in the list of filled rows */
     uint64_t died;    /* 0: of the live file; else kept for pinned positions in [seq, died) */
     struct op *op;    /* its pending put in the active log */
 };
 
 /* Small changes that are rows in the checkpoint's transaction, in order. */
-enum op_kind { OP_NONE, OP_META, OP_SNAP_PUT, OP_SNAP_DEL, OP_EPOCH, OP_KEEP_PUT, OP_KEEP_DEL, OP_MISSING_PUT, OP_MISSING_DEL, OP_SHARE };
+enum op_kind { OP_NONE, OP_META, OP_SNAP_PUT, OP_SNAP_DEL, OP_EPOCH, OP_KEEP_PUT, OP_KEEP_DEL, OP_MISSING_PUT, OP_MISSING_DEL, OP_SHARE, OP_FILE };
 struct op {
     struct dmt_list link;
     enum op_kind kind;
@@ -167,8 +168,9 @@ struct op {
         struct dmt_snapshot *snap;
         struct dmt_epoch_row *epoch;
         struct { uint64_t ino, src, view, size, mtime; } keep;
-        struct { uint64_t ino, off, len, seq, owner, foff, died; uint32_t serial; } missing;
+        struct { uint64_t ino, off, len, seq, owner, foff, died; uint32_t serial; bool shared; } missing;
         struct { uint64_t ino, view; } share;
+        struct { uint64_t ino, hwm; uint32_t serial; } file; /* an older serial that history may still need */
     };
 };
 struct meta {
@@ -290,7 +292,7 @@ struct dmt_store {
     struct sweep sweep;   /* the checkpointer's */
 
     struct tree missing;
-    uint64_t missing_bytes;
+    uint64_t missing_bytes, missing_shared_n;
     struct dmt_list filled; /* rows whose bytes are there but not durable */
 
     struct batch *batch;  /* frozen */
@@ -373,7 +375,8 @@ int store_file_marks_load(struct dmt_store *st, struct node *n);
 void store_spaces_add(struct spaces *v, uint64_t ino, uint32_t serial, uint64_t foff, uint64_t len);
 
 /* --- missing.c, keep.c */
-void store_missing_add(struct dmt_store *st, uint64_t ino, uint64_t off, uint64_t len, uint64_t seq, const struct dmt_place *pl);
+void store_missing_add(struct dmt_store *st, uint64_t ino, uint64_t off, uint64_t len, uint64_t seq, const struct dmt_place *pl,
+                       bool shared);
 void store_missing_cut(struct dmt_store *st, struct node *n, uint64_t off, uint64_t end, uint64_t seq);
 uint64_t store_missing_place_end(struct dmt_store *st, uint64_t owner, uint32_t serial);
 bool store_missing_any(struct dmt_store *st, uint64_t ino); /* of the live file */

@@ -58,6 +58,7 @@ static void row_link(struct dmt_store *st, struct mrow *m)
     }
     store_tree_link(&st->missing, up, link, &m->tn);
     st->missing_bytes += m->end - m->off;
+    st->missing_shared_n += m->shared;
     dmt_list_init(&m->fill_link);
     if (m->fill != FILL_NONE)
         dmt_list_add_tail(&st->filled, &m->fill_link);
@@ -82,6 +83,7 @@ static struct mrow *row_add(struct dmt_store *st, const struct mrow *like, uint6
     m->op->missing.serial = m->serial;
     m->op->missing.foff = m->foff;
     m->op->missing.died = m->died;
+    m->op->missing.shared = m->shared;
     return m;
 }
 
@@ -96,6 +98,7 @@ static void row_remove(struct dmt_store *st, struct mrow *m)
         op->missing.seq = m->seq;
     }
     st->missing_bytes -= m->end - m->off;
+    st->missing_shared_n -= m->shared;
     store_tree_erase(&st->missing, &m->tn);
     dmt_list_del(&m->fill_link);
     free(m);
@@ -119,9 +122,26 @@ static void row_split(struct dmt_store *st, struct mrow *m, uint64_t off, uint64
     row_add(st, &inside, lo, hi);
 }
 
-void store_missing_add(struct dmt_store *st, uint64_t ino, uint64_t off, uint64_t len, uint64_t seq, const struct dmt_place *pl)
+/* The bytes of m are durable here: m goes, and so do other rows as far as they name the same place. */
+static void row_arrived(struct dmt_store *st, struct mrow *m)
 {
-    struct mrow m = {.ino = ino, .off = off, .end = off + len, .seq = seq, .owner = pl->ino, .serial = pl->serial, .foff = pl->foff};
+    const struct mrow old = *m;
+    uint64_t len = old.end - old.off;
+    row_remove(st, m);
+    for (struct mrow *o = st->missing_shared_n || old.shared ? row_from(st, 0, 0, 0) : NULL; o;) {
+        uint64_t ino = o->ino, off = o->off, seq = o->seq;
+        if (o->owner == old.owner && o->serial == old.serial && o->foff < old.foff + len && old.foff < o->foff + (o->end - o->off)) {
+            uint64_t lo = old.foff > o->foff ? old.foff - o->foff : 0;
+            row_split(st, o, off + lo, off + (old.foff + len - o->foff), true, FILL_NONE, 0);
+        }
+        o = row_from(st, ino, off, seq + 1);
+    }
+}
+
+void store_missing_add(struct dmt_store *st, uint64_t ino, uint64_t off, uint64_t len, uint64_t seq, const struct dmt_place *pl,
+                       bool shared)
+{
+    struct mrow m = {.ino = ino, .off = off, .end = off + len, .seq = seq, .owner = pl->ino, .serial = pl->serial, .foff = pl->foff, .shared = shared};
     row_add(st, &m, m.off, m.end);
 }
 
@@ -191,10 +211,23 @@ uint64_t store_missing_place_end(struct dmt_store *st, uint64_t owner, uint32_t 
     return p.end;
 }
 
+static int is_live_unfilled(void *ctx, struct mrow *m)
+{
+    (void)ctx;
+    return m->died == 0 && m->fill == FILL_NONE;
+}
+
+/* Ranges that only a pinned position shows may overlap those of the live file, so they wait until that is complete: what
+ * missing_next tells of one inode does not overlap. */
+static bool lacks_live(struct dmt_store *st, uint64_t ino)
+{
+    return store_missing_each(st, ino, is_live_unfilled, NULL) != 0;
+}
+
 int dmt_store_missing_next(struct dmt_store *st, uint64_t ino, uint64_t off, struct dmt_missing *ret)
 {
     struct mrow *m = row_from(st, ino, off, 0);
-    while (m && m->fill != FILL_NONE)
+    while (m && (m->fill != FILL_NONE || (m->died && lacks_live(st, m->ino))))
         m = row_next(m);
     if (!m)
         return 0;
@@ -300,9 +333,11 @@ static int fill_settle(struct dmt_store *st, struct synced *v, size_t n)
         }
         struct node *file;
         int r = store_node(st, m->ino, &file);
-        row_remove(st, m);
+        /* The list may lose any row, also the next one of this walk: from the start again. */
+        row_arrived(st, m);
         if (r == 0)
             store_keep_complete(st, file);
+        tmp = st->filled.next;
     }
     for (size_t i = 0; i < n; i++) {
         if (v[i].r == 0) {
@@ -341,10 +376,13 @@ int dmt_store_mark(struct dmt_store *st, uint64_t ino, uint64_t upto_seq, bool c
     int r = store_node(st, ino, &n);
     if (r < 0 || !complete_here)
         return r;
-    for (struct mrow *m = row_from(st, ino, 0, 0), *next; m && m->ino == ino; m = next) {
-        next = row_next(m);
-        if (m->seq <= upto_seq)
-            row_remove(st, m);
+    for (struct mrow *m = row_from(st, ino, 0, 0); m && m->ino == ino;) {
+        uint64_t off = m->off, seq = m->seq;
+        if (seq <= upto_seq && m->died && !store_needed(st, seq, m->died))
+            row_remove(st, m); /* nobody shows it any more: what a replay does must not hang on whether it was swept */
+        else if (seq <= upto_seq)
+            row_arrived(st, m);
+        m = row_from(st, ino, off, seq + 1);
     }
     store_keep_complete(st, n);
     return 0;
@@ -374,6 +412,7 @@ int store_missing_load(struct dmt_store *st)
         m->serial = store_col32(s, 5);
         m->foff = store_col(s, 6);
         m->died = store_col(s, 7);
+        m->shared = store_col(s, 8) != 0;
         row_link(st, m);
         r = 0;
     }
@@ -388,5 +427,5 @@ void store_missing_drop(struct dmt_store *st)
         free(MROW_OF(n));
     }
     dmt_list_init(&st->filled);
-    st->missing_bytes = 0;
+    st->missing_bytes = st->missing_shared_n = 0;
 }

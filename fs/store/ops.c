@@ -92,12 +92,15 @@ int store_op_write(struct store_db *db, const struct op *op)
     case OP_KEEP_DEL:
         return store_exec(db, SQL_KEEP_DEL, "i", op->keep.ino);
     case OP_MISSING_PUT:
-        return store_exec(db, SQL_MISSING_PUT, "iiiiiiii", op->missing.ino, op->missing.off, op->missing.seq, op->missing.len,
-                          op->missing.owner, (uint64_t)op->missing.serial, op->missing.foff, op->missing.died);
+        return store_exec(db, SQL_MISSING_PUT, "iiiiiiiii", op->missing.ino, op->missing.off, op->missing.seq, op->missing.len,
+                          op->missing.owner, (uint64_t)op->missing.serial, op->missing.foff, op->missing.died,
+                          (uint64_t)op->missing.shared);
     case OP_MISSING_DEL:
         return store_exec(db, SQL_MISSING_DEL, "iii", op->missing.ino, op->missing.off, op->missing.seq);
     case OP_SHARE:
         return store_exec(db, SQL_EXTENT_H_SHARE, "ii", op->share.ino, op->share.view);
+    case OP_FILE:
+        return store_exec(db, SQL_DATAFILE_PUT, "iii", op->file.ino, (uint64_t)op->file.serial, op->file.hwm);
     }
     return -EINVAL;
 }

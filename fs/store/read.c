@@ -70,7 +70,7 @@ static int map_piece(void *ctx, const struct piece *p)
             memset(to, 0, out.len);
             if (r != -ENOENT)
                 return r;
-            if (!store_missing_any(m->st, p->owner))
+            if (store_missing_place_end(m->st, p->owner, p->serial) < p->foff)
                 return -EIO; /* only a file of which no byte has arrived yet may be absent */
         }
         out.file = f;

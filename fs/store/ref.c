@@ -61,7 +61,7 @@ int dmt_store_write_ref(struct dmt_store *st, uint64_t ino, uint64_t off, uint64
     store_content_put(st, n, &p);
     n->hwm = pl.foff + len;
     store_node_dirty(st, n, NODE_FILE);
-    store_missing_add(st, ino, off, len, seq, &pl);
+    store_missing_add(st, ino, off, len, seq, &pl, false);
     return 0;
 }
 

@@ -52,14 +52,9 @@ static int compare_have(void *ctx, const struct piece *have)
 
 /* --- missing ranges come along */
 
-struct lack {
-    struct lack *next;
-    uint64_t off, len;
-    struct dmt_place pl;
-};
 struct inherit {
     const struct piece *p;
-    struct lack **tail;
+    struct pmap *lacks; /* FILE pieces: the missing parts of what is taken over */
 };
 
 static int inherit_row(void *ctx, struct mrow *m)
@@ -72,25 +67,20 @@ static int inherit_row(void *ctx, struct mrow *m)
     uint64_t lo = m->foff > p->foff ? m->foff : p->foff, hi = m_end < p_end ? m_end : p_end;
     if (lo >= hi)
         return 0;
-    struct lack *l = store_alloc(sizeof(*l));
-    *l = (struct lack){.off = p->off + (lo - p->foff), .len = hi - lo, .pl = {.ino = p->owner, .serial = p->serial, .foff = lo}};
-    *in->tail = l;
-    in->tail = &l->next;
+    struct piece part = store_piece_clip(p, p->off + (lo - p->foff), p->off + (hi - p->foff));
+    store_pmap_set(in->lacks, &part); /* two rows may name the same place */
     return 0;
 }
 
-static struct lack *lacking(struct dmt_store *st, struct node *src, const struct pmap *want, const struct pmap *todo)
+static void find_lacks(struct dmt_store *st, struct node *src, const struct pmap *want, const struct pmap *todo, struct pmap *lacks)
 {
-    struct lack *head = NULL;
-    struct inherit in = {.tail = &head};
     for (const struct piece *t = store_pmap_first(todo); t; t = store_pmap_next(t))
         for (const struct piece *w = store_pmap_at(want, t->off); w && w->off < t->end; w = store_pmap_next(w)) {
             struct piece part = store_piece_clip(w, t->off, t->end);
-            in.p = &part;
+            struct inherit in = {.p = &part, .lacks = lacks};
             if (part.kind == PIECE_FILE)
                 store_missing_each(st, src->ino, inherit_row, &in);
         }
-    return head;
 }
 
 /* --- marks at the source */
@@ -155,8 +145,9 @@ static int source_map(struct dmt_store *st, struct node *src, uint64_t view, str
 int dmt_store_content_from(struct dmt_store *st, uint64_t ino, uint64_t src_ino, uint64_t src_view, uint64_t seq)
 {
     struct node *n, *src;
-    struct pmap want, todo;
+    struct pmap want, todo, lacks;
     store_pmap_init(&want);
+    store_pmap_init(&lacks);
     store_pmap_init(&todo);
     int r = store_node(st, ino, &n);
     if (r == 0)
@@ -169,7 +160,7 @@ int dmt_store_content_from(struct dmt_store *st, uint64_t ino, uint64_t src_ino,
         goto out;
     struct differ d = {.want = &want, .todo = &todo};
     store_compose(n, 0, UINT64_MAX, compare_have, &d);
-    struct lack *lacks = lacking(st, src, &want, &todo);
+    find_lacks(st, src, &want, &todo, &lacks);
     for (const struct piece *t = store_pmap_first(&todo); t; t = store_pmap_next(t)) {
         r = store_content_unmap(st, n, t->off, t->end, seq);
         DMT_ASSERT(r == 0); /* the base is loaded */
@@ -182,14 +173,14 @@ int dmt_store_content_from(struct dmt_store *st, uint64_t ino, uint64_t src_ino,
     }
     if (src != n || src_view != DMT_LIVE)
         mark_source(st, src, &want, src_view);
-    for (struct lack *next; lacks; lacks = next) {
-        next = lacks->next;
-        store_missing_add(st, ino, lacks->off, lacks->len, seq, &lacks->pl);
-        free(lacks);
+    for (const struct piece *l = store_pmap_first(&lacks); l; l = store_pmap_next(l)) {
+        struct dmt_place pl = {.ino = l->owner, .serial = l->serial, .foff = l->foff};
+        store_missing_add(st, ino, l->off, l->end - l->off, seq, &pl, true);
     }
     store_keep_complete(st, n);
 out:
     store_pmap_clear(&want);
     store_pmap_clear(&todo);
+    store_pmap_clear(&lacks);
     return r;
 }

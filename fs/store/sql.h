@@ -92,8 +92,9 @@
     X(GARBAGE_ALL, "SELECT rowid,ino,serial,foff,len FROM garbage ORDER BY ino,serial,foff")                             \
     X(GARBAGE_CLEAR, "DELETE FROM garbage")                                                                              \
     /* missing ranges, keeps, snapshots, epochs */                                                                       \
-    X(MISSING_ALL, "SELECT ino,off,seq,len,owner,serial,foff,died FROM missing ORDER BY ino,off,seq")                    \
-    X(MISSING_PUT, "INSERT OR REPLACE INTO missing(ino,off,seq,len,owner,serial,foff,died) VALUES(?1,?2,?3,?4,?5,?6,?7,?8)") \
+    X(MISSING_ALL, "SELECT ino,off,seq,len,owner,serial,foff,died,shared FROM missing ORDER BY ino,off,seq")                  \
+    X(MISSING_PUT, "INSERT OR REPLACE INTO missing(ino,off,seq,len,owner,serial,foff,died,shared) "                     \
+                   "VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9)")                                                                \
     X(MISSING_DEL, "DELETE FROM missing WHERE ino=?1 AND off=?2 AND seq=?3")                                             \
     X(MISSING_AT, "SELECT foff,len FROM missing WHERE ino=?1 AND owner=?1 AND serial=?2 UNION ALL "                      \
                   "SELECT foff,len FROM missing WHERE owner<>ino AND owner=?1 AND serial=?2 ORDER BY 1")                 \

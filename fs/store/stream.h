@@ -19,7 +19,7 @@ enum stream_kind {
     STREAM_CONTENT,  /* U64 ino, born, BYTES data, BYTES map */
     STREAM_EXTENT,   /* U64 died, ino, off, len, owner, U32 serial, U64 foff, U32 flags, U64 born, U8 has_data, BYTES data */
     STREAM_FILE,     /* U64 ino, U32 serial, U64 hwm */
-    STREAM_MISSING,  /* U64 ino, off, seq, len, owner, U32 serial, U64 foff, U64 died */
+    STREAM_MISSING,  /* U64 ino, off, seq, len, owner, U32 serial, U64 foff, U64 died, U32 shared */
     STREAM_KEEP,     /* U64 ino, src, view, size, mtime */
     STREAM_DATA,     /* U64 owner, U32 serial, U64 foff, BYTES data */
     STREAM_END,      /* U64 inodes, live_bytes, pinned_bytes, U64 XXH3 of the items before (each item seeds the next) */
