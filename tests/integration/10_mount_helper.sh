@@ -183,4 +183,5 @@ check "foreground: it stays" running fg
 stop fg TERM
 check_eq "foreground: SIGTERM unmounts, exit 0" "$STATUS" 0
 check "foreground: nothing is left" wait_until 10 quiet
+check "no sanitizer has anything to say" not grep -rq "Sanitizer\|runtime error:" "$DUMONT_LOG"
 finish

@@ -110,4 +110,5 @@ check "none of them is mounted or left behind" ended
 check_status "the good one still mounts" 0 mount -t dumont w1 "$M"
 check_eq "and is whole" "$(cat "$M/file" "$M/synced" "$M/more" | tr '\n' ' ')" "hello synced more "
 umount.dumont w1
+check "no sanitizer has anything to say" not grep -rq "Sanitizer\|runtime error:" "$DUMONT_LOG"
 finish

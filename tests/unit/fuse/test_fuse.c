@@ -59,6 +59,8 @@ static void attach_loop(void)
     (void)pclose(p);
 }
 
+static bool hold_latency;
+
 static void serve(bool block, int readers)
 {
     static uint8_t init[512];
@@ -74,6 +76,7 @@ static void serve(bool block, int readers)
     char data[128];
     uint32_t len;
 
+    conf.dma_latency = hold_latency;
     fake_reset();
     atomic_store(&destroyed, 0);
     atomic_store(&ended, 0);
@@ -147,6 +150,15 @@ static int block_one(void **state)
     return 0;
 }
 
+static int plain_latency(void **state)
+{
+    (void)state;
+    hold_latency = true;
+    serve(false, 1);
+    hold_latency = false;
+    return 0;
+}
+
 static int teardown(void **state)
 {
     (void)state;
@@ -159,12 +171,12 @@ static int teardown(void **state)
  */
 
 /* In a child: line number of the first thing that is not so is its exit status (0: all is well). */
-#define SO(cond)                                                                                   \
-    do {                                                                                           \
-        if (!(cond)) {                                                                             \
-            fprintf(stderr, "client, line %d: %s (%s)\n", __LINE__, #cond, strerror(errno));       \
-            _exit(1);                                                                              \
-        }                                                                                          \
+#define SO(cond)                                                                             \
+    do {                                                                                     \
+        if (!(cond)) {                                                                       \
+            fprintf(stderr, "client, line %d: %s (%s)\n", __LINE__, #cond, strerror(errno)); \
+            _exit(1);                                                                        \
+        }                                                                                    \
     } while (0)
 
 static pid_t begin(void (*fn)(void))
@@ -688,6 +700,67 @@ static void syncfs_and_destroy_arrive(void **state)
     assert_int_equal(mount("x", dir, "tmpfs", 0, ""), 0); /* something for teardown to unmount */
 }
 
+/* --- the rest ------------------------------------------------------------------------------ */
+
+static bool latency_is_held(void)
+{
+    char path[64], target[64];
+    for (int fd = 3; fd < 64; fd++) {
+        snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+        ssize_t n = readlink(path, target, sizeof(target) - 1);
+        if (n > 0 && (target[n] = '\0', strcmp(target, "/dev/cpu_dma_latency") == 0))
+            return true;
+    }
+    return false;
+}
+
+static bool latency_is_free(void)
+{
+    return !latency_is_held();
+}
+
+static void stat_much(void)
+{
+    char name[32];
+    for (int i = 0; i < 20000; i++) {
+        struct stat st;
+        snprintf(name, sizeof(name), "no-%d", i);
+        SO(stat(name, &st) < 0);
+    }
+}
+
+static void latency_is_held_while_requests_come(void **state)
+{
+    (void)state;
+    if (access("/dev/cpu_dma_latency", W_OK) != 0)
+        skip();
+    assert_true(wait_for(latency_is_free));
+    pid_t pid = begin(stat_much);
+    assert_true(wait_for(latency_is_held));
+    assert_int_equal(finish(pid), 0);
+    assert_true(wait_for(latency_is_free));
+}
+
+static void a_bad_init_leaves_the_descriptor(void **state)
+{
+    static const uint8_t junk[104];
+    struct dmt_fuse_conf conf = {.init = junk, .init_len = sizeof(junk), .dir = "/"};
+    struct dmt_fuse *f = NULL;
+    struct dmt_err err = {0};
+    int p[2];
+    (void)state;
+    assert_int_equal(pipe(p), 0);
+    conf.fd = p[0];
+    assert_true(dmt_fuse_start(&f, &fake, &conf, &err) < 0);
+    assert_null(f);
+    assert_true(err.msg[0]);
+    conf.init_len = 20;
+    assert_true(dmt_fuse_start(&f, &fake, &conf, &err) < 0);
+    assert_true(fcntl(p[0], F_GETFD) >= 0);
+    close(p[0]);
+    close(p[1]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -710,6 +783,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(changes_behind_the_kernel, plain_one, teardown),
         cmocka_unit_test_setup_teardown(snapshots_are_never_cached, plain_one, teardown),
         cmocka_unit_test_setup_teardown(syncfs_and_destroy_arrive, block_one, teardown),
+        cmocka_unit_test_setup_teardown(latency_is_held_while_requests_come, plain_latency,
+                                        teardown),
+        cmocka_unit_test(a_bad_init_leaves_the_descriptor),
     };
     if (geteuid() != 0 || access("/dev/fuse", F_OK) != 0) {
         printf("skip: needs root and /dev/fuse\n");
