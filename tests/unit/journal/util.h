@@ -34,11 +34,36 @@ struct tj {
     uint64_t epoch;
 };
 
+static inline int tj_remove_one(const char *path, const struct stat *st, int flag, struct FTW *ftw)
+{
+    (void)st;
+    (void)flag;
+    (void)ftw;
+    return remove(path);
+}
+
+/* One scratch folder a program, removed at its end: a test that fails does not clean up after itself. */
+static inline char *tj_scratch(void)
+{
+    static char dir[40];
+    return dir;
+}
+
+static inline void tj_remove_scratch(void)
+{
+    nftw(tj_scratch(), tj_remove_one, 16, FTW_DEPTH | FTW_PHYS);
+}
+
 static inline struct tj *tj_new(uint64_t segment_bytes, uint64_t seed)
 {
     struct tj *t = calloc(1, sizeof(*t));
     assert_non_null(t);
-    strcpy(t->root, "/var/tmp/dmt-journal-XXXXXX");
+    if (tj_scratch()[0] == '\0') {
+        strcpy(tj_scratch(), "/var/tmp/dmt-journal-XXXXXX");
+        assert_non_null(mkdtemp(tj_scratch()));
+        atexit(tj_remove_scratch);
+    }
+    snprintf(t->root, sizeof(t->root), "%s/XXXXXX", tj_scratch());
     assert_non_null(mkdtemp(t->root));
     snprintf(t->dir, sizeof(t->dir), "%s/journal", t->root);
     t->f = faultio_new(t->root, seed);
@@ -70,14 +95,6 @@ static inline void tj_close(struct tj *t)
 {
     dmt_journal_close(t->j);
     t->j = NULL;
-}
-
-static inline int tj_remove_one(const char *path, const struct stat *st, int flag, struct FTW *ftw)
-{
-    (void)st;
-    (void)flag;
-    (void)ftw;
-    return remove(path);
 }
 
 static inline void tj_free(struct tj *t)
