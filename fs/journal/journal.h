@@ -17,9 +17,10 @@
  *       durable_seq >= it, or the caller's floor is past it) is refused with its position, never skipped.
  *   J7  truncate_to() is the only way to lose records; the caller must be at the opening of a higher epoch (rule 5).
  *
- * Threads: append*, truncate, reset from callers that hold the workspace lock (one at a time); the committer (`commit`) and the
- * thread that prepares segment files (`jprepare`) are the journal's own; positions, kick, wait, release and readers from any
- * thread. An append waits only when 16 MiB are not durable yet. dmt_journal_wait() syncs in the calling thread if nobody else does.
+ * Threads: append*, truncate, reset from callers that hold the workspace lock (one at a time); the committer (`commit`) and
+ * the thread that prepares segment files (`jprepare`) are the journal's own; positions, kick, wait, release and readers from
+ * any thread. An append waits only when 16 MiB are not durable yet. dmt_journal_wait() syncs in the calling thread if nobody
+ * else does.
  * The files: docs/formats-journal.md.
  */
 #ifndef DMT_JOURNAL_JOURNAL_H
@@ -36,7 +37,8 @@
 #define DMT_REC_HDR 56u
 #define DMT_REC_PAD 0u /* type of a PAD frame */
 
-/* Record header; on disk little-endian in this order after u32 len (whole record, multiple of 8, zero padded body) and u32 crc (CRC-32C of [8, len)). */
+/* Record header; on disk little-endian in this order after u32 len (whole record, multiple of 8, zero padded body) and
+ * u32 crc (CRC-32C of [8, len)). */
 struct dmt_rec {
     uint64_t epoch, seq;
     uint64_t time_ns;  /* workspace clock: strictly increasing */
