@@ -163,7 +163,7 @@ install: all
 	install -m 755 $(BUILD)/dumont $(DESTDIR)$(PREFIX)/bin/dumont
 	install -m 755 $(BUILD)/dumontd $(DESTDIR)$(PREFIX)/sbin/dumontd
 	install -m 755 $(BUILD)/mount.dumont $(DESTDIR)$(PREFIX)/sbin/mount.dumont
-	ln -sf mount.dumont $(DESTDIR)$(PREFIX)/sbin/umount.dumont
+	for n in umount.dumont mount.fuse.dumont umount.fuse.dumont; do ln -sf mount.dumont $(DESTDIR)$(PREFIX)/sbin/$$n; done
 	install -m 755 $(BUILD)/dumontfs $(BUILD)/dumont-holder $(DESTDIR)$(PREFIX)/lib/dumont/
 	install -m 644 docs/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/
 	install -m 644 docs/man/*.8 $(DESTDIR)$(PREFIX)/share/man/man8/

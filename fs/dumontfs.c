@@ -413,6 +413,10 @@ static void stop_all(struct app *a)
 {
     struct dmt_err err = {0};
     control_stop(a);
+    if (atomic_load(&a->mounted)) { /* TERMINATE: what is dirty in mapped pages comes first */
+        mount_flush_mmap(a);
+        mount_drain(a);
+    }
     roles_stop_begin(a);
     mount_undo(a);
     app_stop_archiver(a);

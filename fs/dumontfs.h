@@ -102,6 +102,7 @@ void app_stop_archiver(struct app *a);
 int mount_start(struct app *a, struct dmt_err *err); /* reader thread of the holder's channel */
 void mount_try(struct app *a, void *unused);         /* main: asks the holder to mount if we hold the workspace and it is not mounted */
 void mount_undo(struct app *a);                      /* main: stop serving, ask the holder to unmount */
+void mount_drain(struct app *a);                     /* waits until everything so far may be acknowledged, at most 30 s */
 void mount_say(struct app *a, enum dmt_hp_type type, int code, const char *text, const char *hint);
 void mount_invalidate(void *ctx, const uint64_t *inos, size_t n, bool all); /* dmt_ws_conf.invalidate */
 int mount_flush_mmap(void *ctx);                                              /* dmt_ws_conf.flush_mmap */

@@ -74,26 +74,78 @@ static void adopt_root(struct app *a, const char *dir)
 void mount_try(struct app *a, void *unused)
 {
     (void)unused;
+    struct dmt_lease_status ls;
     if (a->mount_asked || a->mountpoint[0] == '\0' || !a->ws || !atomic_load(&a->epoch_open) || a->stopping)
         return;
+    dmt_lease_status(a->lease, &ls);
+    if (!ls.readonly && dmt_lease_begin(a->lease) != 0)
+        return; /* the gate opens a moment after the epoch; gate_changed comes back here */
     a->mount_asked = true;
     adopt_root(a, a->mountpoint);
-    struct dmt_lease_status ls;
-    dmt_lease_status(a->lease, &ls);
     send_simple(a, DMT_HP_MOUNT, 0, a->mountpoint, a->readonly || ls.readonly ? "ro" : "");
+}
+
+/* --- drain: durable here, and on the standby by the sync= level; at most DRAIN_MAX_MS -------------------------------------- */
+struct drain {
+    pthread_mutex_t lock;
+    pthread_cond_t cond;
+    bool done, left; /* left: the waiter is gone, the callback frees */
+    int err;
+};
+
+static void drained(void *arg, int err)
+{
+    struct drain *d = arg;
+    pthread_mutex_lock(&d->lock);
+    d->done = true;
+    d->err = err;
+    bool left = d->left;
+    pthread_cond_signal(&d->cond);
+    pthread_mutex_unlock(&d->lock);
+    if (left)
+        free(d);
+}
+
+void mount_drain(struct app *a)
+{
+    struct dmt_ws *ws = app_ws_get(a);
+    struct drain *d = ws ? calloc(1, sizeof *d) : NULL;
+    struct timespec until;
+    int rc = 0;
+    if (!d) {
+        if (ws)
+            app_ws_put(a);
+        return;
+    }
+    pthread_mutex_init(&d->lock, NULL);
+    pthread_cond_init(&d->cond, NULL);
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += DRAIN_MAX_MS / 1000;
+    dmt_ws_sync(ws, 0, drained, d);
+    pthread_mutex_lock(&d->lock);
+    while (!d->done && rc == 0)
+        rc = pthread_cond_timedwait(&d->cond, &d->lock, &until);
+    bool done = d->done;
+    d->left = !done;
+    rc = done ? d->err : -ETIMEDOUT;
+    pthread_mutex_unlock(&d->lock);
+    if (done)
+        free(d);
+    if (rc == -ETIMEDOUT) {
+        struct dmt_ws_status s;
+        dmt_ws_status(ws, &s);
+        dmt_error("gave up draining after %d s: position %llu of %llu is durable here; %llu calls wait", DRAIN_MAX_MS / 1000,
+                  (unsigned long long)s.durable, (unsigned long long)s.tail.seq, (unsigned long long)s.parked_acks);
+    } else if (rc != 0) {
+        dmt_error("unmounting, but not everything could be made durable: %s", dmt_strerror(rc));
+    }
+    app_ws_put(a);
 }
 
 /* --- callbacks of fs/fuse (its threads) ------------------------------------------------------------------------------- */
 static void on_destroy(void *ctx)
 {
-    struct app *a = ctx;
-    struct dmt_ws *ws = app_ws_get(a);
-    if (!ws)
-        return;
-    int rc = dmt_ws_sync_wait(ws, 0);
-    if (rc != 0)
-        dmt_error("unmounting, but not everything could be made durable: %s", dmt_strerror(rc));
-    app_ws_put(a);
+    mount_drain(ctx);
 }
 
 static void ended(struct app *a, void *unused)

@@ -106,6 +106,8 @@ static void gate_changed(void *ctx)
         return;
     dmt_ws_poke(ws);
     app_ws_put(a);
+    if (atomic_load(&a->epoch_open) && !atomic_load(&a->mounted))
+        app_post(a, mount_try, NULL);
 }
 
 static void holding(struct app *a, void *unused)

@@ -722,6 +722,7 @@ static struct dmt_replica *replica_alloc(const struct dmt_replica_conf *conf)
     pthread_cond_init(&r->idle, NULL);
     atomic_store(&r->pub_taken, UINT64_MAX);
     atomic_store(&r->pub_peer_free, UINT64_MAX);
+    r->receiver.free_bytes = UINT64_MAX; /* not measured yet */
     atomic_store(&r->pub_retain, UINT64_MAX);
     replica_core_init(&r->core);
     replica_pull_init(r);

@@ -137,6 +137,12 @@ static void send_hello(struct replica_conn *c)
     dmt_buf_free(&epochs);
 }
 
+static bool is_zero(const uint8_t id[16])
+{
+    static const uint8_t zero[16];
+    return memcmp(id, zero, 16) == 0;
+}
+
 static void join_session(struct replica_conn *c);
 
 /* A HELLO states only what is durable (R3 begins here). */
@@ -151,7 +157,8 @@ void replica_session_hello(struct replica_conn *c)
     if (!c->hello_posed) {
         c->hello_posed = true;
         c->hello_pos = replica_tail(r);
-        c->hello_empty = r->ws == NULL;
+        /* A store without a lineage is a new standby's: it becomes one of the workspace by the state stream, which names it. */
+        c->hello_empty = r->ws == NULL || is_zero(dmt_store_ident(dmt_ws_store(r->ws))->lineage);
         if (r->ws)
             replica_threads_rebase(r);
         if (r->ws && dmt_journal_durable(dmt_ws_journal(r->ws)) < c->hello_pos.seq) {
@@ -170,12 +177,6 @@ void replica_session_hello(struct replica_conn *c)
 void replica_session_secure(struct replica_conn *c)
 {
     replica_session_hello(c);
-}
-
-static bool is_zero(const uint8_t id[16])
-{
-    static const uint8_t zero[16];
-    return memcmp(id, zero, 16) == 0;
 }
 
 /* Why this HELLO is refused, or NULL. */
