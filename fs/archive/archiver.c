@@ -33,7 +33,7 @@ bool archiver_stopped(struct dmt_archiver *a)
     return atomic_load(&a->stop);
 }
 
-void archiver_wait(struct dmt_archiver *a, uint64_t ms)
+void archiver_wait(struct dmt_archiver *a, uint64_t ms, bool flush_ends_it)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -44,7 +44,7 @@ void archiver_wait(struct dmt_archiver *a, uint64_t ms)
         t.tv_nsec -= 1000000000;
     }
     pthread_mutex_lock(&a->lock);
-    while (!atomic_load(&a->stop) && !atomic_load(&a->flush))
+    while (!atomic_load(&a->stop) && !(flush_ends_it && atomic_load(&a->flush)))
         if (pthread_cond_timedwait(&a->cond, &a->lock, &t) == ETIMEDOUT)
             break;
     pthread_mutex_unlock(&a->lock);
@@ -104,10 +104,10 @@ void archiver_failed(struct dmt_archiver *a, const struct dmt_err *err)
     a->pause_ms = !a->pause_ms                     ? PAUSE_FIRST_MS
                   : a->pause_ms * 2 > PAUSE_MAX_MS ? PAUSE_MAX_MS
                                                    : a->pause_ms * 2;
-    archiver_wait(a, a->pause_ms);
-    if (atomic_exchange(&a->flush,
-                        false)) /* a flush means "now", also for the pause: but only once */
-        archiver_wait(a, POLL_MS);
+    /* A flush means "now", for the pause too, but however often it is asked for, not at once. */
+    archiver_wait(a, POLL_MS, false);
+    archiver_wait(a, a->pause_ms - POLL_MS, true);
+    atomic_store(&a->flush, false);
 }
 
 void archiver_worked(struct dmt_archiver *a)
@@ -292,7 +292,9 @@ static int stream(struct dmt_archiver *a, struct dmt_err *err)
             r = pack_upload(a, err);
             show_pending(a);
         } else if (a->read_seq >= limit) {
-            archiver_wait(a, POLL_MS);
+            if (!a->pack.records) /* all there is has been uploaded */
+                archiver_worked(a);
+            archiver_wait(a, POLL_MS, true);
         }
     }
     return archiver_stopped(a) ? -ECANCELED : r;

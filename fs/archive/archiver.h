@@ -79,8 +79,8 @@ struct dmt_archiver {
 
 /* --- archiver.c */
 bool archiver_stopped(struct dmt_archiver *a);
-/* Waits ms, or until stop or flush. */
-void archiver_wait(struct dmt_archiver *a, uint64_t ms);
+/* Waits ms, or until stop (or, if wanted, flush). */
+void archiver_wait(struct dmt_archiver *a, uint64_t ms, bool flush_ends_it);
 /* Records an error for the status and waits the next step of the back-off. */
 void archiver_failed(struct dmt_archiver *a, const struct dmt_err *err);
 void archiver_worked(struct dmt_archiver *a);

@@ -160,8 +160,7 @@ static int run(struct base_run *b, struct dmt_err *err)
     while (a->conf.limit(a->conf.ctx) < pos.seq) {
         if (archiver_stopped(a))
             return -ECANCELED;
-        archiver_wait(a, POLL_MS);
-        atomic_store(&a->flush, false);
+        archiver_wait(a, POLL_MS, false);
     }
     r = part_upload(b, &b->buf, true);
     if (r && err)

@@ -197,7 +197,6 @@ int archiver_locate(struct dmt_archiver *a, struct dmt_err *err)
     int r = visit_nodes(a, &best, &older, err ? err : &local);
     if (r)
         return r;
-    archiver_worked(a);
     if (!best.any) {
         st->in_run = false;
         st->pos = (struct dmt_pos){0};
