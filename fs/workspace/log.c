@@ -12,6 +12,8 @@
 
 #include "fs/workspace/ws.h"
 
+#define LOOK_EVERY 64 /* records between looks at the size of the dirty layer; writers are stopped only at twice its limit */
+
 uint64_t ws_mono(struct dmt_ws *ws)
 {
     return ws->conf.clock->monotonic_ns(ws->conf.clock->ctx);
@@ -135,5 +137,8 @@ int ws_log(struct dmt_ws *ws, struct dmt_op *op, const struct dmt_body *b, uint6
     int e = ws_append(ws, op, b, time_ns, &r);
     if (e < 0)
         return e;
-    return ws_apply(ws, &r, b) < 0 ? -EIO : 0;
+    e = ws_apply(ws, &r, b);
+    if (r.seq % LOOK_EVERY == 0 && ws_layer_full(ws, 1))
+        ws_ckpt_nudge(ws);
+    return e < 0 ? -EIO : 0;
 }

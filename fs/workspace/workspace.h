@@ -171,7 +171,8 @@ bool dmt_ws_missing_ino(struct dmt_ws *ws, uint64_t ino, uint64_t upto_seq); /* 
 
 /* --- checkpoint, stream, status ------------------------------------------------------------------------------------------------------ */
 int dmt_ws_checkpoint(struct dmt_ws *ws, struct dmt_err *err); /* [blocks] */
-/* Journal segments may go once all of these allow it: the checkpoint (known here) and the two named here (UINT64_MAX = no such reader). */
+/* Journal segments may go once all of these allow it: the checkpoint (known here) and the two named here (UINT64_MAX = no such reader). Until
+ * the first call nothing goes. */
 void dmt_ws_set_retention(struct dmt_ws *ws, uint64_t standby_durable, uint64_t archived);
 /* checkpoint + dmt_store_export. [blocks] */
 int dmt_ws_export(struct dmt_ws *ws, struct dmt_pos *ret_pos, int (*emit)(void *ctx, const void *p, size_t len), void *ctx,

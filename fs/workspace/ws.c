@@ -199,7 +199,7 @@ static int alloc_ws(struct dmt_ws **ret, const struct dmt_ws_conf *conf)
     ws->hints = calloc(WS_HINTS, sizeof(*ws->hints));
     ws->gate = conf->gate ? *conf->gate : *dmt_gate_open();
     ws->role = conf->follower ? WS_FOLLOWER : WS_IDLE;
-    ws->keep_standby = ws->keep_archive = UINT64_MAX;
+    ws->keep_standby = ws->keep_archive = 0; /* everything is kept until someone who knows the readers says otherwise */
     ws->sync_gen = 1;
     dmt_list_init(&ws->acks);
     pthread_condattr_init(&mono);

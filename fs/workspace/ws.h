@@ -114,7 +114,6 @@ struct dmt_ws {
     pthread_t ckpt;
     bool ckpt_running;
     pthread_mutex_t ckpt_run;  /* held by whoever makes a checkpoint or replaces the state; taken before `lock` */
-    uint64_t records_since;    /* records since the layer's size was looked at */
     pthread_mutex_t ckpt_lock; /* leaf: the fields below */
     pthread_cond_t ckpt_cond, ckpt_done_cond;
     bool ckpt_stop, ckpt_nudged;

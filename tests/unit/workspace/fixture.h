@@ -34,6 +34,7 @@ struct fx {
     uint32_t major, minor; /* epoch begun last */
     uint64_t invalidated;
     bool failed;
+    bool keep_all; /* the journal keeps every record */
 };
 
 static inline void fx_check(int r, const struct dmt_err *err)
@@ -90,6 +91,7 @@ static inline void fx_open(struct fx *f, bool follower)
     f->conf.failed = fx_failed;
     f->conf.ctx = f;
     fx_check(dmt_ws_open(&f->ws, &f->conf, &err), &err);
+    dmt_ws_set_retention(f->ws, f->keep_all ? 0 : UINT64_MAX, UINT64_MAX);
 }
 
 /* Opens as holder with the next minor epoch. */

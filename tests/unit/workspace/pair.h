@@ -15,6 +15,7 @@ static inline int pair_setup(void **state)
     (void)dmt_log_init("test", NULL, DMT_LOG_ERROR);
     fx_scratch(&p->a, "a", 1);
     fx_scratch(&p->b, "b", 2);
+    p->a.keep_all = p->b.keep_all = true;
     fx_serve(&p->a);
     fx_open(&p->b, true);
     *state = p;
