@@ -160,7 +160,8 @@ static bool is_stopped(const char *pid)
         return true;
     const char *p = fgets(line, sizeof(line), f) ? strrchr(line, ')') : NULL;
     fclose(f);
-    return !p || p[2] == 'T' || p[2] == 'Z' || p[2] == 'X';
+    /* D: it waits in the kernel, often for a server of this host that has stopped already; it stops on its way back. */
+    return !p || strchr("TZXD", p[2]);
 }
 
 /* One signal to all of the host; how many were not stopped before. */

@@ -11,7 +11,6 @@ export DUMONT_CLOUD=$SCRATCH/cloud.sock
 T_START=$EPOCHREALTIME
 . "$ROOT/tests/demo/lib.sh"
 logs() { [ "$FAILURES" = 0 ] || for h in gpu cpu ctl; do echo "# --- $h"; on $h sh -c 'tail -n 30 /var/log/dumont/*.log' 2>/dev/null | sed 's/^/# /'; done; }
-cleanup_fn logs
 
 mkdir -p "$SHARED/archive" "$ROOTFS"
 make -s -C "$ROOT" install DESTDIR="$ROOTFS" BUILD="$BUILD" >/dev/null || die "install"
@@ -19,6 +18,7 @@ PATH=$ROOTFS/usr/bin:$ROOTFS/usr/sbin:$PATH
 certificates gpu cpu ctl
 start cloud dumontd local-cloud --socket "$DUMONT_CLOUD" --dir "$SCRATCH/hosts" --install-root "$ROOTFS" --share "$SHARED" --share "$BUILD"
 wait_until 10 test -S "$DUMONT_CLOUD" || die "cloud"
+cleanup_fn logs
 host_create ctl controller
 host_create cpu agent
 host_create gpu agent
