@@ -49,10 +49,11 @@ static int snap_add(void *ctx, const struct dmt_snapshot *s)
 
 static int branch_add(void *ctx, const char *name, uint64_t first, uint64_t last, uint64_t bytes)
 {
-    char note[160];
+    char note[160], full[DMT_SNAP_NAME_MAX + 16];
+    snprintf(full, sizeof full, "branch/%s", name);
     snprintf(note, sizeof note, "branch: records %" PRIu64 " to %" PRIu64 " that the other machine never had, %" PRIu64 " bytes; on this machine", first,
              last, bytes);
-    return json_array_append_new(ctx, json_pack("{s:s, s:I, s:I, s:s, s:b}", "name", name, "seq", (json_int_t)last, "time_ns", (json_int_t)0, "note",
+    return json_array_append_new(ctx, json_pack("{s:s, s:I, s:I, s:s, s:b}", "name", full, "seq", (json_int_t)last, "time_ns", (json_int_t)0, "note",
                                                 note, "branch", 1));
 }
 
@@ -173,11 +174,9 @@ static json_t *receipt(struct call *c)
         dmt_lease_status(a->lease, &ls);
         snprintf(standby, sizeof standby, "%s%s%s", app_peer_has(a, n.seq) ? "durable" : "not yet", ls.peer_node[0] ? " on " : "", ls.peer_node);
     }
-    if (a->archiver) {
-        struct dmt_archive_status as;
-        dmt_archiver_status(a->archiver, &as);
+    struct dmt_archive_status as;
+    if (app_archive_status(a, &as))
         snprintf(archive, sizeof archive, "%s", as.archived_seq >= n.seq ? "stored and verified" : "not yet");
-    }
     snprintf(epoch, sizeof epoch, "%u.%u", DMT_EPOCH_MAJOR(n.epoch), DMT_EPOCH_MINOR(n.epoch));
     return json_pack("{s:I, s:I, s:I, s:s, s:s, s:s, s:s}", "ino", (json_int_t)n.ino, "size", (json_int_t)n.size, "seq", (json_int_t)n.seq, "epoch",
                      epoch, "journal", local ? "durable" : "written, not yet durable", "standby", standby, "archive", archive);
@@ -217,11 +216,11 @@ static int flush_archive(struct call *c, uint64_t seq)
 {
     struct app *a = c->app;
     struct dmt_archive_status as;
-    if (!a->archiver)
+    if (!app_archive_flush(a))
         return dmt_err_set(c->err, DMT_E_CONFIG, "%s has no archive%s", a->name, a->archive_url[0] ? " on this machine: the holder writes it" : "");
-    dmt_archiver_flush(a->archiver);
     for (;;) {
-        dmt_archiver_status(a->archiver, &as);
+        if (!app_archive_status(a, &as))
+            return dmt_err_set(c->err, -ECANCELED, "this machine no longer holds %s", a->name);
         if (as.archived_seq >= seq)
             return 0;
         control_progress(c->control, "to the archive", as.archived_seq, seq);
@@ -244,7 +243,7 @@ static json_t *flush(struct call *c)
     uint64_t seq = dmt_journal_tail(dmt_ws_journal(c->ws)).seq;
     if ((strcmp(to, "standby") == 0 || (!*to && a->replica)) && flush_standby(c, seq) != 0)
         return NULL;
-    if ((strcmp(to, "archive") == 0 || (!*to && a->archiver)) && flush_archive(c, seq) != 0)
+    if ((strcmp(to, "archive") == 0 || (!*to && app_archive_flush(a))) && flush_archive(c, seq) != 0)
         return NULL;
     snprintf(text, sizeof text, "everything up to position %" PRIu64 " has arrived", seq);
     return json_pack("{s:I, s:s}", "seq", (json_int_t)seq, "text", text);
@@ -267,6 +266,10 @@ static json_t *wait_role(struct call *c, bool holder, const char *done)
         bool settled = holder ? ls.holder : ls.state == DMT_LEASE_FOLLOWER || ls.state == DMT_LEASE_GIVEN_UP;
         if (settled)
             return json_pack("{s:s}", "text", done);
+        if (c->app->stopping) {
+            dmt_err_set(c->err, -ECANCELED, "the workspace is being stopped");
+            return NULL;
+        }
         nap();
     }
     dmt_err_set(c->err, -ETIMEDOUT, "no answer within 60 s");
@@ -371,7 +374,10 @@ static json_t *incomplete(struct call *c)
 
 static json_t *branch_extract(struct call *c)
 {
-    return dmt_ws_branch_extract(c->ws, arg(c, "branch"), arg(c, "dir"), c->err) == 0 ? json_object() : NULL;
+    const char *name = arg(c, "branch");
+    if (strncmp(name, "branch/", 7) == 0)
+        name += 7;
+    return dmt_ws_branch_extract(c->ws, name, arg(c, "dir"), c->err) == 0 ? json_object() : NULL;
 }
 
 static void do_stop(struct app *a, void *unused)

@@ -112,38 +112,93 @@ static int digest_of_archive(const char *name, const char *url, char hex[65])
     return rc;
 }
 
-static int run_verify(int argc, char **argv)
+static int report(const char *here, const char *other, const char *there)
 {
-    struct dmt_err err = {0};
-    bool archive = argc == 3 && strcmp(argv[2], "--archive") == 0;
-    json_t *r = NULL;
-    char here[65] = "", there[65] = "";
-    if (argc != 2 && !archive)
-        return usage_of(&verb_verify);
-    const char *name = argv[1];
-    if (control_call(name, json_pack("{s:s, s:s}", "cmd", "verify", "with", archive ? "archive" : "standby"), &r, &err) != 0)
-        return fail(strstr(err.msg, "not running") ? EXIT_ABSENT : EXIT_FAILED, &err);
-    snprintf(here, sizeof here, "%s", json_str(r, "digest"));
-    snprintf(there, sizeof there, "%s", json_str(r, "other"));
-    int rc = EXIT_OK;
-    if (archive) {
-        rc = digest_of_archive(name, json_str(r, "url"), there);
-        json_t *proved = NULL;
-        if (rc == EXIT_OK && strcmp(here, there) == 0 && control_call(name, json_pack("{s:s}", "cmd", "proved"), &proved, &err) == 0)
-            json_decref(proved);
-    }
-    json_decref(r);
-    if (rc != EXIT_OK)
-        return rc;
     bool same = strcmp(here, there) == 0;
     if (opt_json) {
         json_t *o = json_pack("{s:s, s:s, s:b}", "here", here, "there", there, "equal", same);
         print_json(o);
         json_decref(o);
     } else {
-        printf("here    %s\n%s %s\n%s\n", here, archive ? "archive" : "standby", there, same ? "equal" : "DIFFERENT");
+        printf("holder  %s\n%-7s %s\n%s\n", here, other, there, same ? "equal" : "DIFFERENT");
     }
     return same ? EXIT_OK : EXIT_DIFFERS;
+}
+
+static int verify_archive(const char *name)
+{
+    struct dmt_err err = {0};
+    json_t *r = NULL, *proved = NULL;
+    char here[65], there[65] = "";
+    if (control_call(name, json_pack("{s:s, s:s}", "cmd", "verify", "with", "archive"), &r, &err) != 0)
+        return fail(strstr(err.msg, "not running") ? EXIT_ABSENT : EXIT_FAILED, &err);
+    snprintf(here, sizeof here, "%s", json_str(r, "digest"));
+    int rc = digest_of_archive(name, json_str(r, "url"), there);
+    json_decref(r);
+    if (rc != EXIT_OK)
+        return rc;
+    if (strcmp(here, there) == 0 && control_call(name, json_pack("{s:s}", "cmd", "proved"), &proved, &err) == 0)
+        json_decref(proved);
+    return report(here, "archive", there);
+}
+
+static int api_digest(const char *name, const char *node, char hex[65], uint64_t *applied, struct dmt_err *err)
+{
+    char path[256];
+    json_t *r = NULL;
+    snprintf(path, sizeof path, "/workspaces/%s/digest", name);
+    int rc = dumontd_call("POST", path, json_pack("{s:s}", "node", node), &r, err);
+    if (rc != 0)
+        return rc;
+    snprintf(hex, 65, "%s", json_str(r, "digest"));
+    *applied = json_u64(r, "applied");
+    json_decref(r);
+    return 0;
+}
+
+/* Asks both machines by way of the controller. Somebody may be writing: what differs at different positions is asked again. */
+static int verify_standby(const char *name)
+{
+    struct dmt_err err = {0};
+    char path[256], here[65] = "", there[65] = "", holder[65] = "", other[65] = "";
+    json_t *ws = NULL, *r = NULL, *n;
+    uint64_t at = 0, there_at = 1;
+    size_t i;
+    snprintf(path, sizeof path, "/workspaces/%s", name);
+    int rc = dumontd_call("GET", path, NULL, &ws, &err);
+    if (rc == 0) {
+        snprintf(holder, sizeof holder, "%s", json_str(ws, "holder"));
+        json_array_foreach(json_object_get(ws, "in_sync"), i, n)
+        {
+            if (strcmp(json_string_value(n), holder) != 0)
+                snprintf(other, sizeof other, "%s", json_string_value(n));
+        }
+        json_decref(ws);
+    }
+    if (rc == 0 && !other[0])
+        return failf(EXIT_FAILED, "Run this on the controller; `dumont verify NAME --archive` compares with a restore instead.",
+                     "%s has no standby in sync that can be reached from here", name);
+    for (int round = 0; rc == 0 && round < 5 && at != there_at; round++) {
+        snprintf(path, sizeof path, "/workspaces/%s/flush", name);
+        rc = dumontd_call("POST", path, json_pack("{s:s}", "to", "standby"), &r, &err);
+        if (rc == 0)
+            rc = api_digest(name, holder, here, &at, &err);
+        if (rc == 0)
+            rc = api_digest(name, other, there, &there_at, &err);
+        json_decref(r);
+        r = NULL;
+        if (strcmp(here, there) == 0)
+            break;
+    }
+    return rc == 0 ? report(here, "standby", there) : fail(EXIT_FAILED, &err);
+}
+
+static int run_verify(int argc, char **argv)
+{
+    bool archive = argc == 3 && strcmp(argv[2], "--archive") == 0;
+    if (argc != 2 && !archive)
+        return usage_of(&verb_verify);
+    return archive ? verify_archive(argv[1]) : verify_standby(argv[1]);
 }
 
 const struct verb verb_verify = {"verify", "NAME [--archive]", "compare this copy with the standby's, or with a restore from the archive", run_verify};

@@ -182,6 +182,12 @@ static json_t *post_flush(struct call *k)
     return control(k, API_HOLDER, with_body(k, "flush"));
 }
 
+/* Of the node that the body names, else of the holder's copy. */
+static json_t *post_digest(struct call *k)
+{
+    return control(k, API_HOLDER, with_body(k, "digest"));
+}
+
 static json_t *post_assign(struct call *k)
 {
     const char *node = jline_str(k->body, "node", k->d->node);
@@ -332,6 +338,7 @@ static const struct {
     {"POST", "/api/v1/workspaces/*/handover", post_handover, 200},
     {"POST", "/api/v1/workspaces/*/fence", post_fence, 200},
     {"POST", "/api/v1/workspaces/*/flush", post_flush, 200},
+    {"POST", "/api/v1/workspaces/*/digest", post_digest, 200},
     {"POST", "/api/v1/workspaces/*/assign", post_assign, 200},
 };
 
