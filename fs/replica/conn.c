@@ -449,9 +449,7 @@ void replica_conn_connected(struct replica_conn *c)
     uv_os_fd_t fd;
     if (uv_fileno((uv_handle_t *)&c->tcp, &fd) == 0) {
         int lowat = CONN_NOTSENT_BYTES;
-        unsigned lost_ms = r->conf.silence_ms;
         (void)setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &lowat, sizeof(lowat));
-        (void)setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &lost_ms, sizeof(lost_ms));
     }
     int rc = 0;
     struct dmt_err err = {0};

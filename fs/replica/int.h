@@ -1,7 +1,8 @@
 /* int.h: what the files of fs/replica share. Everything here belongs to the loop thread unless a field says otherwise.
  *
+ *   replica.c  start, stop, the workspace, tick, status    command.c   the other public functions
  *   net.c      listener, dialler, backoff                 conn.c      one connection: TLS, frames in and out
- *   session.c  hello, messages, actions of the core       replica.c   the public functions, tick, status
+ *   session.c  hello, messages, actions of the core
  *   sender.c   ordered lane out, acks in, wants, drain     receiver.c  ordered lane in, acks out; rep-sync and applier threads
  *   pull.c     bulk lane, the side that lacks bytes        serve.c     bulk lane, the side that has them
  *   resync.c   state stream out (export thread) and in
@@ -259,7 +260,7 @@ struct dmt_replica {
 
     /* threads; protected by lock */
     pthread_mutex_t lock;
-    pthread_cond_t work, idle;
+    pthread_cond_t sync_work, apply_work, idle;
     struct dmt_ws *shared_ws;
     bool stop_threads, sync_busy, apply_busy;
     uint64_t sync_target, sync_done, apply_target, apply_done;

@@ -360,12 +360,12 @@ static void waiting_free(struct replica_pull *p, struct replica_waiting *w)
     free(w);
 }
 
-static void say_have(struct dmt_replica *r, const struct replica_waiting *w)
+static void say_have(struct dmt_replica *r, uint64_t ino, uint64_t seq)
 {
     struct replica_msg m = {.type = REPLICA_HAVE};
     m.HAVE.epoch = r->core.peer.epoch;
-    m.HAVE.ino = w->ino;
-    m.HAVE.seq = w->seq;
+    m.HAVE.ino = ino;
+    m.HAVE.seq = seq;
     replica_post_send(r, &m);
 }
 
@@ -397,12 +397,14 @@ static void check_waiting(struct dmt_replica *r)
             own = own || w->own;
             continue;
         }
-        if (w->own)
-            p->whole = w->seq;
+        uint64_t ino = w->ino, seq = w->seq;
+        bool is_own = w->own;
+        waiting_free(p, w); /* before anything is sent: a connection that ends frees the whole list */
+        if (is_own)
+            p->whole = seq;
         else
-            say_have(r, w);
-        waiting_free(p, w);
-        if (!r->conn)
+            say_have(r, ino, seq);
+        if (!p->on)
             return;
     }
     if (own || p->whole >= r->applied)

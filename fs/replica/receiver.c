@@ -29,7 +29,7 @@ static void *sync_main(void *arg)
     pthread_mutex_lock(&r->lock);
     while (!r->stop_threads) {
         if (!r->shared_ws || r->sync_target <= r->sync_done || r->sync_err < 0) {
-            pthread_cond_wait(&r->work, &r->lock);
+            pthread_cond_wait(&r->sync_work, &r->lock);
             continue;
         }
         struct dmt_journal *j = dmt_ws_journal(r->shared_ws);
@@ -57,7 +57,7 @@ static void *apply_main(void *arg)
     pthread_mutex_lock(&r->lock);
     while (!r->stop_threads) {
         if (!r->shared_ws || r->apply_target <= r->apply_done || r->apply_err < 0) {
-            pthread_cond_wait(&r->work, &r->lock);
+            pthread_cond_wait(&r->apply_work, &r->lock);
             continue;
         }
         struct dmt_ws *ws = r->shared_ws;
@@ -91,7 +91,7 @@ int replica_threads_start(struct dmt_replica *r)
     if (rc < 0) {
         pthread_mutex_lock(&r->lock);
         r->stop_threads = true;
-        pthread_cond_broadcast(&r->work);
+        pthread_cond_broadcast(&r->sync_work);
         pthread_mutex_unlock(&r->lock);
         pthread_join(r->sync_thread, NULL);
     }
@@ -102,7 +102,8 @@ void replica_threads_stop(struct dmt_replica *r)
 {
     pthread_mutex_lock(&r->lock);
     r->stop_threads = true;
-    pthread_cond_broadcast(&r->work);
+    pthread_cond_broadcast(&r->sync_work);
+    pthread_cond_broadcast(&r->apply_work);
     pthread_mutex_unlock(&r->lock);
     pthread_join(r->sync_thread, NULL);
     pthread_join(r->apply_thread, NULL);
@@ -133,7 +134,7 @@ void replica_sync_want(struct dmt_replica *r, uint64_t seq)
     pthread_mutex_lock(&r->lock);
     if (seq > r->sync_target) {
         r->sync_target = seq;
-        pthread_cond_broadcast(&r->work);
+        pthread_cond_broadcast(&r->sync_work);
     }
     pthread_mutex_unlock(&r->lock);
 }
@@ -143,7 +144,7 @@ void replica_apply_want(struct dmt_replica *r, uint64_t seq)
     pthread_mutex_lock(&r->lock);
     if (seq > r->apply_target) {
         r->apply_target = seq;
-        pthread_cond_broadcast(&r->work);
+        pthread_cond_broadcast(&r->apply_work);
     }
     pthread_mutex_unlock(&r->lock);
 }

@@ -1,14 +1,13 @@
-/* replica.c: the public functions, start and stop, the tick, what other threads leave for the loop, status.
+/* replica.c: start and stop, the workspace given and taken away, the tick, what other threads leave for the loop, status.
  *
- * Owns struct dmt_replica. Every function for any thread becomes a command posted to the loop, in order; so the core sees one thing at a time and
- * no callback of L4 can find it in the midst of a step. The loop is woken by one uv_async (poke): replica_poll then looks at what the
- * threads have left (durable, applied, appended, wants, state stream) and pumps the socket. The tick (TICK_MS) does what needs a clock:
- * pings, silence, slow greeters, the kick of a journal nobody syncs, GONE ranges, status.
+ * Owns struct dmt_replica. The loop is woken by one uv_async (poke): replica_poll then looks at what the threads have left (durable, applied,
+ * appended, wants, state stream) and pumps the socket. The tick (TICK_MS) does what needs a clock: pings, silence, slow greeters, the kick of
+ * a journal nobody syncs, GONE ranges, status.
  *
  * Failure modes: a workspace that refuses what it must not refuse: replica_fail tells L4 once, closes the connection and accepts none until the
  * workspace is set anew. dmt_replica_set_ws(NULL) and stop wait for jobs and threads that are in the workspace; each of those ends by itself: a wait for
- * the journal within one flush (kicked here), an export because its queue is aborted, a pool job because it is short.
- * Threads: loop, unless the comment at a function says otherwise.
+ * the journal within one flush (kicked here), an export because its queue is aborted, a pool job because it is short; only a name server that does not
+ * answer can hold stop up for longer. Threads: loop, unless the comment at a function says otherwise.
  */
 #include "fs/replica/int.h"
 
@@ -238,224 +237,7 @@ static void on_dial_timer(void *arg)
     replica_net_dial(r, true);
 }
 
-/* --- commands ---------------------------------------------------------------------------------------------------------------- */
-
-enum cmd_type { CMD_EVENT, CMD_DIAL, CMD_FOLLOW, CMD_RESYNC, CMD_DRAIN };
-struct cmd {
-    struct dmt_replica *r;
-    enum cmd_type type;
-    struct replica_event ev;
-    char *text;
-    uint16_t port;
-    struct dmt_store_conf conf;
-    struct dmt_store_ident ident;
-    uint64_t timeout_ms;
-    void (*fn)(void *arg, int err);
-    void *arg;
-};
-
-static void set_role(struct dmt_replica *r, const struct replica_event *ev)
-{
-    /* The epoch just opened is in the store: our list must have it before it is announced. */
-    if (r->ws && ev->role == DMT_REPLICA_SENDER && ev->epoch != r->core.epoch) {
-        struct dmt_err err = {0};
-        if (replica_epochs_load(r->ws, r->epochs, &r->epochs_n, &err) < 0)
-            replica_event(r, "error", "%s", err.msg);
-    }
-    /* A hello that is out on a connection without session states the old role. */
-    if (ev->role != r->core.role || ev->epoch != r->core.epoch)
-        for (struct dmt_list *it = r->conns.next; it != &r->conns;) {
-            struct replica_conn *c = DMT_CONTAINER(it, struct replica_conn, node);
-            it = it->next;
-            if (c->hello_sent && !c->joined) {
-                replica_conn_close(c, DMT_E_RETRY, "the role of this machine changed");
-                it = r->conns.next;
-            }
-        }
-    replica_do(r, ev);
-    replica_session_durable(r); /* greetings wait for the first role */
-}
-
-static void dial_changed(struct dmt_replica *r, char *host, uint16_t port)
-{
-    free(r->dial_host);
-    r->dial_host = host;
-    r->dial_port = port;
-    r->backoff_ms = 0;
-    if (r->dialling)
-        replica_conn_close(r->dialling, 0, "the address changed");
-    replica_net_dial(r, true);
-}
-
-static void start_drain(struct dmt_replica *r, struct cmd *c)
-{
-    struct replica_sender *s = &r->sender;
-    if (s->drain_fn || replica_core_phase(&r->core) != REPLICA_STREAMING) {
-        c->fn(c->arg, s->drain_fn ? -EBUSY : DMT_E_CLOSED);
-        return;
-    }
-    s->drain_fn = c->fn;
-    s->drain_arg = c->arg;
-    s->drain_seq = c->ev.seq;
-    s->drain_deadline_ms = replica_now_ms(r) + c->timeout_ms;
-    dmt_journal_kick(dmt_ws_journal(r->ws), s->drain_seq);
-    (void)dmt_replica_have(r, 0, s->drain_seq);
-    replica_sender_drain_check(r, 0);
-    replica_poll(r);
-}
-
-static void run_cmd(void *arg)
-{
-    struct cmd *c = arg;
-    struct dmt_replica *r = c->r;
-    c->ev.tail = replica_tail(r);
-    c->ev.text = c->text;
-    if (r->stopping) {
-        if (c->type == CMD_DRAIN)
-            c->fn(c->arg, DMT_E_CLOSED);
-    } else {
-        switch (c->type) {
-        case CMD_EVENT:
-            if (c->ev.type == REPLICA_EV_ROLE)
-                set_role(r, &c->ev);
-            else
-                replica_do(r, &c->ev);
-            break;
-        case CMD_DIAL:
-            dial_changed(r, c->text, c->port);
-            c->text = NULL;
-            break;
-        case CMD_FOLLOW:
-            r->follow_pending = c->ev.epoch;
-            if (r->ws)
-                replica_sync_want(r, c->ev.tail.seq);
-            replica_session_durable(r);
-            break;
-        case CMD_RESYNC:
-            replica_import_prepare(r, &c->conf, &c->ident);
-            replica_do(r, &c->ev);
-            break;
-        case CMD_DRAIN:
-            start_drain(r, c);
-            break;
-        }
-        replica_poll(r);
-    }
-    free(c->text);
-    free(c);
-}
-
-/* Any thread. */
-static struct cmd *cmd_new(struct dmt_replica *r, enum cmd_type type, enum replica_event_type ev, const char *text)
-{
-    struct cmd *c = calloc(1, sizeof(*c));
-    DMT_ASSERT(c);
-    c->r = r;
-    c->type = type;
-    c->ev.type = ev;
-    c->text = text ? strdup(text) : NULL;
-    DMT_ASSERT(!text || c->text);
-    return c;
-}
-
-void dmt_replica_dial(struct dmt_replica *r, const char *host, uint16_t port)
-{
-    struct cmd *c = cmd_new(r, CMD_DIAL, 0, host);
-    c->port = port;
-    dmt_loop_post(r->loop, run_cmd, c);
-}
-
-void dmt_replica_set_role(struct dmt_replica *r, enum dmt_replica_role role, uint64_t epoch, bool alone, uint64_t seen)
-{
-    struct cmd *c = cmd_new(r, CMD_EVENT, REPLICA_EV_ROLE, NULL);
-    c->ev.role = role;
-    c->ev.epoch = epoch;
-    c->ev.flag = alone;
-    c->ev.seen = seen;
-    dmt_loop_post(r->loop, run_cmd, c);
-}
-
-void dmt_replica_follow(struct dmt_replica *r, uint64_t epoch)
-{
-    struct cmd *c = cmd_new(r, CMD_FOLLOW, REPLICA_EV_FOLLOW, NULL);
-    c->ev.epoch = epoch;
-    dmt_loop_post(r->loop, run_cmd, c);
-}
-
-void dmt_replica_ask_resync(struct dmt_replica *r, const char *why)
-{
-    dmt_loop_post(r->loop, run_cmd, cmd_new(r, CMD_EVENT, REPLICA_EV_CANNOT, why));
-}
-
-void dmt_replica_order_resync(struct dmt_replica *r)
-{
-    dmt_loop_post(r->loop, run_cmd, cmd_new(r, CMD_EVENT, REPLICA_EV_DO_ORDER, NULL));
-}
-
-void dmt_replica_resync(struct dmt_replica *r, const struct dmt_store_conf *conf, const struct dmt_store_ident *ident)
-{
-    struct cmd *c = cmd_new(r, CMD_RESYNC, REPLICA_EV_RESYNC_READY, NULL);
-    c->conf = *conf;
-    c->conf.dir = c->text = strdup(conf->dir); /* freed with the command; prepare copies it */
-    DMT_ASSERT(c->text);
-    c->ident = *ident;
-    dmt_loop_post(r->loop, run_cmd, c);
-}
-
-void dmt_replica_fetch(struct dmt_replica *r)
-{
-    dmt_loop_post(r->loop, run_cmd, cmd_new(r, CMD_EVENT, REPLICA_EV_DO_FETCH, NULL));
-}
-
-void dmt_replica_drain(struct dmt_replica *r, uint64_t seq, uint64_t timeout_ms, void (*fn)(void *arg, int err), void *arg)
-{
-    struct cmd *c = cmd_new(r, CMD_DRAIN, 0, NULL);
-    c->ev.seq = seq;
-    c->timeout_ms = timeout_ms;
-    c->fn = fn;
-    c->arg = arg;
-    dmt_loop_post(r->loop, run_cmd, c);
-}
-
-/* --- the gate: any thread ----------------------------------------------------------------------------------------------------- */
-
-void dmt_replica_appended(struct dmt_replica *r, uint64_t tail_seq, uint64_t bytes)
-{
-    atomic_store(&r->appended_seq, tail_seq);
-    atomic_fetch_add(&r->appended_bytes, bytes);
-    if (atomic_exchange(&r->idle_sender, false))
-        uv_async_send(&r->poke);
-}
-
-void dmt_replica_durable(struct dmt_replica *r, uint64_t seq)
-{
-    atomic_store(&r->durable_hint, seq);
-    uv_async_send(&r->poke);
-}
-
-uint64_t dmt_replica_peer_durable(struct dmt_replica *r, const uint8_t store_id[16])
-{
-    pthread_mutex_lock(&r->pub_lock);
-    uint64_t seq = r->pub_streaming && memcmp(r->pub_store, store_id, 16) == 0 ? r->pub_durable : 0;
-    pthread_mutex_unlock(&r->pub_lock);
-    return seq;
-}
-
-uint64_t dmt_replica_unacked_bytes(struct dmt_replica *r)
-{
-    uint64_t taken = atomic_load(&r->pub_taken), appended = atomic_load(&r->appended_bytes);
-    return atomic_load(&r->pub_unacked) + (taken < appended ? appended - taken : 0);
-}
-
-uint64_t dmt_replica_peer_free(struct dmt_replica *r)
-{
-    return atomic_load(&r->pub_peer_free);
-}
-
-uint64_t dmt_replica_retain(struct dmt_replica *r)
-{
-    return atomic_load(&r->pub_retain);
-}
+/* --- status ------------------------------------------------------------------------------------------------------------------- */
 
 void dmt_replica_status(struct dmt_replica *r, struct dmt_replica_status *ret)
 {
@@ -641,7 +423,8 @@ static void free_all(struct dmt_replica *r)
     replica_resync_free(r);
     pthread_mutex_destroy(&r->lock);
     pthread_mutex_destroy(&r->pub_lock);
-    pthread_cond_destroy(&r->work);
+    pthread_cond_destroy(&r->sync_work);
+    pthread_cond_destroy(&r->apply_work);
     pthread_cond_destroy(&r->idle);
     free(r->workspace);
     free(r->node);
@@ -718,7 +501,8 @@ static struct dmt_replica *replica_alloc(const struct dmt_replica_conf *conf)
     dmt_list_init(&r->conns);
     pthread_mutex_init(&r->lock, NULL);
     pthread_mutex_init(&r->pub_lock, NULL);
-    pthread_cond_init(&r->work, NULL);
+    pthread_cond_init(&r->sync_work, NULL);
+    pthread_cond_init(&r->apply_work, NULL);
     pthread_cond_init(&r->idle, NULL);
     atomic_store(&r->pub_taken, UINT64_MAX);
     atomic_store(&r->pub_peer_free, UINT64_MAX);

@@ -84,6 +84,13 @@ void replica_export_start(struct dmt_replica *r, uint64_t epoch)
 {
     struct replica_resync *x = &r->resync;
     DMT_ASSERT(!x->exporting);
+    pthread_mutex_lock(&x->lock);
+    bool busy = x->joinable && !x->finished;
+    pthread_mutex_unlock(&x->lock);
+    if (busy) {
+        replica_conn_close(r->conn, DMT_E_RETRY, "the last attempt is still being cleaned up");
+        return;
+    }
     if (x->joinable)
         pthread_join(x->thread, NULL);
     x->joinable = false;

@@ -340,6 +340,7 @@ static void do_start_stream(struct dmt_replica *r, const struct replica_action *
     m.STREAM.after = a->pos;
     replica_post_send(r, &m);
     replica_sender_start(r, a->epoch, &a->pos, 0);
+    replica_sender_commit(r, true); /* what is there may be applied, even if nothing new is written */
 }
 
 static void do_close(struct dmt_replica *r, const struct replica_action *a)

@@ -225,6 +225,6 @@ int main(void)
         T(bulk_survives_cuts),
         T(bandwidth_is_kept),
     };
-    cmocka_set_test_filter(getenv("TEST_FILTER"));
+    cmocka_set_test_filter(getenv("ONLY"));
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

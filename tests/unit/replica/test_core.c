@@ -621,5 +621,6 @@ int main(void)
         cmocka_unit_test(both_sides_keep_the_same_connection),
         cmocka_unit_test(random_events),
     };
+    cmocka_set_test_filter(getenv("ONLY"));
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

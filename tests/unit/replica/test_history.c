@@ -221,6 +221,6 @@ int main(void)
         T(roles_swap_and_swap_again),
         T(a_standby_ahead_is_fetched_from),
     };
-    cmocka_set_test_filter(getenv("TEST_FILTER"));
+    cmocka_set_test_filter(getenv("ONLY"));
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

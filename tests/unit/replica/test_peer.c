@@ -739,6 +739,6 @@ int main(void)
         T(a_ping_channel_is_handed_over),
         T(both_dial),
     };
-    cmocka_set_test_filter(getenv("TEST_FILTER"));
+    cmocka_set_test_filter(getenv("ONLY"));
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -252,6 +252,6 @@ int main(void)
         T(a_standby_whose_records_are_recycled_needs_a_resync),
         T(drain_tells_when_all_is_there),
     };
-    cmocka_set_test_filter(getenv("TEST_FILTER"));
+    cmocka_set_test_filter(getenv("ONLY"));
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
