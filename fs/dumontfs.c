@@ -44,10 +44,8 @@ void app_post(struct app *a, void (*fn)(struct app *a, void *arg), void *arg)
 void app_stop(struct app *a, int exit_code)
 {
     pthread_mutex_lock(&a->q_lock);
-    if (!a->stopping) {
-        a->stopping = true;
+    if (!atomic_exchange(&a->stopping, true))
         a->exit_code = exit_code;
-    }
     pthread_cond_signal(&a->q_cond);
     pthread_mutex_unlock(&a->q_lock);
 }
@@ -290,8 +288,8 @@ int app_open_ws(struct app *a, struct dmt_err *err)
     int rc = dmt_ws_open(&ws, &wc, err);
     if (rc != 0)
         return rc;
-    a->ident = *dmt_store_ident(dmt_ws_store(ws));
     pthread_rwlock_wrlock(&a->ws_lock);
+    a->ident = *dmt_store_ident(dmt_ws_store(ws));
     a->ws = ws;
     pthread_rwlock_unlock(&a->ws_lock);
     return 0;
@@ -364,24 +362,51 @@ static uint64_t archive_limit(void *ctx)
 void app_start_archiver(struct app *a)
 {
     struct dmt_err err = {0};
+    struct dmt_archiver *ar = NULL;
     if (!a->archive_url[0] || a->archiver || !a->ws)
         return;
     struct dmt_archiver_conf ac = {.url = a->archive_url, .store_dir = a->store_dir, .node = a->node, .ws = a->ws, .limit = archive_limit,
                                    .archived = archived, .ctx = a};
     memcpy(ac.lineage, a->ident.lineage, 16);
-    if (dmt_archiver_start(&a->archiver, &ac, &err) != 0) {
+    if (dmt_archiver_start(&ar, &ac, &err) != 0) {
         dmt_error("the archive cannot be used: %s", err.msg);
         pthread_mutex_lock(&a->q_lock);
         snprintf(a->event, sizeof a->event, "the archive cannot be used: %.200s", err.msg);
         pthread_mutex_unlock(&a->q_lock);
+        return;
     }
+    pthread_rwlock_wrlock(&a->parts_lock);
+    a->archiver = ar;
+    pthread_rwlock_unlock(&a->parts_lock);
 }
 
 void app_stop_archiver(struct app *a)
 {
+    pthread_rwlock_wrlock(&a->parts_lock);
     struct dmt_archiver *ar = a->archiver;
     a->archiver = NULL;
+    pthread_rwlock_unlock(&a->parts_lock);
     dmt_archiver_stop(ar);
+}
+
+bool app_archive_status(struct app *a, struct dmt_archive_status *ret)
+{
+    pthread_rwlock_rdlock(&a->parts_lock);
+    bool there = a->archiver != NULL;
+    if (there)
+        dmt_archiver_status(a->archiver, ret);
+    pthread_rwlock_unlock(&a->parts_lock);
+    return there;
+}
+
+bool app_archive_flush(struct app *a)
+{
+    pthread_rwlock_rdlock(&a->parts_lock);
+    bool there = a->archiver != NULL;
+    if (there)
+        dmt_archiver_flush(a->archiver);
+    pthread_rwlock_unlock(&a->parts_lock);
+    return there;
 }
 
 /* --- life ------------------------------------------------------------------------------------------------------------------------ */
@@ -402,6 +427,7 @@ static int start_all(struct app *a, struct dmt_err *err)
         rc = peer_start(a, err);
     if (rc == 0)
         rc = dmt_lease_start(a->lease, err);
+    a->lease_runs = rc == 0 && a->lease;
     if (rc == 0)
         rc = mount_start(a, err);
     if (rc == 0 && !roles_is_holder(a))
@@ -409,28 +435,45 @@ static int start_all(struct app *a, struct dmt_err *err)
     return rc;
 }
 
+/* Nothing waits any more for what may never come: calls that are parked fail, and with them the commands and syncs that they belong to. */
+static void fail_waiters(struct app *a)
+{
+    struct dmt_ws *ws = app_ws_get(a);
+    atomic_store(&a->closing, true);
+    if (ws) {
+        dmt_ws_poke(ws);
+        app_ws_put(a);
+    }
+}
+
+/* The order: first whoever gives work (commands, kernel), then whoever decides (lease), then the workspace, whose gate still asks lease and
+ * replica while it closes; these two last. */
 static void stop_all(struct app *a)
 {
     struct dmt_err err = {0};
+    atomic_store(&a->stopping, true);
     control_stop(a);
     if (atomic_load(&a->mounted)) { /* TERMINATE: what is dirty in mapped pages comes first */
         mount_flush_mmap(a);
         mount_drain(a);
     }
     roles_stop_begin(a);
+    fail_waiters(a);
     mount_undo(a);
     app_stop_archiver(a);
-    peer_stop(a);
-    if (a->lease)
+    if (a->lease_runs)
         dmt_lease_stop(a->lease);
+    peer_quiet(a);
+    control_join();
     pthread_rwlock_wrlock(&a->ws_lock);
     struct dmt_ws *ws = a->ws;
     a->ws = NULL;
     pthread_rwlock_unlock(&a->ws_lock);
     if (ws && dmt_ws_close(ws, &err) != 0)
         dmt_error("closing %s: %s", a->name, err.msg);
-    dmt_lease_free(a->lease);
     dmt_pool_free(a->pool);
+    peer_stop(a);
+    dmt_lease_free(a->lease);
     dmt_tls_ctx_free(a->tls);
     dmt_conf_free(a->conf);
     control_remove(a);
@@ -451,6 +494,7 @@ int main(int argc, char **argv)
     pthread_cond_init(&a->q_cond, NULL);
     pthread_cond_init(&a->stop_cond, NULL);
     pthread_rwlock_init(&a->ws_lock, NULL);
+    pthread_rwlock_init(&a->parts_lock, NULL);
     dmt_list_init(&a->q);
     gate_init(a);
     int rc = read_args(a, argc, argv, &err);

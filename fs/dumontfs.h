@@ -11,8 +11,11 @@
  *   dumontfs_status.c    status as JSON
  *
  * Threads: `main` runs posted work one by one (mounting, promotion, resync, stopping): everything that changes which parts exist happens there.
- * The workspace may be away while a resync replaces it: other threads take app->ws_lock for reading around their use of app->ws
- * (parts that hold a pointer of their own are stopped before it goes).
+ * Main reads what it alone changes as it likes; how other threads reach a part:
+ *   ws                 may be away while a resync replaces it: app_ws_get/app_ws_put (parts that hold a pointer of their own are stopped before it goes)
+ *   fuse, archiver     come and go with the role: parts_lock held for reading during the use (it prefers readers: a use may be long, and may nest in any lock)
+ *   replica            made before anything asks for it, freed when every thread that may ask is gone: no lock
+ *   lease, pool, ...   made before any other thread, freed after them
  */
 #ifndef DMT_DUMONTFS_H
 #define DMT_DUMONTFS_H
@@ -51,11 +54,13 @@ struct app {
     struct dmt_gate gate;
 
     /* parts; changed on main only */
-    pthread_rwlock_t ws_lock; /* guards the pointer ws against being replaced */
+    pthread_rwlock_t ws_lock; /* guards ws and ident against being replaced */
     struct dmt_ws *ws;
     struct dmt_lease *lease;
+    bool lease_runs; /* main only */
     struct dmt_loop *loop;
-    struct dmt_replica *replica;
+    struct dmt_replica *_Atomic replica; /* atomic because the workspace, whose gate looks here, is open before it is made */
+    pthread_rwlock_t parts_lock; /* guards archiver, fuse, mounted_dir */
     struct dmt_archiver *archiver;
     struct dmt_fuse *fuse;
 
@@ -63,13 +68,14 @@ struct app {
     pthread_mutex_t q_lock;
     pthread_cond_t q_cond;
     struct dmt_list q;
-    bool stopping; /* main leaves its loop */
+    atomic_bool stopping; /* main leaves its loop */
+    atomic_bool closing;  /* drained as far as it goes: what still waits at the gate fails */
     int exit_code;
 
     /* state of the mount (main only, but for the atomics) */
     bool mount_asked, ready_said;
     atomic_bool mounted, epoch_open;
-    char mounted_dir[DMT_PATH_MAX];
+    char mounted_dir[DMT_PATH_MAX]; /* parts_lock */
     bool same_boot;       /* our predecessor ran in this boot of the machine: what it wrote is in the page cache */
     atomic_bool resync_waits; /* imported; ops.following is to prove it */
     atomic_uint_fast64_t peer_durable, peer_whole, archived;
@@ -97,6 +103,9 @@ void app_split_addr(const char *addr, char host[256], uint16_t *port);
 void app_mark_resync(struct app *a, bool on);
 void app_start_archiver(struct app *a);
 void app_stop_archiver(struct app *a);
+/* Any thread. False: no archiver runs here. */
+bool app_archive_status(struct app *a, struct dmt_archive_status *ret);
+bool app_archive_flush(struct app *a);
 
 /* dumontfs_mount.c */
 int mount_start(struct app *a, struct dmt_err *err); /* reader thread of the holder's channel */
@@ -124,12 +133,14 @@ void roles_following(struct app *a);
 
 /* dumontfs_peer.c */
 int peer_start(struct app *a, struct dmt_err *err);
-void peer_stop(struct app *a);
+void peer_quiet(struct app *a); /* the connection is dropped, the workspace used no more; the gate may still ask */
+void peer_stop(struct app *a);  /* nobody asks any more */
 bool app_peer_has(struct app *a, uint64_t seq); /* is everything up to seq, bulk included, durable at the standby? */
 
 /* dumontfs_control.c */
 int control_start(struct app *a, struct dmt_err *err);
-void control_stop(struct app *a);   /* answers no more */
+void control_stop(struct app *a);   /* takes no more commands */
+void control_join(void);            /* waits for those that run */
 void control_remove(struct app *a); /* the very last thing: the socket's absence says that the store is closed */
 /* A connection, for commands that report progress. */
 struct control;

@@ -24,11 +24,15 @@
 struct control {
     struct app *app;
     int fd;
+    struct dmt_list node;
 };
 
 static pthread_t accept_thread;
 static int stop_pipe[2] = {-1, -1};
-static atomic_int connections;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* the connections */
+static pthread_cond_t gone = PTHREAD_COND_INITIALIZER;
+static struct dmt_list connections = {&connections, &connections};
+static int connections_n;
 
 static int send_line(int fd, const json_t *v)
 {
@@ -76,6 +80,16 @@ static void answer(struct control *c, const char *line, size_t len)
     json_decref(req);
 }
 
+static void forget(struct control *c)
+{
+    pthread_mutex_lock(&lock);
+    dmt_list_del(&c->node);
+    connections_n--;
+    pthread_cond_signal(&gone);
+    pthread_mutex_unlock(&lock);
+    free(c);
+}
+
 static void *connection(void *arg)
 {
     struct control *c = arg;
@@ -86,12 +100,12 @@ static void *connection(void *arg)
     while (f && (n = getline(&line, &cap, f)) > 0 && n <= (ssize_t)REQUEST_MAX)
         answer(c, line, (size_t)n);
     free(line);
+    int fd = c->fd;
+    forget(c); /* before the number can be another file's */
     if (f)
         fclose(f);
     else
-        close(c->fd);
-    free(c);
-    atomic_fetch_sub(&connections, 1);
+        close(fd);
     return NULL;
 }
 
@@ -99,19 +113,23 @@ static void start_connection(struct app *a, int fd)
 {
     pthread_t t;
     struct control *c = calloc(1, sizeof *c);
-    if (!c || atomic_fetch_add(&connections, 1) >= CONNECTIONS_MAX) {
-        if (c)
-            atomic_fetch_sub(&connections, 1);
+    pthread_mutex_lock(&lock);
+    bool room = c && connections_n < CONNECTIONS_MAX;
+    if (room) {
+        c->app = a;
+        c->fd = fd;
+        dmt_list_add_tail(&connections, &c->node);
+        connections_n++;
+    }
+    pthread_mutex_unlock(&lock);
+    if (!room) {
         free(c);
         close(fd);
         return;
     }
-    c->app = a;
-    c->fd = fd;
     if (dmt_thread_start(&t, "control-conn", connection, c) != 0) {
-        atomic_fetch_sub(&connections, 1);
+        forget(c);
         close(fd);
-        free(c);
         return;
     }
     pthread_detach(t);
@@ -166,7 +184,21 @@ void control_stop(struct app *a)
     close(stop_pipe[1]);
     stop_pipe[1] = -1;
     pthread_join(accept_thread, NULL);
+    close(stop_pipe[0]);
     close(a->control_fd);
+    /* Whoever waits for a line reads the end; what runs can still be answered. */
+    pthread_mutex_lock(&lock);
+    DMT_LIST_EACH(n, tmp, &connections)
+        shutdown(DMT_CONTAINER(n, struct control, node)->fd, SHUT_RD);
+    pthread_mutex_unlock(&lock);
+}
+
+void control_join(void)
+{
+    pthread_mutex_lock(&lock);
+    while (connections_n > 0)
+        pthread_cond_wait(&gone, &lock);
+    pthread_mutex_unlock(&lock);
 }
 
 void control_remove(struct app *a)

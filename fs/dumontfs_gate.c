@@ -3,14 +3,20 @@
  */
 #include "fs/dumontfs.h"
 
+/* At the end nobody is kept waiting: what could not be proved by then is not acknowledged. */
+static int waits(struct app *a, int rc)
+{
+    return rc == 1 && atomic_load(&a->closing) ? -EIO : rc;
+}
+
 static int plain(void *ctx)
 {
     struct app *a = ctx;
     int rc = dmt_lease_plain(a->lease);
     /* A slow standby slows the writers instead of letting the unacknowledged tail grow; alone there is nobody to wait for. */
     if (rc == 0 && a->replica && dmt_lease_dual(a->lease) && dmt_replica_unacked_bytes(a->replica) > a->lag_max)
-        return 1;
-    return rc;
+        rc = 1;
+    return waits(a, rc);
 }
 
 static int begin(void *ctx)
@@ -23,8 +29,8 @@ static int sync_gate(void *ctx, uint64_t seq, uint64_t ino, uint64_t ref_seq)
 {
     struct app *a = ctx;
     if (a->replica && a->level != DMT_SYNC_LOCAL && dmt_lease_dual(a->lease) && ref_seq != 0 && !dmt_replica_have(a->replica, ino, ref_seq))
-        return 1;
-    return dmt_lease_sync(a->lease, seq);
+        return waits(a, 1);
+    return waits(a, dmt_lease_sync(a->lease, seq));
 }
 
 static void appended(void *ctx, uint64_t tail_seq, uint64_t bytes)

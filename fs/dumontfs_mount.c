@@ -170,14 +170,18 @@ static void serve(struct app *a, struct dmt_hp_msg *m)
                                .syncfs = (m->flags & DMT_HP_SYNCFS) != 0, .on_destroy = on_destroy, .on_end = on_end, .ctx = a};
     const char *dma = dmt_conf_get(a->conf, "dma_latency");
     fc.dma_latency = dma && strcmp(dma, "hold") == 0;
-    snprintf(a->mounted_dir, sizeof a->mounted_dir, "%s", m->dir);
-    int rc = dmt_fuse_start(&a->fuse, a->ws, &fc, &err);
+    struct dmt_fuse *f = NULL;
+    int rc = dmt_fuse_start(&f, a->ws, &fc, &err);
     if (rc != 0) {
         close(m->fd);
         mount_say(a, DMT_HP_FAILED, 32, err.msg, err.hint);
         app_stop(a, 1);
         return;
     }
+    pthread_rwlock_wrlock(&a->parts_lock);
+    a->fuse = f;
+    snprintf(a->mounted_dir, sizeof a->mounted_dir, "%s", m->dir);
+    pthread_rwlock_unlock(&a->parts_lock);
     atomic_store(&a->mounted, true);
     dmt_info("serving %s at %s", a->name, m->dir);
     mount_say(a, DMT_HP_READY, 0, "", "");
@@ -254,19 +258,19 @@ void mount_undo(struct app *a)
         return;
     /* Lazily: what programs still hold open gets errors from the ended connection, but the directory is free at once. */
     send_simple(a, DMT_HP_UNMOUNT, DMT_HP_LAZY, "", "");
+    pthread_rwlock_wrlock(&a->parts_lock);
     struct dmt_fuse *f = a->fuse;
     a->fuse = NULL;
+    a->mounted_dir[0] = '\0';
+    pthread_rwlock_unlock(&a->parts_lock);
     dmt_fuse_stop(f);
     atomic_store(&a->mounted, false);
-    a->mounted_dir[0] = '\0';
     a->mount_asked = false;
 }
 
 void mount_invalidate(void *ctx, const uint64_t *inos, size_t n, bool all)
 {
     struct app *a = ctx;
-    if (!a->fuse)
-        return;
     struct dmt_fuse_inval *v = calloc(n + 1, sizeof *v);
     size_t k = 0;
     if (!v)
@@ -277,12 +281,18 @@ void mount_invalidate(void *ctx, const uint64_t *inos, size_t n, bool all)
         v[k].kind = DMT_FUSE_INVAL_INODE;
         v[k++].ino = inos[i];
     }
-    dmt_fuse_invalidate(a->fuse, v, k, NULL, NULL);
+    pthread_rwlock_rdlock(&a->parts_lock);
+    if (a->fuse)
+        dmt_fuse_invalidate(a->fuse, v, k, NULL, NULL);
+    pthread_rwlock_unlock(&a->parts_lock);
     free(v);
 }
 
 int mount_flush_mmap(void *ctx)
 {
     struct app *a = ctx;
-    return a->fuse ? dmt_fuse_syncfs(a->fuse) : 0;
+    pthread_rwlock_rdlock(&a->parts_lock);
+    int rc = a->fuse ? dmt_fuse_syncfs(a->fuse) : 0;
+    pthread_rwlock_unlock(&a->parts_lock);
+    return rc;
 }

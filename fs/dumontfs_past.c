@@ -92,8 +92,7 @@ int rollback_to_time(struct app *a, struct dmt_ws *ws, const char *to, struct dm
         return dmt_err_set(err, -EINVAL, "\"%s\" is not a time", to);
     if (!a->archive_url[0])
         return no_archive(a, ws, t, err);
-    if (a->archiver) /* what is not there yet cannot be restored */
-        dmt_archiver_flush(a->archiver);
+    app_archive_flush(a); /* what is not there yet cannot be restored */
     snprintf(dir, sizeof dir, "%s/scratch", a->store_dir);
     remove_path(dir);
     struct dmt_restore r = {.url = a->archive_url, .name = a->name, .dir = dir, .to_time_ns = t};

@@ -133,12 +133,20 @@ int peer_start(struct app *a, struct dmt_err *err)
     return 0;
 }
 
+void peer_quiet(struct app *a)
+{
+    if (!a->replica)
+        return;
+    dmt_replica_set_role(a->replica, DMT_REPLICA_NONE, 0, false, 0); /* drops the connection, greets nobody */
+    dmt_replica_set_ws(a->replica, NULL);
+}
+
 void peer_stop(struct app *a)
 {
     struct dmt_replica *r = a->replica;
-    a->replica = NULL;
     if (r)
         dmt_replica_stop(r);
+    a->replica = NULL;
     dmt_loop_free(a->loop);
     a->loop = NULL;
 }

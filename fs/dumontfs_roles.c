@@ -438,7 +438,7 @@ static void may_stop(void *ctx)
 /* Tells the other machine that this is an orderly stop, and waits (the lease answers within 5 s). */
 void roles_stop_begin(struct app *a)
 {
-    if (!a->lease || !a->has_peer)
+    if (!a->lease_runs || !a->has_peer)
         return;
     dmt_lease_stop_begin(a->lease);
     pthread_mutex_lock(&a->q_lock);

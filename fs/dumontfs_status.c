@@ -85,8 +85,7 @@ static void add_archive(json_t *o, struct app *a)
     if (!a->archive_url[0])
         return;
     json_t *p = json_pack("{s:s}", "url", a->archive_url);
-    if (a->archiver) {
-        dmt_archiver_status(a->archiver, &s);
+    if (app_archive_status(a, &s)) {
         put_u64(p, "seq", s.archived_seq);
         put_u64(p, "pending_bytes", s.pending_bytes);
         put_u64(p, "objects", s.objects);
@@ -105,17 +104,24 @@ static void add_archive(json_t *o, struct app *a)
 json_t *status_json(struct app *a)
 {
     struct dmt_lease_status ls;
+    char dir[DMT_PATH_MAX];
     dmt_lease_status(a->lease, &ls);
+    pthread_rwlock_rdlock(&a->parts_lock);
+    snprintf(dir, sizeof dir, "%s", a->mounted_dir);
+    pthread_rwlock_unlock(&a->parts_lock);
+    pthread_rwlock_rdlock(&a->ws_lock);
+    struct dmt_store_ident ident = a->ident;
+    pthread_rwlock_unlock(&a->ws_lock);
     json_t *o = json_pack("{s:s, s:s, s:s, s:b, s:b, s:s, s:i, s:s, s:s, s:s}", "name", a->name, "node", a->node, "state",
                           dmt_lease_state_name(ls.state), "holder", ls.holder, "one_copy", ls.holder && ls.one_copy, "mountpoint",
-                          atomic_load(&a->mounted) ? a->mounted_dir : "", "pid", (int)getpid(), "holder_node", ls.holder_node, "peer_node",
+                          atomic_load(&a->mounted) ? dir : "", "pid", (int)getpid(), "holder_node", ls.holder_node, "peer_node",
                           ls.peer_node, "note", ls.waiting);
     put_epoch(o, "epoch", ls.epoch);
     put_u64(o, "epoch_number", ls.epoch);
     put_u64(o, "seen", ls.seen);
     put_u64(o, "instance", ls.instance);
-    put_hex(o, "lineage", a->ident.lineage);
-    put_hex(o, "store_id", a->ident.store_id);
+    put_hex(o, "lineage", ident.lineage);
+    put_hex(o, "store_id", ident.store_id);
     put_u64(o, "lease_ms", ls.lease_ms);
     put_u64(o, "rtt_us", ls.rtt_us);
     put_u64(o, "solo_in_ms", ls.solo_in_ms);
