@@ -38,18 +38,28 @@ certificates() {
 
 # host_create NAME agent|controller
 host_create() {
-    local name=$1 role=$2 conf=$SCRATCH/$1.conf
+    local name=$1 role=$2 conf=$SCRATCH/$1.conf more=()
+    # the controller's host is also the CA, and may ask the cloud for machines
+    [ "$role" = controller ] && more=(--cloud --file "$SCRATCH/ca/ca.key:/etc/dumont/tls/ca.key")
     {
         echo "node=$name"
         echo "role=$role"
         echo "controller=ctl:7402"
-        [ "$role" = controller ] && echo "listen=0.0.0.0:7402"
+        [ "$role" = controller ] && printf 'listen=0.0.0.0:7402\nadvertise=ctl:7402\nprovider.local=/run/dumont-cloud.sock\n'
         echo "http=unix:/run/dumont/dumontd.sock"
     } >"$conf"
     dumontd local-host create "$name" --file "$conf:/etc/dumont/dumontd.conf" \
         --file "$SCRATCH/tls-$name/ca.pem:/etc/dumont/tls/ca.pem" --file "$SCRATCH/tls-$name/node.pem:/etc/dumont/tls/node.pem" \
-        --file "$SCRATCH/tls-$name/node.key:/etc/dumont/tls/node.key" >/dev/null || die "cannot make host $name"
+        --file "$SCRATCH/tls-$name/node.key:/etc/dumont/tls/node.key" "${more[@]}" >/dev/null ||
+        die "cannot make host $name"
     say "  host $name is up"
+}
+
+# The GPU machine comes from the provider, as it would from a cloud: the controller asks for it and gives it its certificate.
+gpu_create() {
+    on ctl dumont node add gpu local || die "no machine from the provider"
+    wait_shown 10 "the machine" sh -c "dumontd local-host exec ctl dumont node list | grep -Eq '^gpu +up'" || die "gpu does not come up: $(on ctl dumont node list)"
+    say "  host gpu is up, made by provider local"
 }
 
 in_sync() { on "$1" dumont status $WS --json 2>/dev/null | jq -e '.standby.in_sync' >/dev/null; }
