@@ -262,15 +262,17 @@ void ctl_stop(struct ctl *c)
 
 /* --- commands --- */
 
+/* The newest: that of a machine which is gone may stay open until its silence is noticed. */
 static struct ctl_conn *agent_of(struct ctl *c, const char *node)
 {
+    struct ctl_conn *newest = NULL;
     DMT_LIST_EACH(n, tmp, &c->conns)
     {
         struct ctl_conn *k = DMT_CONTAINER(n, struct ctl_conn, link);
         if (k->kind == CTL_AGENT && strcmp(k->node, node) == 0)
-            return k;
+            newest = k;
     }
-    return NULL;
+    return newest;
 }
 
 static int take_answer(json_t *answer, json_t **ret, struct dmt_err *err)
