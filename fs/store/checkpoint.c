@@ -158,7 +158,7 @@ int store_ckpt_file(struct ckpt *c, uint64_t ino, uint32_t serial, struct ckpt_f
     c->lk->lock(c->lk->ctx);
     cf->f = store_file_get(c->st, ino, serial);
     int r = store_file_open(c->st, cf->f, true);
-    cf->made = cf->f->created;
+    cf->names = r == 0 ? store_file_dir_pending(c->st, cf->f) : 0;
     cf->tainted = cf->f->tainted;
     cf->side_from = cf->f->side_from;
     if (r < 0)
@@ -193,7 +193,7 @@ static int sync_files(struct ckpt *c)
             return r;
         }
         unsigned dir = (unsigned)(cf->f->ino & 0xff);
-        if (!cf->made || (dirs[dir / 64] >> (dir % 64) & 1))
+        if (!cf->names || (dirs[dir / 64] >> (dir % 64) & 1))
             continue;
         if ((r = store_file_sync_dir(c->st, cf->f)) < 0)
             return r;
@@ -205,8 +205,8 @@ static int sync_files(struct ckpt *c)
 static void release_files(struct ckpt *c, bool synced)
 {
     for (size_t i = 0; i < c->file_n; i++) {
-        if (synced && c->files[i]->made)
-            c->files[i]->f->created = false;
+        if (synced)
+            store_file_dir_done(c->st, c->files[i]->f, c->files[i]->names);
         store_file_put(c->st, c->files[i]->f);
         free(c->files[i]);
     }

@@ -3,7 +3,8 @@
  * Owns the cache of open descriptors. A dfile object exists while somebody refers to it, while its descriptor is cached, or while it
  * remembers something that must not be forgotten: by-reference bytes not yet synced (closing the descriptor would lose the error of
  * their writeback), or a failed fdatasync. Happy path: hash look-up, descriptor there. Only clean unreferenced descriptors are closed,
- * coldest first. A new file's directory is synced once, with the first sync of the file.
+ * coldest first. A directory is synced together with the first sync of a file in it, and again after a file was made there: also in
+ * a new process, since the one before may have died between making a file and syncing its name.
  * Failure modes: open errors are returned; a failed fdatasync taints the file for the life of this process: the kernel has dropped the
  * pages, so nothing is rewritten in place there, and by-reference bytes put before are not called durable any more.
  * Thread: workspace lock, but for the descriptor itself, which whoever holds a reference may use.
@@ -91,7 +92,7 @@ void store_file_put(struct dmt_store *st, struct dfile *f)
     for (struct dmt_list *l = st->file_lru.prev; l != &st->file_lru && st->open_files > OPEN_MAX_FILES;) {
         struct dfile *old = DMT_CONTAINER(l, struct dfile, lru);
         l = l->prev;
-        if (!old->unsynced && !old->tainted && !old->created)
+        if (!old->unsynced && !old->tainted)
             file_free(st, old);
     }
 }
@@ -106,7 +107,7 @@ int store_file_open(struct dmt_store *st, struct dfile *f, bool create)
     int fd = io->open(io->ctx, path, O_RDWR, 0);
     if (fd == -ENOENT && create) {
         fd = io->open(io->ctx, path, O_RDWR | O_CREAT, 0600);
-        f->created |= fd >= 0;
+        st->dir_names[f->ino & 0xff]++;
     }
     if (fd < 0)
         return fd;
@@ -115,7 +116,20 @@ int store_file_open(struct dmt_store *st, struct dfile *f, bool create)
     return 0;
 }
 
-int store_file_sync_dir(struct dmt_store *st, struct dfile *f)
+uint64_t store_file_dir_pending(const struct dmt_store *st, const struct dfile *f)
+{
+    uint64_t names = st->dir_names[f->ino & 0xff];
+    return st->dir_durable[f->ino & 0xff] == names ? 0 : names;
+}
+
+void store_file_dir_done(struct dmt_store *st, const struct dfile *f, uint64_t pending)
+{
+    uint64_t *durable = &st->dir_durable[f->ino & 0xff];
+    if (pending > *durable)
+        *durable = pending;
+}
+
+int store_file_sync_dir(struct dmt_store *st, const struct dfile *f)
 {
     char path[PATH_MAX];
     snprintf(path, sizeof(path), "%s/data/%02x", st->dir, (unsigned)(f->ino & 0xff));

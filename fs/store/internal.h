@@ -134,7 +134,6 @@ struct dfile { /* one data file */
     uint32_t serial;
     int fd;           /* -1: not open */
     int refs;
-    bool created;     /* made by this process: its directory is not synced yet */
     bool tainted;     /* an fdatasync failed: nothing is overwritten in place, earlier bytes are not trusted */
     uint64_t lost_below; /* ... and by-reference bytes before this offset were not durable then */
     bool unsynced;    /* by-reference bytes since the last sync: the descriptor must stay open */
@@ -267,6 +266,7 @@ struct dmt_store {
     struct hash nodes, dents, files;
     struct dmt_list node_lru, dent_lru, file_lru;
     size_t node_lru_n, dent_lru_n, open_files;
+    uint64_t dir_names[256], dir_durable[256]; /* per data directory: names made since the start, + 1; how many are durable */
     size_t base_cost;     /* memory of loaded content maps */
     struct dmt_list dirty_nodes, dirty_dents;
     uint64_t dirty_node_n, dirty_dent_n, dirty_piece_n, dirty_cost;
@@ -367,7 +367,10 @@ int store_content_unmap(struct dmt_store *st, struct node *n, uint64_t off, uint
 struct dfile *store_file_get(struct dmt_store *st, uint64_t ino, uint32_t serial); /* takes a reference */
 void store_file_put(struct dmt_store *st, struct dfile *f);
 int store_file_open(struct dmt_store *st, struct dfile *f, bool create);
-int store_file_sync_dir(struct dmt_store *st, struct dfile *f);
+/* pending: not 0 when names in the file's directory may not be durable yet; to be handed to _done after sync_dir. Lock held, but for sync_dir. */
+uint64_t store_file_dir_pending(const struct dmt_store *st, const struct dfile *f);
+int store_file_sync_dir(struct dmt_store *st, const struct dfile *f);
+void store_file_dir_done(struct dmt_store *st, const struct dfile *f, uint64_t pending);
 void store_file_path(const struct dmt_store *st, uint64_t ino, uint32_t serial, char *buf, size_t size);
 void store_file_forget(struct dmt_store *st, uint64_t ino, uint32_t serial);
 void store_files_drop(struct dmt_store *st);
@@ -416,7 +419,8 @@ struct ckpt_file {
     struct dfile *f;
     uint64_t side_from; /* space below may have been tried by a failed attempt */
     uint64_t side_end;  /* allocated now up to here; 0 = not loaded */
-    bool side_used, made, tainted;
+    bool side_used, tainted;
+    uint64_t names; /* not 0: its directory is to be synced */
 };
 struct ckpt { /* one running checkpoint */
     struct dmt_store *st;

@@ -211,6 +211,13 @@ uint64_t store_missing_place_end(struct dmt_store *st, uint64_t owner, uint32_t 
     return p.end;
 }
 
+/* Does a pinned position still show the range of this died row? */
+static bool still_needed(struct dmt_store *st, const struct mrow *m)
+{
+    struct node *n = store_node_cached(st, m->ino); /* a keep pins its source's node */
+    return n ? store_content_needed(st, n, m->seq, m->died) : store_needed(st, m->seq, m->died);
+}
+
 static int is_live_unfilled(void *ctx, struct mrow *m)
 {
     (void)ctx;
@@ -218,16 +225,18 @@ static int is_live_unfilled(void *ctx, struct mrow *m)
 }
 
 /* Ranges that only a pinned position shows may overlap those of the live file, so they wait until that is complete: what
- * missing_next tells of one inode does not overlap. */
-static bool lacks_live(struct dmt_store *st, uint64_t ino)
+ * missing_next tells of one inode does not overlap. Those that nobody shows any more wait for the next freeze to drop them. */
+static bool worth_asking(struct dmt_store *st, const struct mrow *m)
 {
-    return store_missing_each(st, ino, is_live_unfilled, NULL) != 0;
+    if (m->fill != FILL_NONE)
+        return false;
+    return !m->died || (still_needed(st, m) && !store_missing_each(st, m->ino, is_live_unfilled, NULL));
 }
 
 int dmt_store_missing_next(struct dmt_store *st, uint64_t ino, uint64_t off, struct dmt_missing *ret)
 {
     struct mrow *m = row_from(st, ino, off, 0);
-    while (m && (m->fill != FILL_NONE || (m->died && lacks_live(st, m->ino))))
+    while (m && !worth_asking(st, m))
         m = row_next(m);
     if (!m)
         return 0;
@@ -283,8 +292,7 @@ int dmt_store_missing_fill(struct dmt_store *st, const struct dmt_missing *want,
 
 struct synced {
     struct dfile *f;
-    uint64_t writes;
-    bool make_dir;
+    uint64_t writes, names;
     int r;
 };
 
@@ -311,7 +319,7 @@ static size_t fill_collect(struct dmt_store *st, struct synced **ret)
             DMT_ASSERT(v);
         }
         struct dfile *f = store_file_get(st, m->owner, m->serial);
-        v[n++] = (struct synced){.f = f, .writes = f->writes, .make_dir = f->created, .r = f->fd < 0 ? -EIO : 0};
+        v[n++] = (struct synced){.f = f, .writes = f->writes, .names = store_file_dir_pending(st, f), .r = f->fd < 0 ? -EIO : 0};
     }
     *ret = v;
     return n;
@@ -341,7 +349,7 @@ static int fill_settle(struct dmt_store *st, struct synced *v, size_t n)
     }
     for (size_t i = 0; i < n; i++) {
         if (v[i].r == 0) {
-            v[i].f->created &= !v[i].make_dir;
+            store_file_dir_done(st, v[i].f, v[i].names);
             v[i].f->unsynced &= v[i].f->writes != v[i].writes;
         }
         result = result < 0 ? result : v[i].r;
@@ -360,7 +368,7 @@ int dmt_store_fill_sync(struct dmt_store *st, const struct dmt_lockfn *lk)
     for (size_t i = 0; i < n; i++) {
         if (v[i].r == 0)
             v[i].r = io->fdatasync(io->ctx, v[i].f->fd);
-        if (v[i].r == 0 && v[i].make_dir)
+        if (v[i].r == 0 && v[i].names)
             v[i].r = store_file_sync_dir(st, v[i].f);
     }
     lk->lock(lk->ctx);
@@ -392,8 +400,7 @@ void store_missing_filter(struct dmt_store *st)
 {
     for (struct mrow *m = row_from(st, 0, 0, 0), *next; m; m = next) {
         next = row_next(m);
-        struct node *n = m->died ? store_node_cached(st, m->ino) : NULL; /* a keep pins its source's node */
-        if (m->died && !(n ? store_content_needed(st, n, m->seq, m->died) : store_needed(st, m->seq, m->died)))
+        if (m->died && !still_needed(st, m))
             row_remove(st, m);
     }
 }

@@ -69,7 +69,7 @@ int dmt_store_write_ref(struct dmt_store *st, uint64_t ino, uint64_t off, uint64
 
 struct sync_list {
     struct dmt_store *st;
-    struct sync_item { struct dfile *f; uint64_t writes; bool make_dir; int r; } *v;
+    struct sync_item { struct dfile *f; uint64_t writes, names; int r; } *v;
     size_t n, cap;
 };
 
@@ -89,7 +89,7 @@ static int collect(void *ctx, struct mrow *m)
     }
     struct dfile *f = store_file_get(l->st, m->owner, m->serial);
     int r = m->foff < f->lost_below ? -EIO : store_file_open(l->st, f, false);
-    l->v[l->n++] = (struct sync_item){.f = f, .writes = f->writes, .make_dir = f->created, .r = r};
+    l->v[l->n++] = (struct sync_item){.f = f, .writes = f->writes, .names = store_file_dir_pending(l->st, f), .r = r};
     return 0;
 }
 
@@ -104,7 +104,7 @@ int dmt_store_ref_sync(struct dmt_store *st, const struct dmt_lockfn *lk, uint64
         struct sync_item *it = &l.v[i];
         if (it->r == 0)
             it->r = io->fdatasync(io->ctx, it->f->fd);
-        if (it->r == 0 && it->make_dir)
+        if (it->r == 0 && it->names)
             it->r = store_file_sync_dir(st, it->f);
     }
     int r = 0;
@@ -113,7 +113,7 @@ int dmt_store_ref_sync(struct dmt_store *st, const struct dmt_lockfn *lk, uint64
         struct sync_item *it = &l.v[i];
         struct dfile *f = it->f;
         if (it->r == 0) {
-            f->created &= !it->make_dir;
+            store_file_dir_done(st, f, it->names);
             f->unsynced &= f->writes != it->writes;
         } else if (it->r != -ENOENT) {
             f->tainted = true;

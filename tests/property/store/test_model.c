@@ -179,7 +179,10 @@ static void step(struct test *t)
         fill_bytes(op.fill, bytes, op.len);
         OK(dmt_store_ref_put(t->st, &pl, bytes, op.len));
     } else if (op.kind == M_MARK) {
-        OK(dmt_store_ref_sync(t->st, &g_lk, op.ino));
+        int r = dmt_store_ref_sync(t->st, &g_lk, op.ino);
+        if (r == -EIO && t->failed)
+            return; /* a sync of that file failed before: its bytes may be lost, and the store remembers */
+        assert_int_equal(r, 0);
     }
     if (getenv("TRACE"))
         print_message("%llu: kind %d ino %llu dir %llu src %llu view %lld off %llu len %llu\n", (unsigned long long)op.seq, (int)op.kind,
@@ -215,8 +218,7 @@ static void arrive(struct test *t, const struct dmt_missing *m, uint8_t *buf)
             buf[i] = f->data[m->off + i];
             known = true;
         }
-        if (!known)
-            buf[i] = 0; /* of a keep: nothing that this test looks at shows it */
+        assert_true(known); /* nobody asks for what nobody shows */
     }
 }
 
@@ -236,7 +238,6 @@ static void pull_missing(struct test *t)
         assert_int_equal(used, m.len);
     }
     OK(dmt_store_fill_sync(t->st, &g_lk));
-    assert_int_equal(dmt_store_missing_bytes(t->st), 0);
     for (int i = -1; i < M_SNAPS; i++)
         for (int k = 0; k < M_FILES; k++) {
             struct world *w = i < 0 ? t->w : t->snaps[i].used ? t->snaps[i].w : NULL;
