@@ -4,10 +4,13 @@
  *   fuse     (1; a 2nd from 4 cores)  | reads requests, runs check -> log -> apply, replies at once where allowed
  *   commit   (fs/journal)             | fdatasync of the journal; calls on_durable
  *   ckpt     (fs/workspace)           | checkpoints
- *   loop     (fs/replica, libuv)      | peer connection, control socket, timers
- *   lease    (fs/lease)               | pings; no disk, no shared lock but its own
+ *   loop     (fs/replica, libuv)      | peer connection and its timers
+ *   control  (fs/dumontfs_control.c)  | accepts; one thread more per connection runs its commands
+ *   lease    (fs/lease)               | decisions and pings; no disk; lease-io writes and acts, lease-arb asks the arbiter
  *   applier  (standby only)           | applies records <= the holder's durable position
- *   pool     (4)                      | cold reads, bulk reads and writes, archive uploads, control commands
+ *   main     (fs/dumontfs.c)          | promotion, resync, mounting: what changes which parts exist
+ *   archive  (fs/archive)             | packs and uploads
+ *   pool     (4)                      | cold reads, bulk reads and writes, a handover's waiting
  *   notify   (fs/fuse)                | kernel invalidations; holds no lock a handler can want
  *
  * Lock order (take left before right, never the other way):

@@ -1,4 +1,4 @@
-/* loop.h: the libuv loop of the workspace process (one thread, named "loop"): replica, control socket, timers of L4.
+/* loop.h: the libuv loop of the workspace process (one thread, named "loop"): the replica and its timers.
  *
  * A thin wrapper: dmt_loop_uv() is an ordinary uv_loop_t for handles that live on the loop thread. Other threads enter by
  * dmt_loop_post (queued, run in order) or dmt_loop_call (waits). Nothing that runs on the loop may wait for a disk flush, the
