@@ -268,9 +268,27 @@ void mount_undo(struct app *a)
     a->mount_asked = false;
 }
 
+struct forgotten {
+    pthread_mutex_t lock;
+    pthread_cond_t cond;
+    bool done;
+};
+
+static void forgotten(void *arg)
+{
+    struct forgotten *w = arg;
+    pthread_mutex_lock(&w->lock);
+    w->done = true;
+    pthread_cond_signal(&w->cond);
+    pthread_mutex_unlock(&w->lock);
+}
+
+/* Waits until the kernel has forgotten: a rollback that has returned must not be followed by a read of the old bytes. The caller holds nothing
+ * that a handler can want. */
 void mount_invalidate(void *ctx, const uint64_t *inos, size_t n, bool all)
 {
     struct app *a = ctx;
+    struct forgotten w = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
     struct dmt_fuse_inval *v = calloc(n + 1, sizeof *v);
     size_t k = 0;
     if (!v)
@@ -282,8 +300,12 @@ void mount_invalidate(void *ctx, const uint64_t *inos, size_t n, bool all)
         v[k++].ino = inos[i];
     }
     pthread_rwlock_rdlock(&a->parts_lock);
-    if (a->fuse)
-        dmt_fuse_invalidate(a->fuse, v, k, NULL, NULL);
+    if (a->fuse && dmt_fuse_invalidate(a->fuse, v, k, forgotten, &w) == 0) {
+        pthread_mutex_lock(&w.lock);
+        while (!w.done)
+            pthread_cond_wait(&w.cond, &w.lock);
+        pthread_mutex_unlock(&w.lock);
+    }
     pthread_rwlock_unlock(&a->parts_lock);
     free(v);
 }

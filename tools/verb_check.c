@@ -51,7 +51,7 @@ static int run_check(int argc, char **argv)
     struct dmt_err err = {0};
     struct dmt_conf *c = NULL;
     struct dmt_store *st = NULL;
-    struct findings f = {.list = json_array()};
+    struct findings f = {0};
     char store[4096], dir[4200];
     if (argc != 2)
         return usage_of(&verb_check);
@@ -64,6 +64,7 @@ static int run_check(int argc, char **argv)
         dmt_err_hint(&err, "Unmount it first; `dumont verify %s` compares the copies of a running workspace.", argv[1]);
         return fail(EXIT_FAILED, &err);
     }
+    f.list = json_array();
     if (rc != 0)
         found(&f, err.msg);
     snprintf(dir, sizeof dir, "%s/journal", store);

@@ -2,6 +2,7 @@
  * For tests that ask what no verb of `dumont` asks. Exit 0; 1 when it cannot connect or the other end goes away.
  */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -19,14 +20,16 @@ int main(int argc, char **argv)
     if (fd < 0 || connect(fd, (struct sockaddr *)&sa, sizeof sa) != 0)
         return perror(argv[1]), 1;
     FILE *f = fdopen(fd, "r+");
-    while (f && fgets(line, sizeof line, stdin)) {
+    int rc = 0;
+    while (rc == 0 && f && fgets(line, sizeof line, stdin)) {
         fputs(line, f);
         fflush(f);
-        do {
-            if (getline(&answer, &cap, f) <= 0)
-                return 1;
-        } while (strncmp(answer, "{\"progress\"", 11) == 0);
-        fputs(answer, stdout);
+        do
+            rc = getline(&answer, &cap, f) <= 0;
+        while (rc == 0 && strncmp(answer, "{\"progress\"", 11) == 0);
+        if (rc == 0)
+            fputs(answer, stdout);
     }
-    return 0;
+    free(answer);
+    return rc;
 }

@@ -22,6 +22,12 @@ case $BUILD in /*) ;; *) BUILD=$ROOT/$BUILD ;; esac
 BIN=$BUILD/tests/lib/bin
 SCRATCH=$(mktemp -d "/var/tmp/dumont-$(basename "$0" .sh).XXXXXX") || exit 1
 export ROOT BUILD BIN SCRATCH
+# Sanitizers of an instrumented build report into files here, whatever becomes of the program's output; lib_exit looks for them.
+for sanitizer in ASAN TSAN UBSAN LSAN; do
+    declare -n options=${sanitizer}_OPTIONS
+    export "${sanitizer}_OPTIONS=${options:+$options:}log_path=$SCRATCH/sanitizer:log_exe_name=1"
+done
+unset -n options
 
 CHECKS=0
 FAILURES=0
@@ -69,6 +75,12 @@ lib_exit() {
     done
     for m in $(mounts_below "$SCRATCH"); do
         unmount "$(printf '%b' "$m")"
+    done
+    for m in "$SCRATCH"/sanitizer.*; do
+        [ -s "$m" ] || continue
+        echo "not ok no sanitizer report: ${m##*/}"
+        head -n 80 "$m" | sed 's/^/#   /'
+        status=1
     done
     if [ -n "${KEEP:-}" ] && [ $status != 0 ]; then
         echo "# kept: $SCRATCH"

@@ -7,22 +7,44 @@ export DUMONT_ETC=$SCRATCH/etc DUMONT_RUN=$SCRATCH/run DUMONT_STATE=$SCRATCH/sta
 mkdir -p "$DUMONT_ETC/workspaces" "$DUMONT_RUN" "$DUMONT_STATE" "$DUMONT_LOG"
 PATH=$BUILD:$PATH
 
-mounts_end() {
+# Pids of this test's workspace processes and holders: those that have a folder below $SCRATCH in their environment.
+workspace_pids() {
+    local p
+    for p in /proc/[0-9]*; do
+        case $(cat "$p/comm" 2>/dev/null) in
+        dumontfs | dumont-holder) grep -qzF "DUMONT_RUN=$SCRATCH/" "$p/environ" 2>/dev/null && echo "${p#/proc/}" ;;
+        esac
+    done
+    return 0
+}
+no_workspaces() { [ -z "$(workspace_pids)" ]; }
+
+# Ends everything in order: what sanitizers find at the end of a process is wanted too. What was started by a mount ends with it; a standby is told.
+workspaces_end() {
     local s pid
     for s in $(mounts_below "$SCRATCH"); do
         unmount "$s"
     done
-    # what was started by a mount ends with it; whoever is left is named by its control socket, and killed by its pid
-    for s in "$DUMONT_RUN"/*.sock; do
-        [ -S "$s" ] || continue
-        pid=$(dumont status "$(basename "$s" .sock)" --json 2>/dev/null | jq -r '.pid // empty')
-        [ -n "$pid" ] && kill -KILL "$pid"
+    for s in "$SCRATCH"/run/*.sock "$SCRATCH"/*/run/*.sock; do
+        [ -S "$s" ] && [ "${s##*/}" != dumontd.sock ] && printf '{"cmd":"stop"}\n' | timeout 10 "$BIN/ctl" "$s" >/dev/null 2>&1
     done
+    wait_until 60 no_workspaces && return 0
+    for pid in $(workspace_pids); do
+        echo "not ok $(cat "/proc/$pid/comm") $pid ends by itself"
+        kill -KILL "$pid"
+    done
+    return 1
+}
+
+mounts_end() {
+    local s
+    workspaces_end
     if [ "$FAILURES" != 0 ]; then
         for s in "$DUMONT_LOG"/*.log; do
             [ -f "$s" ] && { echo "# --- $s"; tail -n 30 "$s" | sed 's/^/# /'; }
         done
     fi
+    return 0
 }
 cleanup_fn mounts_end
 
@@ -33,7 +55,19 @@ ws_mount() {
     mount.dumont "$1" "$2" -o "${3:-rw}"
 }
 
-ws_umount() { umount "$1"; }
+ws_pid_at() {
+    local s
+    for s in "$DUMONT_RUN"/*.sock; do
+        [ -S "$s" ] && ws_status "$(basename "$s" .sock)" 2>/dev/null | jq -r --arg d "$1" 'select(.mountpoint == $d).pid'
+    done
+    return 0
+}
+# When it returns the mount is gone and so is the process: the store is free.
+ws_umount() {
+    local pid
+    pid=$(ws_pid_at "$1")
+    umount "$1" && { [ -z "$pid" ] || wait_until 60 not alive "$pid"; }
+}
 
 ws_status() { dumont status "$1" --json; }
 ws_get() { dumont status "$1" --json | jq -r "$2"; }

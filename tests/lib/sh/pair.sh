@@ -51,16 +51,9 @@ pair_up() {
 }
 
 pair_end() {
-    local m s pid
-    for s in $(mounts_below "$SCRATCH"); do
-        unmount "$s"
-    done
+    local m
+    workspaces_end
     for m in a b; do
-        for s in "$SCRATCH/$m"/run/*.sock; do
-            [ -S "$s" ] && [ "$(basename "$s")" != dumontd.sock ] || continue
-            pid=$(at $m dumont status "$(basename "$s" .sock)" --json 2>/dev/null | jq -r '.pid // empty')
-            [ -n "$pid" ] && kill -KILL "$pid"
-        done
         [ "$FAILURES" = 0 ] || tail -n 25 "$SCRATCH/$m"/log/*.log 2>/dev/null | sed "s/^/# $m: /"
     done
 }
