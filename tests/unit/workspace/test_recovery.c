@@ -71,40 +71,43 @@ static void clean_close_leaves_nothing_to_replay(void **state)
     assert_int_equal(dmt_ws_begin_epoch(f->ws, FX_EPOCH(1, f->minor), "alpha", "again", &err), DMT_E_STALE);
 }
 
+/* Runs as a program of its own (main below), so that no thread of this process is forked. */
+static int doomed(const char *store)
+{
+    struct dmt_ws_conf conf = {.io = dmt_io_real(), .clock = dmt_clock_real(), .dir = store, .segment_bytes = 4u << 20};
+    struct dmt_ws *ws;
+    char name[16], text[64];
+    if (dmt_ws_open(&ws, &conf, NULL) < 0 || dmt_ws_begin_epoch(ws, FX_EPOCH(1, 50), "alpha", "child", NULL) < 0)
+        return 2;
+    for (int i = 0; i < 500; i++) {
+        struct dmt_op op = FX_OP(0);
+        struct dmt_attr a;
+        (void)snprintf(name, sizeof(name), "f%d", i);
+        int n = snprintf(text, sizeof(text), "file number %d", i);
+        if (dmt_ws_make(ws, &op, DMT_ROOT, name, S_IFREG | 0644, 0, NULL, &a) < 0 ||
+            dmt_ws_write(ws, &op, a.node, text, (size_t)n, 0, false) < 0)
+            return 3;
+    }
+    (void)kill(getpid(), SIGKILL);
+    return 4;
+}
+
 static void killed_process_recovers(void **state)
 {
     struct fx *f = *state;
-    char text[64];
+    char name[16], text[64];
     int status;
     fx_close(f);
     pid_t pid = fork();
     if (pid == 0) {
-        struct dmt_pool *pool;
-        struct dmt_ws *ws;
-        if (dmt_pool_new(&pool, "pool", 1, 8) < 0)
-            _exit(1);
-        f->conf.pool = pool;
-        if (dmt_ws_open(&ws, &f->conf, NULL) < 0 || dmt_ws_begin_epoch(ws, FX_EPOCH(1, 50), "alpha", "child", NULL) < 0)
-            _exit(2);
-        for (int i = 0; i < 500; i++) {
-            struct dmt_op op = FX_OP(0);
-            struct dmt_attr a;
-            char name[16];
-            (void)snprintf(name, sizeof(name), "f%d", i);
-            int n = snprintf(text, sizeof(text), "file number %d", i);
-            if (dmt_ws_make(ws, &op, DMT_ROOT, name, S_IFREG | 0644, 0, NULL, &a) < 0 ||
-                dmt_ws_write(ws, &op, a.node, text, (size_t)n, 0, false) < 0)
-                _exit(3);
-        }
-        (void)kill(getpid(), SIGKILL);
+        execl("/proc/self/exe", "test_recovery", "doomed", f->store, (char *)NULL);
+        _exit(1);
     }
     assert_int_equal(waitpid(pid, &status, 0), pid);
     assert_true(WIFSIGNALED(status));
-    f->conf.pool = f->pool;
     f->minor = 50;
     fx_serve(f);
     for (int i = 0; i < 500; i++) {
-        char name[16];
         (void)snprintf(name, sizeof(name), "f%d", i);
         (void)snprintf(text, sizeof(text), "file number %d", i);
         fx_expect_text(f, fx_lookup(f, DMT_ROOT, name), text);
@@ -303,9 +306,9 @@ static int tg_begin(void *ctx)
 static int tg_sync(void *ctx, uint64_t seq, uint64_t ino, uint64_t ref_seq)
 {
     struct test_gate *g = ctx;
-    g->asked_seq = seq;
-    g->asked_ino = ino;
-    g->asked_ref = ref_seq;
+    __atomic_store_n(&g->asked_ino, ino, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&g->asked_ref, ref_seq, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&g->asked_seq, seq, __ATOMIC_SEQ_CST);
     return __atomic_load_n(&g->sync, __ATOMIC_SEQ_CST);
 }
 
@@ -384,11 +387,15 @@ static void sync_waits_for_disk_and_gate(void **state)
     fx_fill(f, x, 4u << 20, 0, 256u << 10, 1);
     uint64_t tail = dmt_journal_tail(dmt_ws_journal(f->ws)).seq;
     dmt_ws_sync(f->ws, x, on_ack, &a);
-    for (int i = 0; i < 10000 && g.asked_seq <= tail; i++)
+    uint64_t asked = 0;
+    for (int i = 0; i < 10000 && asked <= tail; i++) {
         usleep(1000);
-    assert_true(g.asked_seq > tail); /* the MARK */
-    assert_true(g.asked_ino == x && g.asked_ref == tail);
-    assert_true(dmt_journal_durable(dmt_ws_journal(f->ws)) >= g.asked_seq);
+        asked = __atomic_load_n(&g.asked_seq, __ATOMIC_SEQ_CST);
+    }
+    assert_true(asked > tail); /* the MARK */
+    assert_true(__atomic_load_n(&g.asked_ino, __ATOMIC_SEQ_CST) == x);
+    assert_true(__atomic_load_n(&g.asked_ref, __ATOMIC_SEQ_CST) == tail);
+    assert_true(dmt_journal_durable(dmt_ws_journal(f->ws)) >= asked);
     assert_int_equal(acks(&a), 0);
     __atomic_store_n(&g.sync, 0, __ATOMIC_SEQ_CST);
     dmt_ws_poke(f->ws);
@@ -405,10 +412,10 @@ static void sync_of_a_directory_is_about_names(void **state)
     fx_fill(f, x, 4u << 20, 0, 256u << 10, 1);
     set_gate(f, &g);
     assert_int_equal(dmt_ws_sync_wait(f->ws, d), 0);
-    assert_int_equal(g.asked_ref, 0);
+    assert_int_equal(__atomic_load_n(&g.asked_ref, __ATOMIC_SEQ_CST), 0);
     assert_true(dmt_ws_missing_ino(f->ws, x, UINT64_MAX));
     assert_int_equal(dmt_ws_sync_wait(f->ws, 0), 0);
-    assert_true(g.asked_ref > 0);
+    assert_true(__atomic_load_n(&g.asked_ref, __ATOMIC_SEQ_CST) > 0);
     assert_false(dmt_ws_missing_ino(f->ws, x, UINT64_MAX));
     dmt_ws_set_gate(f->ws, dmt_gate_open());
 }
@@ -507,8 +514,10 @@ static void broken_journal_makes_it_read_only(void **state)
     fx_expect_text(f, x, "before");
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    if (argc == 3 && strcmp(argv[1], "doomed") == 0)
+        return doomed(argv[2]);
     const struct CMUnitTest tests[] = {
 #define T(name) cmocka_unit_test_setup_teardown(name, fx_setup, fx_teardown)
         T(crash_loses_nothing_that_was_logged),

@@ -1,0 +1,170 @@
+/* test_record.c: bodies of records byte by byte, the hash map, ACL arithmetic. No workspace is needed. */
+#include "fixture.h"
+
+static void every_type_comes_back_as_it_went(void **state)
+{
+    (void)state;
+    static const char text[] = "some/text", data[] = "\0\1\2 data";
+    const struct dmt_span s = {text, sizeof(text) - 1}, d = {data, sizeof(data) - 1};
+    const struct dmt_body all[] = {
+        {.type = DMT_REC_EPOCH, .EPOCH = {7, 6, 5, 4, {1, 2, 3}, s, s}},
+        {.type = DMT_REC_MAKE, .MAKE = {1, s, 3, 4, 5, 6, 7, d, d, d}},
+        {.type = DMT_REC_LINK, .LINK = {1, 2, s}},
+        {.type = DMT_REC_UNLINK, .UNLINK = {1, s, 2, 1}},
+        {.type = DMT_REC_RENAME, .RENAME = {1, s, 2, s, 3, 4, 5, 1}},
+        {.type = DMT_REC_SETATTR, .SETATTR = {1, 2, 3, 4, 5, 6, 7, 8}},
+        {.type = DMT_REC_SETXATTR, .SETXATTR = {1, s, d, DMT_MODE_KEEP}},
+        {.type = DMT_REC_DELXATTR, .DELXATTR = {1, s, 0644}},
+        {.type = DMT_REC_WRITE, .WRITE = {1, 2, DMT_MODE_KEEP, 1, d}},
+        {.type = DMT_REC_WRITE_REF, .WRITE_REF = {1, 2, 3, 4, 5, 0}},
+        {.type = DMT_REC_ALLOC, .ALLOC = {1, 2, 3, 4, 5, 6}},
+        {.type = DMT_REC_MARK, .MARK = {1, 2}},
+        {.type = DMT_REC_REAP, .REAP = {1}},
+        {.type = DMT_REC_SNAP, .SNAP = {s, 2, s}},
+        {.type = DMT_REC_SNAP_DEL, .SNAP_DEL = {s}},
+        {.type = DMT_REC_BEGIN, .BEGIN = {s}},
+        {.type = DMT_REC_END, .END = {1, 2}},
+        {.type = DMT_REC_CONTENT, .CONTENT = {1, 2, 3, 4, 5}},
+        {.type = DMT_REC_INCOMPLETE, .INCOMPLETE = {1, 1, 2, 3, s}},
+    };
+    assert_int_equal(sizeof(all) / sizeof(all[0]), DMT_REC_INCOMPLETE);
+    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+        struct dmt_buf a, b;
+        struct dmt_body back;
+        char line[512];
+        dmt_buf_init(&a);
+        dmt_buf_init(&b);
+        dmt_body_encode(&all[i], &a);
+        assert_int_equal(dmt_body_decode(all[i].type, a.p, a.len, &back), 0);
+        dmt_body_encode(&back, &b);
+        assert_int_equal(a.len, b.len);
+        assert_memory_equal(a.p, b.p, a.len);
+        assert_memory_equal(dmt_body_print(&back, line, sizeof(line)), dmt_rec_name(all[i].type),
+                            strlen(dmt_rec_name(all[i].type)));
+        for (size_t cut = 0; cut < a.len; cut++) /* every shorter body is refused */
+            assert_int_equal(dmt_body_decode(all[i].type, a.p, cut, &back), DMT_E_CORRUPT);
+        dmt_put_u8(&a, 0);
+        assert_int_equal(dmt_body_decode(all[i].type, a.p, a.len, &back), DMT_E_CORRUPT);
+        dmt_buf_free(&a);
+        dmt_buf_free(&b);
+    }
+}
+
+static void bytes_of_a_write_are_as_documented(void **state)
+{
+    (void)state;
+    struct dmt_body b = {.type = DMT_REC_WRITE, .WRITE = {0x1122, 0x33, 0x81a4, 1, {"xyz", 3}}};
+    static const uint8_t want[] = {0x22, 0x11, 0, 0, 0, 0, 0, 0, 0x33, 0, 0, 0, 0, 0, 0, 0, 0xa4, 0x81, 0, 0, 1, 3, 0, 0, 0, 'x', 'y', 'z'};
+    struct dmt_buf out;
+    dmt_buf_init(&out);
+    dmt_body_encode(&b, &out);
+    assert_int_equal(out.len, sizeof(want));
+    assert_memory_equal(out.p, want, sizeof(want));
+    dmt_buf_free(&out);
+}
+
+static void names_with_nul_and_unknown_types_are_refused(void **state)
+{
+    (void)state;
+    struct dmt_body b = {.type = DMT_REC_SNAP_DEL, .SNAP_DEL.name = {"a\0b", 3}}, back;
+    struct dmt_buf out;
+    dmt_buf_init(&out);
+    dmt_body_encode(&b, &out);
+    assert_int_equal(dmt_body_decode(DMT_REC_SNAP_DEL, out.p, out.len, &back), DMT_E_CORRUPT);
+    assert_int_equal(dmt_body_decode(200, out.p, out.len, &back), DMT_E_VERSION);
+    assert_int_equal(dmt_body_decode(0, out.p, out.len, &back), DMT_E_VERSION);
+    dmt_buf_free(&out);
+}
+
+/* What the log really holds for each write is what the encoder says: the payload travels apart from the rest. */
+static void logged_bodies_equal_encoded_bodies(void **state)
+{
+    struct fx *f = *state;
+    struct dmt_jreader *rd;
+    struct dmt_rec r;
+    struct dmt_body b;
+    struct dmt_buf out;
+    int seen = 0;
+    fx_fill(f, fx_file(f, DMT_ROOT, "x"), 100000, 3, 40000, 1);
+    fx_setxattr(f, DMT_ROOT, "user.a", "b");
+    dmt_buf_init(&out);
+    assert_int_equal(dmt_jreader_open(&rd, dmt_ws_journal(f->ws), 0, NULL), 0);
+    while (dmt_jreader_next(rd, &r, NULL, NULL, NULL) == 1) {
+        dmt_buf_reset(&out);
+        assert_int_equal(dmt_body_decode(r.type, r.body, r.body_len, &b), 0);
+        dmt_body_encode(&b, &out);
+        assert_int_equal(out.len, r.body_len);
+        assert_memory_equal(out.p, r.body, out.len);
+        seen++;
+    }
+    assert_true(seen >= 6);
+    dmt_jreader_close(rd);
+    dmt_buf_free(&out);
+}
+
+static void map_keeps_what_it_is_given(void **state)
+{
+    (void)state;
+    struct ws_map m = {0};
+    uint64_t x = 1;
+    for (uint64_t i = 1; i <= 20000; i++)
+        assert_int_equal(ws_map_put(&m, i * 3, i), 0);
+    for (int round = 0; round < 50000; round++) {
+        x = x * 6364136223846793005ull + 1;
+        uint64_t k = (x >> 40) % 20000 + 1;
+        if (ws_map_has(&m, k * 3)) {
+            assert_true(ws_map_get(&m, k * 3) == k);
+            ws_map_del(&m, k * 3);
+            assert_false(ws_map_has(&m, k * 3));
+        } else {
+            assert_int_equal(ws_map_put(&m, k * 3, k), 0);
+        }
+    }
+    size_t n = 0;
+    for (uint64_t i = 1; i <= 60000; i++)
+        n += ws_map_has(&m, i);
+    assert_int_equal(n, m.n);
+    ws_map_clear(&m);
+}
+
+static void acl_lists_are_checked(void **state)
+{
+    (void)state;
+    static const struct { uint16_t tag, perm; } good[] = {{1, 6}, {2, 4}, {4, 4}, {16, 4}, {32, 0}};
+    uint8_t acl[44];
+    uint32_t mode = S_IFREG;
+    bool minimal;
+    dmt_st32(acl, 2);
+    for (int i = 0; i < 5; i++) {
+        dmt_st16(acl + 4 + i * 8, good[i].tag);
+        dmt_st16(acl + 6 + i * 8, good[i].perm);
+        dmt_st32(acl + 8 + i * 8, 5);
+    }
+    struct dmt_span s = {acl, 44};
+    assert_int_equal(ws_acl_mode(s, &mode, &minimal), 0);
+    assert_int_equal(mode, S_IFREG | 0640);
+    assert_false(minimal);
+    dmt_st16(acl + 4 + 24, 8); /* a group after the mask's place: no mask for named entries */
+    assert_int_equal(ws_acl_check(s), -EINVAL);
+    dmt_st16(acl + 4 + 24, 16);
+    dmt_st16(acl + 6, 9);
+    assert_int_equal(ws_acl_check(s), -EINVAL);
+    dmt_st16(acl + 6, 6);
+    dmt_st32(acl, 3);
+    assert_int_equal(ws_acl_check(s), -EINVAL);
+    s.n = 3;
+    assert_int_equal(ws_acl_check(s), -EINVAL);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_type_comes_back_as_it_went),
+        cmocka_unit_test(bytes_of_a_write_are_as_documented),
+        cmocka_unit_test(names_with_nul_and_unknown_types_are_refused),
+        cmocka_unit_test_setup_teardown(logged_bodies_equal_encoded_bodies, fx_setup, fx_teardown),
+        cmocka_unit_test(map_keeps_what_it_is_given),
+        cmocka_unit_test(acl_lists_are_checked),
+    };
+    return cmocka_run_group_tests_name("workspace records", tests, NULL, NULL);
+}
