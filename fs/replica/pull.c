@@ -267,6 +267,12 @@ static void add_hull(struct replica_waiting *w, uint64_t ino, uint64_t hi)
     v[w->n++] = (struct replica_hull){ino, hi};
 }
 
+/* Of what an earlier stream has filled in we know no ranges any more: until a sync has covered all of it no wait can be judged. */
+static bool is_clean(const struct replica_pull *p)
+{
+    return p->synced_no >= p->dirty_no && p->fill_jobs <= p->filling;
+}
+
 /* The list no longer tells of a range that is filled in, but it is only there once it is durable. */
 static bool is_undurable(const struct replica_ask *a, const struct replica_hull *h)
 {
@@ -276,9 +282,6 @@ static bool is_undurable(const struct replica_ask *a, const struct replica_hull 
 
 static bool any_undurable(struct replica_pull *p, const struct replica_hull *h)
 {
-    /* Of an earlier stream we know no ranges any more: until a sync has covered all of them nothing is sure. */
-    if (p->synced_no < p->dirty_no || p->fill_jobs > p->filling)
-        return true;
     if (h->ino == 0) {
         DMT_LIST_EACH(it, tmp, &p->asks)
         if (is_undurable(DMT_CONTAINER(it, struct replica_ask, all), h))
@@ -386,6 +389,8 @@ static void check_waiting(struct dmt_replica *r)
 {
     struct replica_pull *p = &r->pull;
     bool own = false;
+    if (!is_clean(p))
+        return;
     DMT_LIST_EACH(it, tmp, &p->waiting)
     {
         struct replica_waiting *w = DMT_CONTAINER(it, struct replica_waiting, node);

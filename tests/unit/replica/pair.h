@@ -38,25 +38,23 @@ struct node {
     struct dmt_loop *loop;
     struct dmt_pool *pool, *chief; /* chief: the thread that does what dumontfs.c does */
     struct dmt_io io;              /* real, but for a fdatasync that can be held */
-    struct dmt_ws *ws;
-    struct dmt_replica *r;
+    struct dmt_ws *ws;             /* of the test's own thread and of chores */
+    _Atomic(struct dmt_replica *) r;
     _Atomic(struct dmt_ws *) live; /* ws for ops */
-    bool dual;                     /* syncs need the peer */
+    atomic_bool dual;              /* syncs need the peer */
     atomic_uint_fast64_t stable;
     atomic_bool hold_sync, hold_data; /* all fdatasync; those of data files */
     /* policy */
     atomic_bool refuse_follow, order;
-    /* what was told; protected by lock */
-    pthread_mutex_t lock;
-    struct dmt_replica_peer peer;
-    bool up, resync_was_ordered, fetch_ended;
-    int fetch_err, import_err;
-    unsigned ups, downs, acks, pairs, resyncs, needed, imports, follows, cuts;
-    uint64_t acked_epoch, acked_durable, acked_whole, higher, following_epoch, following_seq, pair_seq, cut_seq;
+    /* what was told */
+    atomic_bool up, ahead, fetch_ended, known;
+    atomic_int fetch_err, ping_fd;
+    atomic_uint ups, downs, acks, pairs, resyncs, needed, imports, follows, cuts;
+    atomic_uint_fast64_t acked_epoch, acked_durable, acked_whole, higher, following_epoch, following_seq, pair_seq, cut_seq;
+    pthread_mutex_t lock; /* the rest */
     uint8_t acked_store[16];
     char failed[256], last_event[512], down_why[256];
     struct dmt_tls *ping_tls;
-    int ping_fd;
 };
 
 struct relay {
@@ -104,7 +102,7 @@ static inline uint64_t test_ms(void)
     return dmt_clock_real()->monotonic_ns(NULL) / DMT_MS;
 }
 
-static inline void say_nodes(const struct pair *p);
+static inline void say_nodes(struct pair *p);
 static struct pair *current; /* for the report of a condition that does not come */
 
 #define WAIT_FOR(cond)                                                                                                 \
@@ -118,6 +116,15 @@ static struct pair *current; /* for the report of a condition that does not come
             wait_a_little();                                                                                           \
         }                                                                                                              \
     } while (0)
+
+/* What a node was told in words contains text ("" = nothing was said). */
+static inline bool said(struct node *n, const char *where, const char *text)
+{
+    pthread_mutex_lock(&n->lock);
+    bool yes = text[0] ? strstr(where, text) != NULL : where[0] == '\0';
+    pthread_mutex_unlock(&n->lock);
+    return yes;
+}
 
 static inline void check(int rc, const struct dmt_err *err)
 {
@@ -148,16 +155,22 @@ static inline int g_sync(void *ctx, uint64_t seq, uint64_t ino, uint64_t ref_seq
     struct node *n = ctx;
     if (!n->dual)
         return 0;
-    if (!n->r || n->acked_store[0] == 0)
+    struct dmt_replica *r = n->r;
+    uint8_t id[16];
+    if (!r || !atomic_load(&n->known))
         return 1;
-    bool have = ref_seq == 0 || dmt_replica_have(n->r, ino, ref_seq);
-    return have && dmt_replica_peer_durable(n->r, n->acked_store) >= seq ? 0 : 1;
+    pthread_mutex_lock(&n->lock);
+    memcpy(id, n->acked_store, 16);
+    pthread_mutex_unlock(&n->lock);
+    bool have = ref_seq == 0 || dmt_replica_have(r, ino, ref_seq);
+    return have && dmt_replica_peer_durable(r, id) >= seq ? 0 : 1;
 }
 static inline void g_appended(void *ctx, uint64_t tail_seq, uint64_t bytes)
 {
     struct node *n = ctx;
-    if (n->r)
-        dmt_replica_appended(n->r, tail_seq, bytes);
+    struct dmt_replica *r = n->r;
+    if (r)
+        dmt_replica_appended(r, tail_seq, bytes);
 }
 static inline uint64_t g_stable(void *ctx)
 {
@@ -197,7 +210,7 @@ static inline void node_open(struct node *n, bool follower);
 static inline void o_up(void *ctx, const struct dmt_replica_peer *p)
 {
     struct node *n = ctx;
-    TELL(n, n->peer = *p; n->up = true; n->ups++);
+    TELL(n, n->ahead = p->ahead; n->ups++; n->up = true);
 }
 static inline void o_down(void *ctx, const char *why)
 {
@@ -207,14 +220,14 @@ static inline void o_down(void *ctx, const char *why)
 static inline void o_acked(void *ctx, const uint8_t id[16], uint64_t epoch, uint64_t durable, uint64_t whole)
 {
     struct node *n = ctx;
-    TELL(n, n->acks++; memcpy(n->acked_store, id, 16); n->acked_epoch = epoch; n->acked_durable = durable;
-         n->acked_whole = whole);
+    TELL(n, memcpy(n->acked_store, id, 16); n->acked_epoch = epoch; n->acked_durable = durable; n->acked_whole = whole;
+         n->known = true; n->acks++);
 }
 static inline void o_pair(void *ctx, const uint8_t id[16], uint64_t epoch, uint64_t seq)
 {
     struct node *n = ctx;
     (void)id, (void)epoch;
-    TELL(n, n->pairs++; n->pair_seq = seq);
+    TELL(n, n->pair_seq = seq; n->pairs++);
 }
 static inline void o_changed(void *ctx)
 {
@@ -230,7 +243,7 @@ static inline void do_cut(void *arg)
     struct node *n = c->n;
     struct dmt_err err = {0};
     int rc = dmt_ws_branch_and_cut(n->ws, c->seq, "epoch-1.0-gpu", &err);
-    TELL(n, n->cuts++; n->cut_seq = c->seq);
+    TELL(n, n->cut_seq = c->seq; n->cuts++);
     if (rc == 0)
         dmt_replica_follow(n->r, c->epoch);
     else
@@ -252,7 +265,7 @@ static inline void o_peer_epoch(void *ctx, const struct dmt_replica_peer *p, uin
 static inline void o_following(void *ctx, uint64_t epoch, uint64_t seq)
 {
     struct node *n = ctx;
-    TELL(n, n->follows++; n->following_epoch = epoch; n->following_seq = seq);
+    TELL(n, n->following_epoch = epoch; n->following_seq = seq; n->follows++);
 }
 static inline void o_higher(void *ctx, uint64_t epoch)
 {
@@ -296,7 +309,7 @@ static inline void do_open(void *arg)
 static inline void o_imported(void *ctx, int err, const struct dmt_pos *pos, const uint8_t lineage[16], const char *why)
 {
     struct node *n = ctx;
-    TELL(n, n->import_err = err; if (err < 0) (void)snprintf(n->failed, sizeof(n->failed), "import: %s", why));
+    TELL(n, if (err < 0) (void)snprintf(n->failed, sizeof(n->failed), "import: %s", why));
     memcpy(n->ident.lineage, lineage, 16);
     if (err == 0)
         chore(n, do_open, 0, pos->seq);
@@ -304,12 +317,12 @@ static inline void o_imported(void *ctx, int err, const struct dmt_pos *pos, con
 static inline void o_fetched(void *ctx, int err)
 {
     struct node *n = ctx;
-    TELL(n, n->fetch_ended = true; n->fetch_err = err);
+    TELL(n, n->fetch_err = err; n->fetch_ended = true);
 }
 static inline void o_ping(void *ctx, struct dmt_tls *tls, int fd)
 {
     struct node *n = ctx;
-    TELL(n, n->ping_tls = tls; n->ping_fd = fd);
+    TELL(n, n->ping_tls = tls; n->ping_fd = fd); /* the descriptor last: it is what the test waits for */
 }
 static inline void o_failed(void *ctx, const char *why)
 {
@@ -395,7 +408,6 @@ static inline void node_create(struct node *n)
 
 static inline void node_init(struct pair *p, struct node *n, const char *name, uint8_t id)
 {
-    memset(n, 0, sizeof(*n));
     n->name = name;
     n->ping_fd = -1;
     (void)snprintf(n->dir, sizeof(n->dir), "%s/%s", p->dir, name);
@@ -443,7 +455,9 @@ static inline void node_listen(struct node *n)
     struct dmt_err err = {0};
     struct dmt_replica_conf c = node_conf(n);
     c.listen_host = "127.0.0.1";
-    check(dmt_replica_start(&n->r, &c, &err), &err);
+    struct dmt_replica *r;
+    check(dmt_replica_start(&r, &c, &err), &err);
+    n->r = r;
     dmt_replica_set_ws(n->r, n->ws);
 }
 
@@ -453,7 +467,9 @@ static inline void node_dial(struct node *n, uint16_t port)
     struct dmt_replica_conf c = node_conf(n);
     c.dial_host = "127.0.0.1";
     c.dial_port = port;
-    check(dmt_replica_start(&n->r, &c, &err), &err);
+    struct dmt_replica *r;
+    check(dmt_replica_start(&r, &c, &err), &err);
+    n->r = r;
     dmt_replica_set_ws(n->r, n->ws);
 }
 
@@ -525,7 +541,7 @@ static inline void assert_equal_trees(struct node *a, struct node *b)
     assert_string_equal(x, y);
 }
 
-static inline void say_node(const struct node *n)
+static inline void say_node(struct node *n)
 {
     struct dmt_replica_status s = {0};
     if (n->r)
@@ -542,7 +558,7 @@ static inline void say_node(const struct node *n)
                       (unsigned long long)dmt_ws_applied(n->ws));
 }
 
-static inline void say_nodes(const struct pair *p)
+static inline void say_nodes(struct pair *p)
 {
     if (!p)
         return;

@@ -195,7 +195,7 @@ static void a_standby_ahead_is_fetched_from(void **state)
     node_receive(&p->b, EPOCH(1, 0));
     unsigned ups = p->a.ups;
     WAIT_FOR(p->a.ups > ups - (ups > 0) && p->a.up);
-    WAIT_FOR(p->a.peer.ahead);
+    WAIT_FOR(p->a.ahead);
     dmt_replica_fetch(p->a.r);
     WAIT_FOR(p->a.fetch_ended);
     assert_int_equal(p->a.fetch_err, 0);
