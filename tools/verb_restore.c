@@ -117,17 +117,38 @@ static int restore_files(const char *url, const char *name, const char *dir, con
     return rc;
 }
 
+/* The files that a branch names, as that machine had them: asked of the workspace's process, which keeps the branch. */
+static int extract_branch(const char *name, const char *dir, const char *branch)
+{
+    struct dmt_err err = {0};
+    char path[4096];
+    json_t *r = NULL;
+    int rc = dir_ready(dir);
+    if (rc != EXIT_OK)
+        return rc;
+    if (!realpath(dir, path))
+        return failf(EXIT_FAILED, NULL, "%s: %s", dir, strerror(errno));
+    if (control_call(name, json_pack("{s:s, s:s, s:s}", "cmd", "branch.extract", "branch", branch, "dir", path), &r, &err) != 0)
+        return fail(EXIT_FAILED, &err);
+    json_decref(r);
+    if (!opt_json)
+        printf("the files of %s are in %s\n", branch, dir);
+    return EXIT_OK;
+}
+
 static int run(int argc, char **argv)
 {
     struct dmt_err err = {0};
     struct dmt_conf *c = NULL;
-    const char *name = NULL, *dir = NULL, *to = NULL, *from = NULL;
+    const char *name = NULL, *dir = NULL, *to = NULL, *from = NULL, *branch = NULL;
     char store[4096], path[4096] = "";
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--to") == 0 && i + 1 < argc)
             to = argv[++i];
         else if (strcmp(argv[i], "--from") == 0 && i + 1 < argc)
             from = argv[++i];
+        else if (strcmp(argv[i], "--branch") == 0 && i + 1 < argc)
+            branch = argv[++i];
         else if (argv[i][0] == '-' || dir)
             return usage_of(&verb_restore);
         else if (!name)
@@ -135,8 +156,10 @@ static int run(int argc, char **argv)
         else
             dir = argv[i];
     }
-    if (!name || !dir)
+    if (!name || !dir || (branch && (to || from)))
         return usage_of(&verb_restore);
+    if (branch)
+        return extract_branch(name, dir, branch);
     if (!from) {
         if (ws_load(name, &c, store, &err) != 0) {
             dmt_err_hint(&err, "On another machine say where the archive is: dumont restore %s DIR --from URL", name);
@@ -155,4 +178,4 @@ static int run(int argc, char **argv)
     return rc;
 }
 
-const struct verb verb_restore = {"restore", "NAME DIR [--to TIME] [--from URL]", "write the workspace as plain files, from the archive alone", run};
+const struct verb verb_restore = {"restore", "NAME DIR ([--to TIME] [--from URL] | --branch BRANCH)", "write the workspace as plain files, from the archive alone", run};

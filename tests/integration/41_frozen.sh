@@ -48,7 +48,10 @@ stop writer
 stop plain
 check "every acknowledged sync is in the new history" on cpu "$BIN/ledger" judge --dir $WORK/load --ledger "$SHARED/ledger"
 check_eq "the new holder's file" "$(on cpu cat $WORK/new)" new
-check "what gpu alone had is kept as a branch" bash -c "dumontd local-host exec gpu dumont snapshot list $WS | grep -q branch/"
+branch=$(on gpu dumont snapshot list $WS --json | jq -r '.[] | select(.branch) | .name')
+check "what gpu alone had is kept as a branch" test -n "$branch"
+check "its files can be taken out" on gpu dumont restore $WS /root/branch --branch "$branch"
+check "what was written without a sync is there" bash -c "dumontd local-host exec gpu sh -c 'ls /root/branch | grep -q plain'"
 on cpu dumont flush $WS >/dev/null
 check "the archive is unharmed" dumont restore $WS "$SCRATCH/restored" --from "file://$SHARED/archive"
 "$BIN/treedigest" -l "$SCRATCH/restored" >"$SCRATCH/r"
