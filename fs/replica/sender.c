@@ -88,6 +88,7 @@ void replica_sender_stop(struct dmt_replica *r)
     publish_stream(r, false);
     replica_sender_drain_check(r, DMT_E_CLOSED);
     replica_sender_publish(r);
+    r->conf.ops->changed(r->conf.ctx); /* writers that were slowed by the lag must look again */
 }
 
 void replica_sender_free(struct dmt_replica *r)

@@ -163,6 +163,35 @@ static void ranges_that_change_under_way(void **state)
     assert_true(said(&p->b, p->b.failed, ""));
 }
 
+static int take_snapshot(void *ctx, const struct dmt_snapshot *s)
+{
+    *(struct dmt_snapshot *)ctx = *s;
+    return 0;
+}
+
+/* A snapshot pins what was pending: its bytes come, too, although the file has others by then. */
+static void a_snapshot_gets_the_bytes_it_shows(void **state)
+{
+    struct pair *p = *state;
+    struct dmt_err err = {0};
+    struct dmt_snapshot a = {0}, b = {0};
+    char x[65], y[65];
+    atomic_store(&p->relay.rate, 2l << 20);
+    pair_connect(p, true);
+    uint64_t ino = make_file(&p->a, "f");
+    write_bulk(&p->a, ino, 0, 5u << 20, 1);
+    check(dmt_ws_snap_create(p->a.ws, "then", "", &a, &err), &err);
+    write_bulk(&p->a, ino, 0, 5u << 20, 2);
+    atomic_store(&p->relay.rate, 0);
+    WAIT_FOR(same_place(&p->a, &p->b));
+    assert_equal_trees(&p->a, &p->b);
+    assert_int_equal(dmt_ws_snap_each(p->b.ws, take_snapshot, &b), 0);
+    assert_string_equal(b.name, "then");
+    check(dmt_ws_digest(p->a.ws, a.seq, x, &err), &err);
+    check(dmt_ws_digest(p->b.ws, b.seq, y, &err), &err);
+    assert_string_equal(x, y);
+}
+
 /* Cut in the midst of bulk transfers; syncs go on and come true in the end. */
 static void bulk_survives_cuts(void **state)
 {
@@ -224,6 +253,7 @@ int main(void)
         T(a_small_sync_overtakes_bulk),
         T(what_is_waited_for_goes_first),
         T(ranges_that_change_under_way),
+        T(a_snapshot_gets_the_bytes_it_shows),
         T(bulk_survives_cuts),
         T(bandwidth_is_kept),
     };
