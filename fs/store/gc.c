@@ -3,8 +3,8 @@
  * Sweep: after a snapshot went, each checkpoint looks through a bounded number of history rows, table by table, from where the last one
  * stopped, and deletes those that the positions pinned at the freeze do not need. Space: rows that were cut or deleted name ranges that
  * may be free (`freed`). A data file goes as a whole when no row refers to it and nothing can any more (its inode is gone or it is of an
- * older serial). Of other ranges only runs of 64 KiB and more are worth a punch (144 us each with discard), and only what no history
- * row needs. What is free is written to table garbage in the same transaction and done after the COMMIT (D3); a crash between the two
+ * older serial). Of other ranges only runs of 64 KiB and more are worth a punch (144 us each with discard), and only what no row
+ * refers to. What is free is written to table garbage in the same transaction and done after the COMMIT (D3); a crash between the two
  * does it after the next open: places are never reused, so doing it twice is harmless. Readers that still hold a reference to the file,
  * and exports, postpone it. Failure modes: SQLite errors end the checkpoint; a failed punch or unlink is tried again next time.
  * Thread: the checkpointer's; store_gc_files takes the lock for a moment.
@@ -19,7 +19,6 @@
 
 #define SWEEP_ROWS_MAX 20000u /* looked at per checkpoint */
 #define SWEEP_STEP     256u
-#define PUNCH_MIN      65536u
 #define PUNCH_ALIGN    4096u
 #define FILES_MAX      4096u /* unlinked or punched after one checkpoint */
 
@@ -224,34 +223,62 @@ static void add_punch(struct ckpt *c, const struct space *sp, uint64_t from, uin
 {
     from = (from + PUNCH_ALIGN - 1) / PUNCH_ALIGN * PUNCH_ALIGN;
     to = to / PUNCH_ALIGN * PUNCH_ALIGN;
-    if (from < to && to - from >= PUNCH_MIN)
+    if (from < to && to - from >= c->st->punch_min)
         store_spaces_add(&c->garbage, sp->ino, sp->serial, from, to - from);
 }
 
-/* The parts of a range that no history row refers to. */
-static int free_range(struct ckpt *c, const struct space *sp)
+/* Places of a file that rows refer to, live or old, as HOLE pieces of a map. Also live ones: a range may have been given up by history
+ * and have been overwritten in place by the same batch. */
+static int used_places(struct ckpt *c, uint64_t ino, uint32_t serial, struct pmap *used)
 {
-    uint64_t from = sp->foff, end = sp->foff + sp->len;
-    if (sp->len < PUNCH_MIN)
-        return 0;
-    struct pmap needed;
-    store_pmap_init(&needed);
     sqlite3_stmt *s;
-    int r = store_sql(c->db, SQL_EXTENT_H_PLACES, &s, "iiii", sp->ino, (uint64_t)sp->serial, from, end);
+    int r = store_sql(c->db, SQL_FILE_PLACES, &s, "ii", ino, (uint64_t)serial);
     while (r == 0 && (r = store_sql_step(c->db, s)) > 0) {
         struct piece p = {.kind = PIECE_HOLE, .off = store_col(s, 0)};
         p.end = p.off + store_col(s, 1);
-        store_pmap_set(&needed, &p);
+        if (p.end > p.off)
+            store_pmap_set(used, &p);
         r = 0;
     }
-    for (const struct piece *p = r == 0 ? store_pmap_at(&needed, from) : NULL; p && p->off < end; p = store_pmap_next(p)) {
+    return r;
+}
+
+/* The parts of a range that no row refers to. */
+static void free_range(struct ckpt *c, const struct space *sp, const struct pmap *used)
+{
+    uint64_t from = sp->foff, end = sp->foff + sp->len;
+    for (const struct piece *p = store_pmap_at(used, from); p && p->off < end; p = store_pmap_next(p)) {
         if (p->off > from)
             add_punch(c, sp, from, p->off);
         from = p->end;
     }
-    if (r == 0 && from < end)
+    if (from < end)
         add_punch(c, sp, from, end);
-    store_pmap_clear(&needed);
+}
+
+/* v[0..n): what one file has given up, in order. */
+static int free_ranges(struct ckpt *c, const struct space *v, size_t n)
+{
+    struct space run = v[0];
+    struct spaces runs = {0};
+    for (size_t i = 1; i <= n; i++) {
+        if (i < n && v[i].foff <= run.foff + run.len) { /* neighbours are one run */
+            uint64_t end = v[i].foff + v[i].len;
+            run.len = end > run.foff + run.len ? end - run.foff : run.len;
+            continue;
+        }
+        if (run.len >= c->st->punch_min)
+            store_spaces_add(&runs, run.ino, run.serial, run.foff, run.len);
+        if (i < n)
+            run = v[i];
+    }
+    struct pmap used;
+    store_pmap_init(&used);
+    int r = runs.n ? used_places(c, run.ino, run.serial, &used) : 0;
+    for (size_t i = 0; r == 0 && i < runs.n; i++)
+        free_range(c, &runs.v[i], &used);
+    store_pmap_clear(&used);
+    free(runs.v);
     return r;
 }
 
@@ -284,20 +311,8 @@ int store_gc_rows(struct ckpt *c)
         if (r > 0) {
             store_spaces_add(&c->garbage, first.ino, first.serial, 0, 0);
             r = store_exec(c->db, SQL_DATAFILE_DEL, "ii", first.ino, (uint64_t)first.serial);
-        } else {
-            struct space run = first;
-            for (size_t k = i + 1; r == 0 && k <= next; k++) {
-                const struct space *sp = k < next ? &f->v[k] : NULL;
-                if (sp && sp->foff <= run.foff + run.len) { /* neighbours are one run */
-                    uint64_t end = sp->foff + sp->len;
-                    if (end > run.foff + run.len)
-                        run.len = end - run.foff;
-                    continue;
-                }
-                r = free_range(c, &run);
-                if (sp)
-                    run = *sp;
-            }
+        } else if (r == 0) {
+            r = free_ranges(c, &f->v[i], next - i);
         }
         if (r < 0)
             return r;

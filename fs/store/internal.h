@@ -21,6 +21,8 @@
 #include "fs/store/store.h"
 #include "fs/store/tree.h"
 
+#define STORE_PUNCH_MIN 65536u
+
 #define ACTIVE 0
 #define FROZEN 1
 
@@ -293,12 +295,14 @@ struct dmt_store {
 
     struct tree missing;
     uint64_t missing_bytes, missing_shared_n;
+    uint64_t missing_len_max; /* of any row so far: how far before a range a row can start that reaches into it */
     struct dmt_list filled; /* rows whose bytes are there but not durable */
 
     struct batch *batch;  /* frozen */
     bool running;         /* a checkpoint is writing */
     int exports;          /* positions pinned by exports: nothing in place, nothing freed */
     struct spaces later;  /* the checkpointer's: freed by a commit, still to be punched or unlinked */
+    uint64_t punch_min;   /* shorter free ranges stay allocated */
     bool garbage_rows;    /* table garbage is not empty */
 };
 
@@ -387,6 +391,8 @@ void store_missing_filter(struct dmt_store *st);           /* drops ranges kept 
 int store_missing_load(struct dmt_store *st);
 void store_missing_drop(struct dmt_store *st);
 int store_missing_each(struct dmt_store *st, uint64_t ino, int (*fn)(void *ctx, struct mrow *m), void *ctx);
+/* Those that may overlap [off, end) of ino. */
+int store_missing_each_in(struct dmt_store *st, uint64_t ino, uint64_t off, uint64_t end, int (*fn)(void *ctx, struct mrow *m), void *ctx);
 int store_keep_load(struct dmt_store *st);
 /* Before a change: the complete content at `view` becomes n's fallback. replace: also in place of an older one. */
 int store_keep_self(struct dmt_store *st, struct node *n, uint64_t view, bool replace);

@@ -58,6 +58,8 @@ static void row_link(struct dmt_store *st, struct mrow *m)
     }
     store_tree_link(&st->missing, up, link, &m->tn);
     st->missing_bytes += m->end - m->off;
+    if (m->end - m->off > st->missing_len_max)
+        st->missing_len_max = m->end - m->off;
     st->missing_shared_n += m->shared;
     dmt_list_init(&m->fill_link);
     if (m->fill != FILL_NONE)
@@ -170,6 +172,17 @@ int store_missing_each(struct dmt_store *st, uint64_t ino, int (*fn)(void *ctx, 
 {
     for (struct mrow *m = row_from(st, ino, 0, 0); m && (!ino || m->ino == ino); m = row_next(m)) {
         int r = fn(ctx, m);
+        if (r)
+            return r;
+    }
+    return 0;
+}
+
+int store_missing_each_in(struct dmt_store *st, uint64_t ino, uint64_t off, uint64_t end, int (*fn)(void *ctx, struct mrow *m), void *ctx)
+{
+    uint64_t from = off > st->missing_len_max ? off - st->missing_len_max : 0;
+    for (struct mrow *m = row_from(st, ino, from, 0); m && m->ino == ino && m->off < end; m = row_next(m)) {
+        int r = m->end > off ? fn(ctx, m) : 0;
         if (r)
             return r;
     }

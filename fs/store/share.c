@@ -78,8 +78,8 @@ static void find_lacks(struct dmt_store *st, struct node *src, const struct pmap
         for (const struct piece *w = store_pmap_at(want, t->off); w && w->off < t->end; w = store_pmap_next(w)) {
             struct piece part = store_piece_clip(w, t->off, t->end);
             struct inherit in = {.p = &part, .lacks = lacks};
-            if (part.kind == PIECE_FILE)
-                store_missing_each(st, src->ino, inherit_row, &in);
+            if (part.kind == PIECE_FILE) /* shared pieces keep their offset, so rows of these bytes lie at it */
+                store_missing_each_in(st, src->ino, part.off, part.end, inherit_row, &in);
         }
 }
 

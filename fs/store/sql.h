@@ -64,9 +64,6 @@
     X(EXTENT_DEL, "DELETE FROM extent WHERE ino=?1 AND off=?2")                                                          \
     X(EXTENT_ALL, "SELECT " SQL_EXTENT_COLS ",ino FROM extent ORDER BY ino,off")                                         \
     X(EXTENT_H_OF, "SELECT " SQL_EXTENT_COLS ",died,data FROM extent_h WHERE ino=?1 AND born<=?2 AND died>?2")           \
-    X(EXTENT_H_PLACES, "SELECT foff,len FROM extent_h WHERE ino=?1 AND owner=?1 AND serial=?2 AND data IS NULL "         \
-                       "AND foff<?4 AND foff+len>?3")                                                                    \
-    X(EXTENT_H_ANY, "SELECT 1 FROM extent_h WHERE ino=?1 LIMIT 1")                                                       \
     X(EXTENT_H_PUT, "INSERT OR REPLACE INTO extent_h(ino," SQL_EXTENT_COLS ",died,data) "                                \
                     "VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10)")                                                            \
     X(EXTENT_H_SHARE, "UPDATE extent_h SET flags=flags|1 WHERE ino=?1 AND born<=?2 AND died>?2 AND data IS NULL")        \

@@ -256,6 +256,7 @@ static int load_tables(struct dmt_store *st)
 
 static void state_init(struct dmt_store *st)
 {
+    st->punch_min = STORE_PUNCH_MIN;
     for (unsigned i = 0; i < 256; i++)
         st->dir_names[i] = 1; /* what earlier processes made may not be durable */
     store_hash_init(&st->nodes);
