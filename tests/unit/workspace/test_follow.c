@@ -433,6 +433,61 @@ static void loser_pulls_fallback_content_it_no_longer_has(void **state)
     pair_equal(&p->a, &p->b, DMT_LIVE);
 }
 
+/* --- first synchronisation ------------------------------------------------------------------------------------------- */
+
+static int feed(void *ctx, const void *p, size_t len)
+{
+    return dmt_store_import_feed(ctx, p, len, NULL);
+}
+
+/* The state of a as a store made anew for b, open as follower. */
+static void resync(struct pair *p)
+{
+    struct dmt_err err = {0};
+    struct dmt_import *im;
+    struct dmt_pos at, got;
+    struct dmt_store_ident id = *dmt_store_ident(dmt_ws_store(p->b.ws));
+    struct dmt_store_conf sc = {dmt_io_real(), dmt_clock_real(), p->b.store};
+    fx_close(&p->b);
+    fx_check(dmt_store_import_begin(&im, &sc, &id, &err), &err);
+    fx_check(dmt_ws_export(p->a.ws, &at, feed, im, &err), &err);
+    fx_check(dmt_store_import_finish(im, &got, &err), &err);
+    assert_true(at.seq == got.seq && at.chain == got.chain);
+    fx_shell("rm -rf %s/journal", p->b.store);
+    fx_open(&p->b, true);
+}
+
+static void resynchronised_store_follows_and_takes_over(void **state)
+{
+    struct pair *p = *state;
+    struct dmt_snapshot s;
+    struct dmt_err err = {0};
+    some_work(&p->a, "one");
+    complete_file(p, "big");
+    fx_check(dmt_ws_snap_create(p->a.ws, "s", "", &s, &err), &err);
+    some_work(&p->a, "two");
+    fx_unlink(&p->a, DMT_ROOT, "big");
+    uint64_t open_file = fx_file(&p->a, DMT_ROOT, "open");
+    dmt_ws_ref(p->a.ws, open_file);
+    fx_unlink(&p->a, DMT_ROOT, "open");
+    resync(p);
+    pair_equal(&p->a, &p->b, DMT_LIVE);
+    pair_equal(&p->a, &p->b, s.seq);
+    some_work(&p->a, "three");
+    pair_send(&p->a, &p->b, UINT64_MAX);
+    pair_apply(&p->b);
+    pair_equal(&p->a, &p->b, DMT_LIVE);
+    uint64_t last = fx_file(&p->a, DMT_ROOT, "last");
+    dmt_ws_demote(p->a.ws);
+    pair_send(&p->a, &p->b, UINT64_MAX);
+    pair_promote(&p->b, "beta", FX_EPOCH(2, 0));
+    struct dmt_attr at;
+    assert_int_equal(dmt_ws_getattr(p->b.ws, open_file, &at), -ENOENT); /* the orphan came along and was reaped */
+    assert_true(fx_file(&p->b, DMT_ROOT, "next") > last);               /* numbers go on where they were */
+    fx_check(dmt_ws_snap_create(p->b.ws, "t", "", &s, &err), &err);
+    assert_true(s.serial > 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -454,6 +509,7 @@ int main(void)
         T(checkpoint_beyond_the_switch_asks_for_resync),
         T(roles_change_back_and_forth),
         T(loser_pulls_fallback_content_it_no_longer_has),
+        T(resynchronised_store_follows_and_takes_over),
     };
     return cmocka_run_group_tests_name("workspace following", tests, NULL, NULL);
 }
