@@ -23,7 +23,7 @@
 
 #define WS_RUNS            4096u                 /* files whose writing is watched at a time */
 #define WS_HINTS           65536u                /* remembered (inode, directory) pairs */
-#define WS_RESERVE_BYTES   (64ull << 20)         /* left free so that unlink, rename and checkpoints always go on */
+#define WS_RESERVE_BYTES   (3ull * DMT_SEGMENT_BYTES) /* left free so that unlink, rename and checkpoints always go on: two journal segments being prepared, and a ballast */
 #define WS_SPACE_NS        (100 * DMT_MS)        /* how long a statfs of the store's disk is believed */
 #define WS_IDLE_NS         (5 * DMT_S)           /* checkpoint this long after the last change */
 #define WS_BULK_NS         (5 * DMT_S)           /* by-reference data stays unsynced at most this long (D5) */

@@ -7,7 +7,7 @@ require jq mkfs.ext4
 M=$SCRATCH/mnt
 
 # --- full disk: the store is on a small filesystem of its own
-truncate -s 400M "$SCRATCH/disk.img"
+truncate -s 800M "$SCRATCH/disk.img"
 mkfs.ext4 -q "$SCRATCH/disk.img"
 mkdir "$SCRATCH/disk"
 mount -o loop "$SCRATCH/disk.img" "$SCRATCH/disk" || skip "no loop mounts here"

@@ -23,7 +23,8 @@ for ((round = 1; round <= ROUNDS; round++)); do
     mkdir "$M/$last"
     bulk=()
     [ $((round % 3)) = 0 ] && bulk=(--bulk 4M)
-    start "writer$round" "$BIN/ledger" write --dir "$M/$last" --ledger "$SCRATCH/$last.ledger" --clients 4 --sync-every $((3 + round % 20)) --seed "$round" "${bulk[@]}"
+    # from inside the mount, so that a writer meets the dead filesystem and not the empty directory below it
+    start "writer$round" env -C "$M/$last" "$BIN/ledger" write --dir . --ledger "$SCRATCH/$last.ledger" --clients 4 --sync-every $((3 + round % 20)) --seed "$round" "${bulk[@]}"
     pid=$(ws_pid w)
     wait_until 10 test -s "$SCRATCH/$last.ledger"
     sleep "0.$((RANDOM % 6))$((RANDOM % 10))"
