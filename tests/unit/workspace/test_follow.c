@@ -271,7 +271,6 @@ static void overwritten_in_place_falls_back(void **state)
 {
     struct pair *p = *state;
     uint64_t x = complete_file(p, "x");
-    fx_checkpoint(&p->b);
     fx_fill(&p->a, x, 3u << 20, 0, 256u << 10, 2);
     pair_send(&p->a, &p->b, UINT64_MAX);
     pair_apply(&p->b);

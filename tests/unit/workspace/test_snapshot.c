@@ -19,7 +19,6 @@ static uint64_t rollback(struct fx *f, const char *name, char saved[129])
 {
     struct dmt_err err = {0};
     struct dmt_rollback rb = {.snapshot = name};
-    assert_int_equal(dmt_ws_sync_wait(f->ws, 0), 0);
     fx_check(dmt_ws_rollback(f->ws, &rb, &err), &err);
     assert_true(rb.saved_as[0]);
     if (saved)
