@@ -53,9 +53,10 @@ void app_stop(struct app *a, int exit_code)
 struct dmt_ws *app_ws_get(struct app *a)
 {
     pthread_rwlock_rdlock(&a->ws_lock);
-    if (!a->ws)
+    struct dmt_ws *ws = a->ws;
+    if (!ws)
         pthread_rwlock_unlock(&a->ws_lock);
-    return a->ws;
+    return ws;
 }
 
 void app_ws_put(struct app *a)

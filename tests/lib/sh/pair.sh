@@ -13,6 +13,13 @@ at() {
     DUMONT_ETC=$SCRATCH/$m/etc DUMONT_RUN=$SCRATCH/$m/run DUMONT_STATE=$SCRATCH/$m/state DUMONT_LOG=$SCRATCH/$m/log "$@"
 }
 
+# start_at NAME MACHINE COMMAND...: by env and not by `at`, which would make a shell of its own the process that `stop` ends.
+start_at() {
+    local name=$1 d=$SCRATCH/$2
+    shift 2
+    start "$name" env DUMONT_ETC="$d/etc" DUMONT_RUN="$d/run" DUMONT_STATE="$d/state" DUMONT_LOG="$d/log" "$@"
+}
+
 pair_machines() {
     local m
     [ -n "${CTL_PORT:-}" ] && return 0
@@ -28,10 +35,10 @@ pair_machines() {
     for m in a b; do
         printf 'node=%s\nrole=agent\ncontroller=127.0.0.1:%s\nhttp=unix:%s\n' "$m" "$CTL_PORT" "$SCRATCH/$m/run/dumontd.sock" >"$SCRATCH/$m/etc/dumontd.conf"
     done
-    start ctl at ctl dumontd --config "$SCRATCH/ctl/etc/dumontd.conf" --foreground
+    start_at ctl ctl dumontd --config "$SCRATCH/ctl/etc/dumontd.conf" --foreground
     wait_until 10 test -S "$SCRATCH/ctl/run/dumontd.sock" || return 1
     for m in a b; do
-        start "agent-$m" at $m dumontd --config "$SCRATCH/$m/etc/dumontd.conf" --foreground
+        start_at "agent-$m" $m dumontd --config "$SCRATCH/$m/etc/dumontd.conf" --foreground
     done
 }
 
