@@ -171,7 +171,15 @@ static struct due what_is_due(struct dmt_ws *ws)
     if (!ws->failed) {
         dmt_store_load(ws->st, &load);
         d.full = ws_layer_full(ws, 1);
-        d.idle = (ws->applied.seq != ws->checkpointed || load.dirty_rows > 0) && now - ws->last_change_ns >= WS_IDLE_NS;
+        bool behind = ws->applied.seq != ws->checkpointed || load.dirty_rows > 0;
+        if (!behind || !ws->behind_since_ns)
+            ws->behind_since_ns = behind ? now : 0;
+        d.idle = behind && (now - ws->last_change_ns >= WS_IDLE_NS ||
+                            now - ws->behind_since_ns >= (ws->room_short ? WS_ROOM_NS : WS_AGE_NS));
+        if (d.idle) {
+            ws->behind_since_ns = now;
+            ws->room_short = false;
+        }
         d.bulk = ws->role == WS_HOLDER && ws->bulk_ok && ws->bulk_since_ns && now - ws->bulk_since_ns >= WS_BULK_NS;
     }
     ws_unlock(ws);

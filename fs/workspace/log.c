@@ -76,8 +76,10 @@ int ws_room(struct dmt_ws *ws, uint64_t bytes)
     uint64_t peer = ws->gate.peer_free(ws->gate.ctx);
     /* Inline bytes are written twice: journal and data file. */
     uint64_t need = ws->space_used + 2 * bytes + WS_RESERVE_BYTES;
-    if (need > ws->space_free || need > peer)
+    if (need > ws->space_free || need > peer) {
+        ws->room_short = true;
         return -ENOSPC;
+    }
     if (ws->conf.quota_bytes && ws->live_bytes + ws->space_used + bytes > ws->conf.quota_bytes)
         return -EDQUOT;
     ws->space_used += bytes;

@@ -23,9 +23,12 @@
 
 #define WS_RUNS            4096u                 /* files whose writing is watched at a time */
 #define WS_HINTS           65536u                /* remembered (inode, directory) pairs */
-#define WS_RESERVE_BYTES   (3ull * DMT_SEGMENT_BYTES) /* left free so that unlink, rename and checkpoints always go on: two journal segments being prepared, and a ballast */
+/* Left free so that unlink, rename and checkpoints always go on: two journal segments being prepared, and a ballast. */
+#define WS_RESERVE_BYTES   (3ull * DMT_SEGMENT_BYTES)
 #define WS_SPACE_NS        (100 * DMT_MS)        /* how long a statfs of the store's disk is believed */
 #define WS_IDLE_NS         (5 * DMT_S)           /* checkpoint this long after the last change */
+#define WS_AGE_NS          (20 * DMT_S)          /* and at the latest so long after the first */
+#define WS_ROOM_NS         DMT_S                 /* or this long after it, when room is short */
 #define WS_BULK_NS         (5 * DMT_S)           /* by-reference data stays unsynced at most this long (D5) */
 #define WS_STABLE_WAIT_MS  200                   /* patience for the peer's ack before a checkpoint */
 #define WS_SWITCHES_MAX    3                     /* automatic snapshots of switch points kept */
@@ -89,6 +92,8 @@ struct dmt_ws {
     bool filled;            /* missing ranges arrived since the last dmt_ws_missing_sync */
     uint64_t last_time, next_ino, next_snap;
     uint64_t last_change_ns, bulk_since_ns; /* monotonic; 0 = nothing */
+    uint64_t behind_since_ns;               /* the last checkpoint lacks something since then */
+    bool room_short;                        /* a call was refused for lack of room: what was deleted is freed by a checkpoint */
     uint64_t ref_last;      /* seq of the last by-reference write of this process */
     struct ws_map refs;     /* kernel lookup counts */
     struct ws_map orphans;
