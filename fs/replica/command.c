@@ -1,8 +1,11 @@
-/* command.c: the public functions for any thread: commands for the loop, and the answers for the gate.
+/* command.c: the public functions for any thread: commands for the loop, and the answers for the
+ * gate.
  *
- * Owns nothing. Every order of L4 becomes a command posted to the loop, in order; so the core sees one thing at a time and no callback of
- * L4 can find it in the midst of a step. What the gate asks is answered from numbers that the loop publishes: atomics, or (peer_durable) a leaf lock.
- * Failure modes: after stop has begun commands are dropped; a drain gets its answer (DMT_E_CLOSED). Threads: any; run_cmd: loop.
+ * Owns nothing. Every order of L4 becomes a command posted to the loop, in order; so the core sees
+ * one thing at a time and no callback of L4 can find it in the midst of a step. What the gate asks
+ * is answered from numbers that the loop publishes: atomics, or (peer_durable) a leaf lock.
+ * Failure modes: after stop has begun commands are dropped; a drain gets its answer (DMT_E_CLOSED).
+ * Threads: any; run_cmd: loop.
  */
 #include "fs/replica/int.h"
 
@@ -117,7 +120,8 @@ static void run_cmd(void *arg)
 }
 
 /* Any thread. */
-static struct cmd *cmd_new(struct dmt_replica *r, enum cmd_type type, enum replica_event_type ev, const char *text)
+static struct cmd *cmd_new(struct dmt_replica *r, enum cmd_type type, enum replica_event_type ev,
+                           const char *text)
 {
     struct cmd *c = calloc(1, sizeof(*c));
     DMT_ASSERT(c);
@@ -136,7 +140,8 @@ void dmt_replica_dial(struct dmt_replica *r, const char *host, uint16_t port)
     dmt_loop_post(r->loop, run_cmd, c);
 }
 
-void dmt_replica_set_role(struct dmt_replica *r, enum dmt_replica_role role, uint64_t epoch, bool alone, uint64_t seen)
+void dmt_replica_set_role(struct dmt_replica *r, enum dmt_replica_role role, uint64_t epoch,
+                          bool alone, uint64_t seen)
 {
     struct cmd *c = cmd_new(r, CMD_EVENT, REPLICA_EV_ROLE, NULL);
     c->ev.role = role;
@@ -163,7 +168,8 @@ void dmt_replica_order_resync(struct dmt_replica *r)
     dmt_loop_post(r->loop, run_cmd, cmd_new(r, CMD_EVENT, REPLICA_EV_DO_ORDER, NULL));
 }
 
-void dmt_replica_resync(struct dmt_replica *r, const struct dmt_store_conf *conf, const struct dmt_store_ident *ident)
+void dmt_replica_resync(struct dmt_replica *r, const struct dmt_store_conf *conf,
+                        const struct dmt_store_ident *ident)
 {
     struct cmd *c = cmd_new(r, CMD_RESYNC, REPLICA_EV_RESYNC_READY, NULL);
     c->conf = *conf;
@@ -178,7 +184,8 @@ void dmt_replica_fetch(struct dmt_replica *r)
     dmt_loop_post(r->loop, run_cmd, cmd_new(r, CMD_EVENT, REPLICA_EV_DO_FETCH, NULL));
 }
 
-void dmt_replica_drain(struct dmt_replica *r, uint64_t seq, uint64_t timeout_ms, void (*fn)(void *arg, int err), void *arg)
+void dmt_replica_drain(struct dmt_replica *r, uint64_t seq, uint64_t timeout_ms,
+                       void (*fn)(void *arg, int err), void *arg)
 {
     struct cmd *c = cmd_new(r, CMD_DRAIN, 0, NULL);
     c->ev.seq = seq;
@@ -188,7 +195,7 @@ void dmt_replica_drain(struct dmt_replica *r, uint64_t seq, uint64_t timeout_ms,
     dmt_loop_post(r->loop, run_cmd, c);
 }
 
-/* --- the gate: any thread ----------------------------------------------------------------------------------------------------- */
+/* --- the gate: any thread --------------------------------------------------------------------- */
 
 void dmt_replica_appended(struct dmt_replica *r, uint64_t tail_seq, uint64_t bytes)
 {
@@ -227,4 +234,3 @@ uint64_t dmt_replica_retain(struct dmt_replica *r)
 {
     return atomic_load(&r->pub_retain);
 }
-

@@ -1,16 +1,20 @@
 /* conn.c: one TCP connection: TLS through memory, frames in, frames out.
  *
- * Owns the socket, the TLS object and three buffers: plaintext that has arrived (in), encoded frames that wait for encryption (ctl), and ciphertext
- * that the kernel has not taken yet (out). Happy path: connected -> TLS handshake -> preamble (who dials says whether this is a replica or a
- * ping channel) -> frames until the end. A dialled connection is a replica's at once; an accepted one is read one TLS record at a
- * time until its preamble is known, because a ping channel is handed over with its socket and nothing of it may have been swallowed here.
+ * Owns the socket, the TLS object and three buffers: plaintext that has arrived (in), encoded
+ * frames that wait for encryption (ctl), and ciphertext that the kernel has not taken yet (out).
+ * Happy path: connected -> TLS handshake -> preamble (who dials says whether this is a replica or a
+ * ping channel) -> frames until the end. A dialled connection is a replica's at once; an accepted
+ * one is read one TLS record at a time until its preamble is known, because a ping channel is
+ * handed over with its socket and nothing of it may have been swallowed here.
  *
- * Writing keeps rule R6: only what the socket takes is asked for. As long as a write waits nothing else is encoded; TCP_NOTSENT_LOWAT keeps what the
- * kernel takes but has not sent small. Lanes are asked for their next frame one at a time, by rank (replica_session_fill).
+ * Writing keeps rule R6: only what the socket takes is asked for. As long as a write waits nothing
+ * else is encoded; TCP_NOTSENT_LOWAT keeps what the kernel takes but has not sent small. Lanes are
+ * asked for their next frame one at a time, by rank (replica_session_fill).
  *
- * Failure modes: anything that is not a frame, is too long, or is said out of turn closes the connection; the reason is sent as BYE when the
- * connection got so far. Memory: `in` holds at most one frame and one read, `ctl` at most CONN_CTL_MAX, then the peer does not read and is dropped.
- * A connection is freed in its close callback; `closing` guards everything before that. Thread: loop.
+ * Failure modes: anything that is not a frame, is too long, or is said out of turn closes the
+ * connection; the reason is sent as BYE when the connection got so far. Memory: `in` holds at most
+ * one frame and one read, `ctl` at most CONN_CTL_MAX, then the peer does not read and is dropped. A
+ * connection is freed in its close callback; `closing` guards everything before that. Thread: loop.
  */
 #include "fs/replica/int.h"
 
@@ -40,7 +44,7 @@ struct replica_conn *replica_conn_new(struct dmt_replica *r, bool dialled)
     return c;
 }
 
-/* --- end ---------------------------------------------------------------------------------------------------------- */
+/* --- end -------------------------------------------------------------------------------------- */
 
 static void on_closed(uv_handle_t *h)
 {
@@ -113,7 +117,7 @@ void replica_conn_close(struct replica_conn *c, int err, const char *text)
     detach(c, why);
 }
 
-/* --- writing ------------------------------------------------------------------------------------------------------- */
+/* --- writing ---------------------------------------------------------------------------------- */
 
 static void on_written(uv_write_t *req, int status)
 {
@@ -156,7 +160,8 @@ static int write_out(struct replica_conn *c)
     return 0;
 }
 
-/* Puts the next bytes into `out`: control frames first, then one frame of the lanes. false: nothing to say. */
+/* Puts the next bytes into `out`: control frames first, then one frame of the lanes. false: nothing
+ * to say. */
 static bool fill_out(struct replica_conn *c)
 {
     if (!c->secure)
@@ -208,7 +213,7 @@ void replica_conn_send(struct replica_conn *c, const struct replica_msg *m)
     replica_conn_pump(c);
 }
 
-/* --- reading: frames -------------------------------------------------------------------------------------------------- */
+/* --- reading: frames -------------------------------------------------------------------------- */
 
 static void take_frames(struct replica_conn *c)
 {
@@ -240,7 +245,8 @@ static void take_frames(struct replica_conn *c)
     }
 }
 
-/* Gives the connection to the lease: its socket leaves libuv by a duplicate, so that closing our handle does not end it. */
+/* Gives the connection to the lease: its socket leaves libuv by a duplicate, so that closing our
+ * handle does not end it. */
 static void hand_over_ping(struct replica_conn *c)
 {
     struct dmt_replica *r = c->r;
@@ -288,7 +294,7 @@ static void take_plain(struct replica_conn *c)
         take_frames(c);
 }
 
-/* --- reading: TLS ------------------------------------------------------------------------------------------------------- */
+/* --- reading: TLS ----------------------------------------------------------------------------- */
 
 static void become_secure(struct replica_conn *c)
 {
@@ -312,7 +318,8 @@ static void shake_hands(struct replica_conn *c)
     if (rc < 0) {
         c->r->refused++;
         if (drained == 0 && !c->writing && c->out.len > c->out_at) {
-            uv_buf_t b = uv_buf_init((char *)c->out.p + c->out_at, (unsigned)(c->out.len - c->out_at));
+            uv_buf_t b =
+                uv_buf_init((char *)c->out.p + c->out_at, (unsigned)(c->out.len - c->out_at));
             (void)uv_try_write((uv_stream_t *)&c->tcp, &b, 1);
         }
         replica_event(c->r, "refused", "%s", err.msg);
@@ -337,7 +344,8 @@ static void take_bytes(struct replica_conn *c, const void *p, size_t n)
     if (rc == 0 && !c->secure)
         shake_hands(c);
     while (rc == 0 && !c->closing && c->secure) {
-        /* Until the preamble is known not a byte more than it: what follows may be for the lease. */
+        /* Until the preamble is known not a byte more than it: what follows may be for the
+         * lease. */
         size_t room = c->chosen ? RECV_CHUNK : DMT_REPLICA_PREAMBLE_LEN - c->in.len;
         uint8_t *dst = dmt_buf_reserve(&c->in, room);
         ssize_t got = dst ? dmt_tls_recv(c->tls, dst, room) : -ENOMEM;
@@ -352,16 +360,18 @@ static void take_bytes(struct replica_conn *c, const void *p, size_t n)
     if (!c->closing && rc < 0) {
         if (rc == DMT_E_AUTH)
             replica_event(c->r, "refused", "the peer refuses our certificate");
-        replica_conn_close(c, 0, rc == DMT_E_CLOSED ? "the peer closed the connection" : dmt_strerror(rc));
+        replica_conn_close(
+            c, 0, rc == DMT_E_CLOSED ? "the peer closed the connection" : dmt_strerror(rc));
         return;
     }
     if (!c->closing)
         replica_conn_pump(c); /* TLS may owe an answer */
 }
 
-/* --- reading: socket ------------------------------------------------------------------------------------------------------ */
+/* --- reading: socket -------------------------------------------------------------------------- */
 
-/* How much may be read before the preamble is known: to the end of the TLS record under way, or of the preamble. */
+/* How much may be read before the preamble is known: to the end of the TLS record under way, or of
+ * the preamble. */
 static size_t careful_room(const struct replica_conn *c)
 {
     if (!c->tls)
@@ -412,7 +422,8 @@ static void on_read(uv_stream_t *s, ssize_t n, const uv_buf_t *buf)
         return;
     }
     if (n < 0) {
-        replica_conn_close(c, 0, n == UV_EOF ? "the peer closed the connection" : uv_strerror((int)n));
+        replica_conn_close(c, 0,
+                           n == UV_EOF ? "the peer closed the connection" : uv_strerror((int)n));
         return;
     }
     if (n == 0)

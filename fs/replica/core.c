@@ -1,9 +1,11 @@
 /* core.c: the decisions of core.h: pure code, one function per event, called by replica_step.
  *
- * Owns nothing but the struct it is given. Happy path: OPEN, GOT_HELLO and GOT_VERDICT lead to settle(), which looks at the pair of roles and
- * starts one of the conversations drawn in core.h. Failure modes: an event that has no place in the present phase is either late (an epoch was
- * raised while it was under way: ignored) or a broken peer (closed with -EPROTO). A lower epoch than the highest we have obeyed is answered with BYE and
- * that epoch, whatever it carries. Allowed moves stand in the table and are checked by every change of phase.
+ * Owns nothing but the struct it is given. Happy path: OPEN, GOT_HELLO and GOT_VERDICT lead to
+ * settle(), which looks at the pair of roles and starts one of the conversations drawn in core.h.
+ * Failure modes: an event that has no place in the present phase is either late (an epoch was
+ * raised while it was under way: ignored) or a broken peer (closed with -EPROTO). A lower epoch
+ * than the highest we have obeyed is answered with BYE and that epoch, whatever it carries. Allowed
+ * moves stand in the table and are checked by every change of phase.
  * Thread: the caller's.
  */
 #include "fs/replica/core.h"
@@ -18,17 +20,21 @@
 static const struct dmt_sm_state phases[REPLICA_PHASE_COUNT] = {
     [REPLICA_DOWN] = {"down", BIT(GREETING) | BIT(DOWN)},
     [REPLICA_GREETING] = {"greeting", ENDS | BIT(AWAIT_READY) | BIT(AWAIT_FOLLOW)},
-    [REPLICA_IDLE] = {"idle", ENDS | BIT(AWAIT_READY) | BIT(AWAIT_FOLLOW) | BIT(SERVING) | BIT(FETCHING)},
-    [REPLICA_AWAIT_READY] = {"await-ready", BIT(DOWN) | BIT(AWAIT_READY) | BIT(STREAMING) | BIT(DIVERGED)},
+    [REPLICA_IDLE] = {"idle",
+                      ENDS | BIT(AWAIT_READY) | BIT(AWAIT_FOLLOW) | BIT(SERVING) | BIT(FETCHING)},
+    [REPLICA_AWAIT_READY] = {"await-ready",
+                             BIT(DOWN) | BIT(AWAIT_READY) | BIT(STREAMING) | BIT(DIVERGED)},
     [REPLICA_STREAMING] = {"streaming", BIT(DOWN) | BIT(AWAIT_READY) | BIT(DIVERGED)},
     [REPLICA_DIVERGED] = {"diverged", BIT(DOWN) | BIT(AWAIT_READY) | BIT(ORDERED)},
     [REPLICA_ORDERED] = {"ordered", BIT(DOWN) | BIT(AWAIT_READY) | BIT(EXPORTING)},
     [REPLICA_EXPORTING] = {"exporting", BIT(DOWN) | BIT(ORDERED)},
-    [REPLICA_AWAIT_FOLLOW] = {"await-follow",
-                              BIT(DOWN) | BIT(AWAIT_FOLLOW) | BIT(AWAIT_STREAM) | BIT(AWAIT_ORDER) | BIT(SERVING)},
-    [REPLICA_AWAIT_STREAM] = {"await-stream", BIT(DOWN) | BIT(AWAIT_FOLLOW) | BIT(RECEIVING) | BIT(AWAIT_ORDER)},
+    [REPLICA_AWAIT_FOLLOW] = {"await-follow", BIT(DOWN) | BIT(AWAIT_FOLLOW) | BIT(AWAIT_STREAM) |
+                                                  BIT(AWAIT_ORDER) | BIT(SERVING)},
+    [REPLICA_AWAIT_STREAM] = {"await-stream",
+                              BIT(DOWN) | BIT(AWAIT_FOLLOW) | BIT(RECEIVING) | BIT(AWAIT_ORDER)},
     [REPLICA_RECEIVING] = {"receiving", BIT(DOWN) | BIT(AWAIT_FOLLOW) | BIT(AWAIT_ORDER)},
-    [REPLICA_AWAIT_ORDER] = {"await-order", BIT(DOWN) | BIT(AWAIT_FOLLOW) | BIT(AWAIT_ORDER) | BIT(IMPORTING)},
+    [REPLICA_AWAIT_ORDER] = {"await-order",
+                             BIT(DOWN) | BIT(AWAIT_FOLLOW) | BIT(AWAIT_ORDER) | BIT(IMPORTING)},
     [REPLICA_IMPORTING] = {"importing", BIT(DOWN) | BIT(AWAIT_ORDER)},
     [REPLICA_SERVING] = {"serving", BIT(DOWN) | BIT(IDLE)},
     [REPLICA_FETCHING] = {"fetching", BIT(DOWN) | BIT(IDLE)},
@@ -52,7 +58,8 @@ const char *replica_relation_text(enum replica_relation r)
     }
 }
 
-/* Phases have invariants of their own: the ones that move data need a settled peer in the fitting role. */
+/* Phases have invariants of their own: the ones that move data need a settled peer in the fitting
+ * role. */
 static bool phase_invariant(const void *ctx, int state)
 {
     const struct replica_core *c = ctx;
@@ -63,7 +70,8 @@ static bool phase_invariant(const void *ctx, int state)
     case REPLICA_RECEIVING:
         return c->up && c->role == DMT_REPLICA_RECEIVER && c->peer.epoch >= c->seen && !c->empty;
     case REPLICA_IMPORTING:
-        return c->up && c->role == DMT_REPLICA_RECEIVER && c->peer.epoch >= c->seen && c->resync_ready;
+        return c->up && c->role == DMT_REPLICA_RECEIVER && c->peer.epoch >= c->seen &&
+               c->resync_ready;
     case REPLICA_FETCHING:
         return c->up && c->role == DMT_REPLICA_START;
     default:
@@ -114,9 +122,10 @@ static bool is_holder(enum dmt_replica_role r)
     return r == DMT_REPLICA_SENDER || r == DMT_REPLICA_START;
 }
 
-/* --- receiver ------------------------------------------------------------------------------------------------------ */
+/* --- receiver --------------------------------------------------------------------------------- */
 
-static void send_ready(struct replica_core *c, struct replica_actions *as, const struct dmt_pos *at, const char *cannot)
+static void send_ready(struct replica_core *c, struct replica_actions *as, const struct dmt_pos *at,
+                       const char *cannot)
 {
     struct replica_action *a = act(as, REPLICA_AC_SEND_READY);
     a->epoch = c->peer.epoch;
@@ -128,7 +137,8 @@ static void send_ready(struct replica_core *c, struct replica_actions *as, const
 }
 
 /* The peer holds peer.epoch: may we follow? tail: ours. */
-static void meet_holder(struct replica_core *c, struct replica_actions *as, const struct dmt_pos *tail)
+static void meet_holder(struct replica_core *c, struct replica_actions *as,
+                        const struct dmt_pos *tail)
 {
     if (c->peer.epoch < c->seen) {
         act_close(as, DMT_E_STALE, "this epoch is over");
@@ -145,7 +155,8 @@ static void meet_holder(struct replica_core *c, struct replica_actions *as, cons
         send_ready(c, as, tail, c->empty ? "no store yet" : NULL);
 }
 
-static void on_epoch(struct replica_core *c, const struct replica_event *ev, struct replica_actions *as)
+static void on_epoch(struct replica_core *c, const struct replica_event *ev,
+                     struct replica_actions *as)
 {
     if (c->role != DMT_REPLICA_RECEIVER) {
         act_higher(c, as, ev->epoch);
@@ -173,7 +184,8 @@ static void on_epoch(struct replica_core *c, const struct replica_event *ev, str
     meet_holder(c, as, &ev->tail);
 }
 
-static void on_follow(struct replica_core *c, const struct replica_event *ev, struct replica_actions *as)
+static void on_follow(struct replica_core *c, const struct replica_event *ev,
+                      struct replica_actions *as)
 {
     if (c->role != DMT_REPLICA_RECEIVER || ev->epoch < c->seen)
         return;
@@ -182,7 +194,8 @@ static void on_follow(struct replica_core *c, const struct replica_event *ev, st
         send_ready(c, as, &ev->tail, c->empty ? "no store yet" : NULL);
 }
 
-static void on_cannot(struct replica_core *c, const struct replica_event *ev, struct replica_actions *as)
+static void on_cannot(struct replica_core *c, const struct replica_event *ev,
+                      struct replica_actions *as)
 {
     switch (replica_core_phase(c)) {
     case REPLICA_RECEIVING:
@@ -190,17 +203,19 @@ static void on_cannot(struct replica_core *c, const struct replica_event *ev, st
         /* fall through */
     case REPLICA_AWAIT_FOLLOW:
     case REPLICA_AWAIT_STREAM:
-        send_ready(c, as, &ev->tail, ev->text && ev->text[0] ? ev->text : "cannot join this history");
+        send_ready(c, as, &ev->tail,
+                   ev->text && ev->text[0] ? ev->text : "cannot join this history");
         break;
     default:
         break;
     }
 }
 
-static void on_stream(struct replica_core *c, const struct replica_event *ev, struct replica_actions *as)
+static void on_stream(struct replica_core *c, const struct replica_event *ev,
+                      struct replica_actions *as)
 {
-    if (replica_core_phase(c) != REPLICA_AWAIT_STREAM || ev->epoch != c->peer.epoch || ev->pos.seq != ev->tail.seq ||
-        ev->pos.chain != ev->tail.chain) {
+    if (replica_core_phase(c) != REPLICA_AWAIT_STREAM || ev->epoch != c->peer.epoch ||
+        ev->pos.seq != ev->tail.seq || ev->pos.chain != ev->tail.chain) {
         act_close(as, -EPROTO, "a stream started out of place");
         return;
     }
@@ -217,11 +232,14 @@ static void begin_import(struct replica_core *c, struct replica_actions *as)
     act(as, REPLICA_AC_IMPORT)->epoch = c->peer.epoch;
 }
 
-static void on_order(struct replica_core *c, const struct replica_event *ev, struct replica_actions *as)
+static void on_order(struct replica_core *c, const struct replica_event *ev,
+                     struct replica_actions *as)
 {
     enum replica_phase p = replica_core_phase(c);
-    if ((p != REPLICA_AWAIT_STREAM && p != REPLICA_AWAIT_ORDER) || ev->epoch != c->peer.epoch || !ev->flag) {
-        act_close(as, -EPROTO, "a resync was ordered out of place"); /* rule 11: only a holder that is alone */
+    if ((p != REPLICA_AWAIT_STREAM && p != REPLICA_AWAIT_ORDER) || ev->epoch != c->peer.epoch ||
+        !ev->flag) {
+        act_close(as, -EPROTO,
+                  "a resync was ordered out of place"); /* rule 11: only a holder that is alone */
         return;
     }
     if (p == REPLICA_AWAIT_STREAM)
@@ -244,7 +262,9 @@ static void on_resync_ready(struct replica_core *c, struct replica_actions *as)
     if (c->ordered)
         begin_import(c, as);
     else if (c->import_over)
-        act_close(as, DMT_E_RETRY, "the resynchronisation begins again"); /* the holder has sent its stream: ask anew */
+        act_close(
+            as, DMT_E_RETRY,
+            "the resynchronisation begins again"); /* the holder has sent its stream: ask anew */
 }
 
 static void on_imported(struct replica_core *c)
@@ -257,14 +277,16 @@ static void on_imported(struct replica_core *c)
 }
 
 /* A restarted holder asks for what we have beyond its tail (rule 6). */
-static void on_fetch(struct replica_core *c, const struct replica_event *ev, struct replica_actions *as)
+static void on_fetch(struct replica_core *c, const struct replica_event *ev,
+                     struct replica_actions *as)
 {
     enum replica_phase p = replica_core_phase(c);
     if (ev->epoch < c->seen) {
         act_close(as, DMT_E_STALE, "this epoch is over");
         return;
     }
-    if (c->role != DMT_REPLICA_RECEIVER || p != REPLICA_IDLE || !is_holder(c->peer.role) || ev->relation != REPLICA_ON) {
+    if (c->role != DMT_REPLICA_RECEIVER || p != REPLICA_IDLE || !is_holder(c->peer.role) ||
+        ev->relation != REPLICA_ON) {
         act_close(as, -EPROTO, "a fetch was asked for out of place");
         return;
     }
@@ -274,7 +296,7 @@ static void on_fetch(struct replica_core *c, const struct replica_event *ev, str
     a->pos = ev->pos;
 }
 
-/* --- sender ---------------------------------------------------------------------------------------------------------- */
+/* --- sender ----------------------------------------------------------------------------------- */
 
 static void announce(struct replica_core *c, struct replica_actions *as)
 {
@@ -287,7 +309,8 @@ static void announce(struct replica_core *c, struct replica_actions *as)
         move(c, REPLICA_AWAIT_READY);
 }
 
-static void acked(struct replica_core *c, struct replica_actions *as, uint64_t durable, uint64_t whole, bool at_tail)
+static void acked(struct replica_core *c, struct replica_actions *as, uint64_t durable,
+                  uint64_t whole, bool at_tail)
 {
     if (durable > c->acked)
         c->acked = durable;
@@ -311,7 +334,8 @@ static void send_order(struct replica_core *c, struct replica_actions *as)
     act(as, REPLICA_AC_SEND_ORDER)->epoch = c->epoch;
 }
 
-static void on_ready(struct replica_core *c, const struct replica_event *ev, struct replica_actions *as)
+static void on_ready(struct replica_core *c, const struct replica_event *ev,
+                     struct replica_actions *as)
 {
     if (ev->epoch > c->seen) {
         act_higher(c, as, ev->epoch);
@@ -319,8 +343,10 @@ static void on_ready(struct replica_core *c, const struct replica_event *ev, str
         return;
     }
     enum replica_phase p = replica_core_phase(c);
-    bool again = ev->flag && p == REPLICA_STREAMING; /* the receiver gave up in the midst of the stream */
-    if (c->role != DMT_REPLICA_SENDER || ev->epoch != c->epoch || (p != REPLICA_AWAIT_READY && !again))
+    bool again =
+        ev->flag && p == REPLICA_STREAMING; /* the receiver gave up in the midst of the stream */
+    if (c->role != DMT_REPLICA_SENDER || ev->epoch != c->epoch ||
+        (p != REPLICA_AWAIT_READY && !again))
         return; /* the answer to an epoch that we have left meanwhile */
     if (!ev->flag && ev->relation == REPLICA_ON) {
         move(c, REPLICA_STREAMING);
@@ -329,20 +355,24 @@ static void on_ready(struct replica_core *c, const struct replica_event *ev, str
         struct replica_action *a = act(as, REPLICA_AC_START_STREAM);
         a->epoch = c->epoch;
         a->pos = ev->pos;
-        acked(c, as, ev->pos.seq, 0, ev->pos.seq == ev->tail.seq && ev->pos.chain == ev->tail.chain);
+        acked(c, as, ev->pos.seq, 0,
+              ev->pos.seq == ev->tail.seq && ev->pos.chain == ev->tail.chain);
         return;
     }
     if (again)
         act(as, REPLICA_AC_STOP_STREAM);
     move(c, REPLICA_DIVERGED);
-    if (c->alone && c->ordered_epoch == c->epoch && memcmp(c->ordered_store, c->peer.store_id, 16) == 0) {
+    if (c->alone && c->ordered_epoch == c->epoch &&
+        memcmp(c->ordered_store, c->peer.store_id, 16) == 0) {
         send_order(c, as); /* the same store came back for what was ordered before */
         return;
     }
-    act(as, REPLICA_AC_RESYNC_NEEDED)->text = ev->flag ? ev->text : replica_relation_text(ev->relation);
+    act(as, REPLICA_AC_RESYNC_NEEDED)->text =
+        ev->flag ? ev->text : replica_relation_text(ev->relation);
 }
 
-static void on_ack(struct replica_core *c, const struct replica_event *ev, struct replica_actions *as)
+static void on_ack(struct replica_core *c, const struct replica_event *ev,
+                   struct replica_actions *as)
 {
     if (ev->epoch > c->seen) {
         act_higher(c, as, ev->epoch);
@@ -360,10 +390,12 @@ static void on_ack(struct replica_core *c, const struct replica_event *ev, struc
         return;
     }
     acked(c, as, ev->seq, ev->whole,
-          ev->seq == ev->tail.seq && ev->pos.seq == ev->tail.seq && ev->pos.chain == ev->tail.chain);
+          ev->seq == ev->tail.seq && ev->pos.seq == ev->tail.seq &&
+              ev->pos.chain == ev->tail.chain);
 }
 
-static void on_go(struct replica_core *c, const struct replica_event *ev, struct replica_actions *as)
+static void on_go(struct replica_core *c, const struct replica_event *ev,
+                  struct replica_actions *as)
 {
     if (replica_core_phase(c) != REPLICA_ORDERED || ev->epoch != c->epoch || !c->alone) {
         act_close(as, -EPROTO, "a resync was asked for that is not ordered");
@@ -373,7 +405,8 @@ static void on_go(struct replica_core *c, const struct replica_event *ev, struct
     act(as, REPLICA_AC_EXPORT)->epoch = c->epoch;
 }
 
-static void on_exported(struct replica_core *c, const struct replica_event *ev, struct replica_actions *as)
+static void on_exported(struct replica_core *c, const struct replica_event *ev,
+                        struct replica_actions *as)
 {
     if (replica_core_phase(c) != REPLICA_EXPORTING)
         return;
@@ -382,7 +415,7 @@ static void on_exported(struct replica_core *c, const struct replica_event *ev, 
         act_close(as, ev->err, ev->text ? ev->text : "the state could not be read");
 }
 
-/* --- start: fetching ---------------------------------------------------------------------------------------------------- */
+/* --- start: fetching -------------------------------------------------------------------------- */
 
 static void fetch_ended(struct replica_actions *as, int err)
 {
@@ -401,7 +434,8 @@ static void on_do_fetch(struct replica_core *c, struct replica_actions *as)
     }
 }
 
-static void on_stored(struct replica_core *c, const struct replica_event *ev, struct replica_actions *as)
+static void on_stored(struct replica_core *c, const struct replica_event *ev,
+                      struct replica_actions *as)
 {
     if (replica_core_phase(c) != REPLICA_FETCHING)
         return;
@@ -410,7 +444,7 @@ static void on_stored(struct replica_core *c, const struct replica_event *ev, st
     fetch_ended(as, ev->err);
 }
 
-/* --- hello, roles, end ------------------------------------------------------------------------------------------------------ */
+/* --- hello, roles, end ------------------------------------------------------------------------ */
 
 /* HELLO and VERDICT of the peer are known: what do these two roles do with each other? */
 static void settle(struct replica_core *c, struct replica_actions *as)
@@ -429,7 +463,8 @@ static void settle(struct replica_core *c, struct replica_actions *as)
         act_close(as, DMT_E_CONFLICT, "both machines hold the same epoch");
     else if (c->role == DMT_REPLICA_SENDER && c->announce)
         announce(c, as);
-    else if (c->role == DMT_REPLICA_SENDER && c->peer.role == DMT_REPLICA_RECEIVER && top <= c->epoch)
+    else if (c->role == DMT_REPLICA_SENDER && c->peer.role == DMT_REPLICA_RECEIVER &&
+             top <= c->epoch)
         move(c, REPLICA_AWAIT_READY);
 }
 
@@ -437,13 +472,15 @@ static void on_open(struct replica_core *c, const struct replica_event *ev)
 {
     move(c, REPLICA_GREETING);
     memset(&c->peer, 0, sizeof(c->peer));
-    c->have_hello = c->have_verdict = c->up = c->ordered = c->import_over = c->announce = c->pair_told = false;
+    c->have_hello = c->have_verdict = c->up = c->ordered = c->import_over = c->announce =
+        c->pair_told = false;
     c->acked = 0;
     c->empty = ev->flag;
     c->hello = ev->pos;
 }
 
-static void on_hello(struct replica_core *c, const struct replica_event *ev, struct replica_actions *as)
+static void on_hello(struct replica_core *c, const struct replica_event *ev,
+                     struct replica_actions *as)
 {
     if (replica_core_phase(c) != REPLICA_GREETING || c->have_hello) {
         act_close(as, -EPROTO, "a second hello");
@@ -458,7 +495,8 @@ static void on_hello(struct replica_core *c, const struct replica_event *ev, str
         settle(c, as);
 }
 
-static void on_verdict(struct replica_core *c, const struct replica_event *ev, struct replica_actions *as)
+static void on_verdict(struct replica_core *c, const struct replica_event *ev,
+                       struct replica_actions *as)
 {
     if (replica_core_phase(c) != REPLICA_GREETING || c->have_verdict) {
         act_close(as, -EPROTO, "a second verdict");
@@ -470,7 +508,8 @@ static void on_verdict(struct replica_core *c, const struct replica_event *ev, s
         settle(c, as);
 }
 
-static void on_closed(struct replica_core *c, const struct replica_event *ev, struct replica_actions *as)
+static void on_closed(struct replica_core *c, const struct replica_event *ev,
+                      struct replica_actions *as)
 {
     enum replica_phase p = replica_core_phase(c);
     bool was_up = c->up;
@@ -486,12 +525,14 @@ static void on_closed(struct replica_core *c, const struct replica_event *ev, st
         act(as, REPLICA_AC_PEER_GONE)->text = ev->text;
 }
 
-static void on_role(struct replica_core *c, const struct replica_event *ev, struct replica_actions *as)
+static void on_role(struct replica_core *c, const struct replica_event *ev,
+                    struct replica_actions *as)
 {
     enum dmt_replica_role was = c->role;
     enum replica_phase p = replica_core_phase(c);
     uint64_t was_epoch = c->epoch;
-    DMT_ASSERT(ev->role != DMT_REPLICA_SENDER || ev->epoch >= c->seen); /* rule 4: nobody opens a lower epoch */
+    DMT_ASSERT(ev->role != DMT_REPLICA_SENDER ||
+               ev->epoch >= c->seen); /* rule 4: nobody opens a lower epoch */
     c->role = ev->role;
     c->alone = ev->flag;
     if (ev->seen > c->seen)
@@ -499,13 +540,15 @@ static void on_role(struct replica_core *c, const struct replica_event *ev, stru
     if (ev->role == DMT_REPLICA_SENDER && ev->epoch > c->seen)
         c->seen = ev->epoch;
     if (ev->role == DMT_REPLICA_START && ev->epoch == 0)
-        c->epoch = c->seen; /* a holder that has not opened its next epoch speaks for the last one it obeyed */
+        c->epoch =
+            /* a holder that has not opened its next epoch speaks for the last one it obeyed */
+            c->seen;
     else if (ev->role != DMT_REPLICA_RECEIVER || was != ev->role || ev->epoch > c->epoch)
         c->epoch = ev->epoch;
     if (p == REPLICA_DOWN || (was == c->role && was_epoch == c->epoch))
         return;
-    bool raised = c->role == DMT_REPLICA_SENDER && was != DMT_REPLICA_RECEIVER && p != REPLICA_EXPORTING &&
-                  p != REPLICA_FETCHING && p != REPLICA_SERVING;
+    bool raised = c->role == DMT_REPLICA_SENDER && was != DMT_REPLICA_RECEIVER &&
+                  p != REPLICA_EXPORTING && p != REPLICA_FETCHING && p != REPLICA_SERVING;
     if (!raised) {
         /* A follower that is only told its epoch again keeps its connection. */
         if (was != c->role || p == REPLICA_EXPORTING)
@@ -521,13 +564,15 @@ static void on_role(struct replica_core *c, const struct replica_event *ev, stru
     announce(c, as);
 }
 
-static void on_stale(struct replica_core *c, const struct replica_event *ev, struct replica_actions *as)
+static void on_stale(struct replica_core *c, const struct replica_event *ev,
+                     struct replica_actions *as)
 {
     act_higher(c, as, ev->epoch);
     act_close(as, DMT_E_STALE, "the peer knows a higher epoch");
 }
 
-void replica_step(struct replica_core *c, const struct replica_event *ev, struct replica_actions *ret)
+void replica_step(struct replica_core *c, const struct replica_event *ev,
+                  struct replica_actions *ret)
 {
     ret->n = 0;
     switch (ev->type) {
@@ -610,20 +655,23 @@ void replica_step(struct replica_core *c, const struct replica_event *ev, struct
     }
 }
 
-/* --- the hot path ------------------------------------------------------------------------------------------------------------- */
+/* --- the hot path ----------------------------------------------------------------------------- */
 
 int replica_core_takes(const struct replica_core *c, uint8_t type, uint64_t epoch)
 {
     enum replica_phase p = replica_core_phase(c);
-    /* What a standby sent before it heard of our new epoch on this connection is late, not wrong. */
-    if ((type == REPLICA_HAVE || type == REPLICA_PULL) && c->role == DMT_REPLICA_SENDER && epoch < c->epoch)
+    /* What a standby sent before it heard of our new epoch on this connection is late, not
+     * wrong. */
+    if ((type == REPLICA_HAVE || type == REPLICA_PULL) && c->role == DMT_REPLICA_SENDER &&
+        epoch < c->epoch)
         return 1;
     if (epoch < c->seen)
         return DMT_E_STALE; /* rule 4 */
     bool ok = false;
     switch (type) {
     case REPLICA_RECORDS:
-        ok = (p == REPLICA_RECEIVING && epoch == c->peer.epoch) || (p == REPLICA_FETCHING && epoch == c->epoch);
+        ok = (p == REPLICA_RECEIVING && epoch == c->peer.epoch) ||
+             (p == REPLICA_FETCHING && epoch == c->epoch);
         break;
     case REPLICA_COMMIT:
     case REPLICA_WANT:
@@ -645,17 +693,20 @@ int replica_core_takes(const struct replica_core *c, uint8_t type, uint64_t epoc
     return ok ? 0 : -EPROTO;
 }
 
-uint64_t replica_fork(const struct replica_epoch *a, size_t an, const struct replica_epoch *b, size_t bn)
+uint64_t replica_fork(const struct replica_epoch *a, size_t an, const struct replica_epoch *b,
+                      size_t bn)
 {
     size_t i = 0, j = 0;
-    /* Each list may have lost its oldest entries: begin where the younger of the two beginnings stands in the other. */
+    /* Each list may have lost its oldest entries: begin where the younger of the two beginnings
+     * stands in the other. */
     if (an > 0 && bn > 0 && a[0].epoch < b[0].epoch && bn == REPLICA_EPOCHS_MAX)
         while (i < an && a[i].epoch < b[0].epoch)
             i++;
     if (an > 0 && bn > 0 && b[0].epoch < a[0].epoch && an == REPLICA_EPOCHS_MAX)
         while (j < bn && b[j].epoch < a[0].epoch)
             j++;
-    bool common = i == 0 && j == 0; /* both complete: they share at least the beginning of the workspace */
+    bool common =
+        i == 0 && j == 0; /* both complete: they share at least the beginning of the workspace */
     while (i < an && j < bn && memcmp(&a[i], &b[j], sizeof(a[i])) == 0) {
         common = true;
         i++;
@@ -668,8 +719,8 @@ uint64_t replica_fork(const struct replica_epoch *a, size_t an, const struct rep
     return x < y ? x : y;
 }
 
-bool replica_prefer_second(const uint8_t our_store[16], const uint8_t peer_store[16], bool dialled_first,
-                           bool dialled_second)
+bool replica_prefer_second(const uint8_t our_store[16], const uint8_t peer_store[16],
+                           bool dialled_first, bool dialled_second)
 {
     if (dialled_first == dialled_second)
         return true; /* its dialler has given the first one up */

@@ -1,15 +1,18 @@
-/* core.h: what to do about the peer: pure decisions of one replica connection. replica_step(state, event) -> actions; no I/O, no clock, no memory.
+/* core.h: what to do about the peer: pure decisions of one replica connection. replica_step(state, event) -> actions; no I/O, no
+ * clock, no memory.
  *
- * The driver (session.c) looks up what the core cannot know (is this position on our journal's chain?) and puts it into the event, then
- * carries out the actions in order. What a frame may do on the hot path is asked with replica_core_takes().
+ * The driver (session.c) looks up what the core cannot know (is this position on our journal's chain?) and puts it into the
+ * event, then carries out the actions in order. What a frame may do on the hot path is asked with replica_core_takes().
  *
  *   DOWN -> GREETING (our HELLO is out) -> IDLE (both HELLO and VERDICT known; also "nothing to do for this pair of roles")
  *   sender:    IDLE -> AWAIT_READY -> STREAMING;  READY not on our chain: DIVERGED -> ORDERED -> EXPORTING -> ORDERED
- *   receiver:  IDLE -> AWAIT_FOLLOW -> AWAIT_STREAM -> RECEIVING;  AWAIT_ORDER -> IMPORTING;  IDLE -> SERVING -> IDLE (fetched from)
+ *   receiver:  IDLE -> AWAIT_FOLLOW -> AWAIT_STREAM -> RECEIVING;  AWAIT_ORDER -> IMPORTING;  IDLE -> SERVING -> IDLE (fetched
+ *                                                                                             from)
  *   start:     IDLE -> FETCHING -> IDLE
  *
- * Rules of docs/protocol.md kept here: 4 (lower epochs are refused for ever), 5 (a cut is only proposed for an epoch not yet followed), 6 (fetch), 9
- * (nothing counts before READY of this epoch on this connection), 11 (only a holder alone orders a resync).
+ * Rules of docs/protocol.md kept here: 4 (lower epochs are refused for ever), 5 (a cut is only proposed for an epoch not yet
+ * followed), 6 (fetch), 9 (nothing counts before READY of this epoch on this connection), 11 (only a holder alone orders a
+ * resync).
  */
 #ifndef DMT_REPLICA_CORE_H
 #define DMT_REPLICA_CORE_H
@@ -168,10 +171,11 @@ void replica_core_init(struct replica_core *c);
 void replica_step(struct replica_core *c, const struct replica_event *ev, struct replica_actions *ret);
 enum replica_phase replica_core_phase(const struct replica_core *c);
 
-/* May a frame of this epoch be taken now? 0; 1: it is late, ignore it; DMT_E_STALE: its epoch is over; -EPROTO: it has no place here. */
+/* May a frame of this epoch be taken now? 0; 1: it is late, ignore it; DMT_E_STALE: its epoch is over; -EPROTO: it has no place
+ * here. */
 int replica_core_takes(const struct replica_core *c, uint8_t type, uint64_t epoch);
-/* Where two histories part at the latest, from their lists of epochs (ascending, the newest REPLICA_EPOCHS_MAX each): the first switch point that
- * only one of them has. REPLICA_NO_FORK: the lists are equal. 0: nothing common is known. */
+/* Where two histories part at the latest, from their lists of epochs (ascending, the newest REPLICA_EPOCHS_MAX each): the first
+ * switch point that only one of them has. REPLICA_NO_FORK: the lists are equal. 0: nothing common is known. */
 uint64_t replica_fork(const struct replica_epoch *a, size_t an, const struct replica_epoch *b, size_t bn);
 /* Two connections with the same peer: keep the second? Both sides come to the same answer. dialled_*: by us. */
 bool replica_prefer_second(const uint8_t our_store[16], const uint8_t peer_store[16], bool dialled_first,

@@ -1,8 +1,11 @@
 /* loop.c: the libuv loop and its thread; posting from other threads; timers.
  *
- * Owns the uv_loop_t, one uv_async_t and the queue of posted calls (a list under a mutex that is never held while a call runs).
- * Happy path: post appends and wakes; the loop takes the whole list and runs it in order. Failure modes: a queue node that cannot be allocated
- * aborts, because a lost call would be a lost acknowledgement or a waiter that never wakes. dmt_loop_free stops the loop only after everything posted before it has run.
+ * Owns the uv_loop_t, one uv_async_t and the queue of posted calls (a list under a mutex that is
+ * never held while a call runs).
+ * Happy path: post appends and wakes; the loop takes the whole list and runs it in order. Failure
+ * modes: a queue node that cannot be allocated aborts, because a lost call would be a lost
+ * acknowledgement or a waiter that never wakes. dmt_loop_free stops the loop only after everything
+ * posted before it has run.
  * Thread: the loop's own, named "loop"; post and call from any.
  */
 #include "fs/replica/loop.h"
@@ -127,7 +130,9 @@ void dmt_loop_post(struct dmt_loop *l, void (*fn)(void *arg), void *arg)
     *l->tail = c;
     l->tail = &c->next;
     if (first)
-        uv_async_send(&l->wake); /* under the lock: the handle cannot be closed by a call that is still queued */
+        uv_async_send(
+            /* under the lock: the handle cannot be closed by a call that is still queued */
+            &l->wake);
     pthread_mutex_unlock(&l->lock);
 }
 
@@ -167,7 +172,7 @@ void dmt_loop_call(struct dmt_loop *l, void (*fn)(void *arg), void *arg)
     pthread_mutex_destroy(&w.lock);
 }
 
-/* --- timers ------------------------------------------------------------------------------------------------------- */
+/* --- timers ----------------------------------------------------------------------------------- */
 
 static void on_timer(uv_timer_t *h)
 {

@@ -15,7 +15,8 @@ struct uv_loop_s;
 
 /* Makes the loop and starts its thread. 0 or -errno. */
 int dmt_loop_new(struct dmt_loop **ret);
-/* Runs what is queued, stops and joins the thread, frees. All handles of others must have been closed before. Not from the loop. [blocks] */
+/* Runs what is queued, stops and joins the thread, frees. All handles of others must have been closed before. Not from the loop.
+ * [blocks] */
 void dmt_loop_free(struct dmt_loop *l);
 
 struct uv_loop_s *dmt_loop_uv(struct dmt_loop *l); /* loop thread only, but for uv_async_send */

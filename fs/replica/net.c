@@ -1,10 +1,13 @@
 /* net.c: the listening socket and the dialler.
  *
- * Owns the listener and at most one connection being dialled. Happy path: accepted sockets become connections at once (at most
- * CONN_PENDING_MAX that have not said who they are); the dialler resolves the name, tries one address with DIAL_TIMEOUT_MS, and tries again with a
- * doubled, jittered pause as long as there is no session. Which of two simultaneous connections stays is decided in session.c.
- * Failure modes: a name that does not resolve, a refused or silent address: last_error and the next attempt. tls=off never leaves the
- * machine: an address that is not loopback is refused at start, at dialling (after resolving) and at accepting. Thread: loop; start blocks its caller.
+ * Owns the listener and at most one connection being dialled. Happy path: accepted sockets become
+ * connections at once (at most CONN_PENDING_MAX that have not said who they are); the dialler
+ * resolves the name, tries one address with DIAL_TIMEOUT_MS, and tries again with a doubled,
+ * jittered pause as long as there is no session. Which of two simultaneous connections stays is
+ * decided in session.c.
+ * Failure modes: a name that does not resolve, a refused or silent address: last_error and the next
+ * attempt. tls=off never leaves the machine: an address that is not loopback is refused at start,
+ * at dialling (after resolving) and at accepting. Thread: loop; start blocks its caller.
  */
 #include "fs/replica/int.h"
 
@@ -31,7 +34,7 @@ bool replica_is_loopback(const struct sockaddr *sa)
     return false;
 }
 
-/* --- accepting ------------------------------------------------------------------------------------------------------ */
+/* --- accepting -------------------------------------------------------------------------------- */
 
 static void on_connection(uv_stream_t *s, int status)
 {
@@ -60,16 +63,18 @@ static void on_listener_closed(uv_handle_t *h)
     replica_handle_closed(h->data);
 }
 
-/* Resolves the listening address; numeric addresses need no resolver, names are for "localhost" and the like. */
-static int resolve_listen(const struct dmt_replica_conf *conf, struct sockaddr_storage *ret, struct dmt_err *err)
+/* Resolves the listening address; numeric addresses need no resolver, names are for "localhost" and
+ * the like. */
+static int resolve_listen(const struct dmt_replica_conf *conf, struct sockaddr_storage *ret,
+                          struct dmt_err *err)
 {
     char port[8];
     (void)snprintf(port, sizeof(port), "%u", conf->listen_port);
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE}, *ai = NULL;
     int rc = getaddrinfo(conf->listen_host, port, &hints, &ai);
     if (rc != 0)
-        return dmt_err_set(err, DMT_E_CONFIG, "cannot resolve listen address %s: %s", conf->listen_host,
-                           gai_strerror(rc));
+        return dmt_err_set(err, DMT_E_CONFIG, "cannot resolve listen address %s: %s",
+                           conf->listen_host, gai_strerror(rc));
     memset(ret, 0, sizeof(*ret));
     memcpy(ret, ai->ai_addr, ai->ai_addrlen);
     freeaddrinfo(ai);
@@ -115,13 +120,15 @@ int replica_net_start(struct dmt_replica *r, struct dmt_err *err)
     if (rc < 0)
         return rc;
     if (r->conf.tls_off && !replica_is_loopback((struct sockaddr *)&l.at)) {
-        (void)dmt_err_set(err, DMT_E_CONFIG, "tls=off with the address %s, which is not loopback", r->conf.listen_host);
-        return dmt_err_hint(err, "make certificates with `dumontd ca`, or listen on 127.0.0.1"), DMT_E_CONFIG;
+        (void)dmt_err_set(err, DMT_E_CONFIG, "tls=off with the address %s, which is not loopback",
+                          r->conf.listen_host);
+        return dmt_err_hint(err, "make certificates with `dumontd ca`, or listen on 127.0.0.1"),
+               DMT_E_CONFIG;
     }
     dmt_loop_call(r->loop, listen_on_loop, &l);
     if (l.rc < 0)
-        return dmt_err_set(err, l.rc, "cannot listen on %s port %u: %s", r->conf.listen_host, r->conf.listen_port,
-                           uv_strerror(l.rc));
+        return dmt_err_set(err, l.rc, "cannot listen on %s port %u: %s", r->conf.listen_host,
+                           r->conf.listen_port, uv_strerror(l.rc));
     return 0;
 }
 
@@ -135,7 +142,7 @@ void replica_net_stop(struct dmt_replica *r)
     dmt_timer_stop(r->dial_timer);
 }
 
-/* --- dialling --------------------------------------------------------------------------------------------------------- */
+/* --- dialling --------------------------------------------------------------------------------- */
 
 static void dial_later(struct dmt_replica *r)
 {

@@ -1,21 +1,32 @@
-/* pull.c: the bulk lane of the side that lacks bytes: asks for missing ranges, fills them in, makes them durable, says HAVE.
+/* pull.c: the bulk lane of the side that lacks bytes: asks for missing ranges, fills them in, makes
+ * them durable, says HAVE.
  *
- * The list of what is missing is the workspace's (dmt_ws_missing_next): rows appear when a WRITE_REF is applied, shrink when the range is overwritten or cut,
- * and go when what was filled is durable. This file owns what it has done about them: `asks`, each a range from PULL to the end of its row.
+ * The list of what is missing is the workspace's (dmt_ws_missing_next): rows appear when a
+ * WRITE_REF is applied, shrink when the range is overwritten or cut, and go when what was filled is
+ * durable. This file owns what it has done about them: `asks`, each a range from PULL to the end of
+ * its row.
  *
- *   1. pump: ranges that a WANT waits for first, then files by the size of what they lack, small ones first (`plan`, made by a pool job).
- *      At most PULL_WINDOW_BYTES and PULLS_MAX are outstanding.
- *   2. BULK: must be the next bytes of an outstanding ask, of its position, with its checksum (R5). It goes to a pool job that fills.
- *   3. a pool job syncs what was filled (dmt_ws_missing_sync) when there is much of it, when nothing else is under way, or a WANT waits only for that.
- *   4. after it, asks that it covered are forgotten, and each WANT is looked at: all that was missing when its record was applied has come or was
- *      replaced by something that has come -> HAVE.
+ *   1. pump: ranges that a WANT waits for first, then files by the size of what they lack, small
+ *      ones first (`plan`, made by a pool job). At most PULL_WINDOW_BYTES and PULLS_MAX are
+ *      outstanding.
+ *   2. BULK: must be the next bytes of an outstanding ask, of its position, with its checksum (R5).
+ *      It goes to a pool job that fills.
+ *   3. a pool job syncs what was filled (dmt_ws_missing_sync) when there is much of it, when
+ *      nothing else is under way, or a WANT waits only for that.
+ *   4. after it, asks that it covered are forgotten, and each WANT is looked at: all that was
+ *      missing when its record was applied has come or was replaced by something that has come ->
+ *      HAVE.
  *
- * A WANT waits for everything missing of its file below `hi`, the end of the last missing range at the time its record was applied: so what replaces an
- * awaited range is awaited, too (docs/protocol.md, two lanes), while an appending writer does not extend the wait. Our own WANT of everything moves `whole`.
+ * A WANT waits for everything missing of its file below `hi`, the end of the last missing range at
+ * the time its record was applied: so what replaces an awaited range is awaited, too
+ * (docs/protocol.md, two lanes), while an appending writer does not extend the wait. Our own WANT
+ * of everything moves `whole`.
  *
- * Failure modes: GONE (overwritten at the holder): the record that replaced it is on its way; the range is held back until it is applied.
- * A fill or sync that fails is ops.failed. The stream ends: all asks are forgotten; rows stay in the list and are asked for again; those
- * that were filled in but not synced are no longer told of, so nothing is called durable before the first sync of the next stream.
+ * Failure modes: GONE (overwritten at the holder): the record that replaced it is on its way; the
+ * range is held back until it is applied. A fill or sync that fails is ops.failed. The stream ends:
+ * all asks are forgotten; rows stay in the list and are asked for again; those that were filled in
+ * but not synced are no longer told of, so nothing is called durable before the first sync of the
+ * next stream.
  * Threads: loop; pool jobs touch only their own structs and the workspace.
  */
 #include "fs/replica/int.h"
@@ -29,7 +40,7 @@
 static void pump(struct dmt_replica *r);
 static void maybe_sync(struct dmt_replica *r);
 
-/* --- asks ---------------------------------------------------------------------------------------------------------- */
+/* --- asks ------------------------------------------------------------------------------------- */
 
 static struct dmt_list *bucket_of(struct replica_pull *p, uint64_t ino)
 {
@@ -60,7 +71,8 @@ static void ask_free(struct replica_pull *p, struct replica_ask *a)
 }
 
 /* The first part of row at or after pos that no ask covers: 1 and *ret, or 0. */
-static int uncovered(struct replica_pull *p, const struct dmt_missing *row, uint64_t pos, struct dmt_missing *ret)
+static int uncovered(struct replica_pull *p, const struct dmt_missing *row, uint64_t pos,
+                     struct dmt_missing *ret)
 {
     uint64_t end = row->off + row->len;
     if (pos < row->off)
@@ -70,7 +82,8 @@ static int uncovered(struct replica_pull *p, const struct dmt_missing *row, uint
         DMT_LIST_EACH(it, tmp, bucket_of(p, row->ino))
         {
             const struct replica_ask *a = DMT_CONTAINER(it, struct replica_ask, bucket);
-            if (a->ino == row->ino && a->seq == row->seq && a->off <= pos && pos < a->off + a->len) {
+            if (a->ino == row->ino && a->seq == row->seq && a->off <= pos &&
+                pos < a->off + a->len) {
                 pos = a->off + a->len;
                 moved = true;
             }
@@ -91,14 +104,17 @@ static int uncovered(struct replica_pull *p, const struct dmt_missing *row, uint
 }
 
 /* Next range of ino in [*off, hi) that is missing and not asked for; *off moves past it. */
-static int next_unasked(struct dmt_replica *r, uint64_t ino, uint64_t *off, uint64_t hi, struct dmt_missing *ret)
+static int next_unasked(struct dmt_replica *r, uint64_t ino, uint64_t *off, uint64_t hi,
+                        struct dmt_missing *ret)
 {
     struct dmt_missing row;
     uint64_t at = *off;
-    /* A row that began before `off` was looked at when `off` passed its beginning; what is left of it follows there. */
+    /* A row that began before `off` was looked at when `off` passed its beginning; what is left of
+     * it follows there. */
     while (dmt_ws_missing_next(r->ws, ino, at, &row) == 1 && row.ino == ino && row.off < hi) {
         if (uncovered(&r->pull, &row, *off, ret)) {
-            /* Stay in this row: the next look begins at its start and skips what is asked for by then. */
+            /* Stay in this row: the next look begins at its start and skips what is asked for by
+             * then. */
             *off = row.off;
             return 1;
         }
@@ -124,7 +140,7 @@ static void send_pull(struct dmt_replica *r, const struct dmt_missing *m, bool u
     replica_conn_send(r->conn, &msg);
 }
 
-/* --- plan: which files first ------------------------------------------------------------------------------------------ */
+/* --- plan: which files first ------------------------------------------------------------------ */
 
 struct plan_job {
     uv_work_t work;
@@ -147,7 +163,8 @@ static void plan_work(uv_work_t *w)
     struct dmt_missing m = {0};
     uint64_t ino = 0, off = 0;
     unsigned of_this = 0;
-    for (unsigned rows = 0; rows < PLAN_ROWS_MAX && dmt_ws_missing_next(job->ws, ino, off, &m) == 1; rows++) {
+    for (unsigned rows = 0; rows < PLAN_ROWS_MAX && dmt_ws_missing_next(job->ws, ino, off, &m) == 1;
+         rows++) {
         if (job->n == 0 || job->v[job->n - 1].ino != m.ino) {
             if (job->n == PLAN_INOS_MAX)
                 break;
@@ -155,7 +172,8 @@ static void plan_work(uv_work_t *w)
             of_this = 0;
         }
         job->v[job->n - 1].bytes += m.len;
-        bool enough = ++of_this == 64; /* that many rows are a large file: where it ends does not matter */
+        bool enough =
+            ++of_this == 64; /* that many rows are a large file: where it ends does not matter */
         ino = enough ? m.ino + 1 : m.ino;
         off = enough ? 0 : m.off + m.len;
     }
@@ -204,12 +222,12 @@ static void plan_start(struct dmt_replica *r)
     DMT_ASSERT(uv_queue_work(r->uv, &job->work, plan_work, plan_done) == 0);
 }
 
-/* --- pump ---------------------------------------------------------------------------------------------------------------- */
+/* --- pump ------------------------------------------------------------------------------------- */
 
 static bool room(const struct replica_pull *p)
 {
-    return p->outstanding_n < PULLS_MAX && p->outstanding_bytes < PULL_WINDOW_BYTES && p->asks_n < ASKS_MAX &&
-           p->filled_bytes < 4ull * FILLED_SYNC_BYTES;
+    return p->outstanding_n < PULLS_MAX && p->outstanding_bytes < PULL_WINDOW_BYTES &&
+           p->asks_n < ASKS_MAX && p->filled_bytes < 4ull * FILLED_SYNC_BYTES;
 }
 
 static bool ask_for_waiting(struct dmt_replica *r, struct replica_waiting *w)
@@ -233,8 +251,10 @@ static bool ask_next(struct dmt_replica *r)
 {
     struct replica_pull *p = &r->pull;
     DMT_LIST_EACH(it, tmp, &p->waiting)
-    if (ask_for_waiting(r, DMT_CONTAINER(it, struct replica_waiting, node)))
-        return true;
+    {
+        if (ask_for_waiting(r, DMT_CONTAINER(it, struct replica_waiting, node)))
+            return true;
+    }
     struct dmt_missing m;
     for (; p->plan_at < p->plan_n; p->plan_at++, p->plan_off = 0)
         if (next_unasked(r, p->plan[p->plan_at].ino, &p->plan_off, UINT64_MAX, &m)) {
@@ -257,7 +277,7 @@ static void pump(struct dmt_replica *r)
     maybe_sync(r);
 }
 
-/* --- WANT and whole -------------------------------------------------------------------------------------------------------- */
+/* --- WANT and whole --------------------------------------------------------------------------- */
 
 static void add_hull(struct replica_waiting *w, uint64_t ino, uint64_t hi)
 {
@@ -267,34 +287,42 @@ static void add_hull(struct replica_waiting *w, uint64_t ino, uint64_t hi)
     v[w->n++] = (struct replica_hull){ino, hi};
 }
 
-/* Of what an earlier stream has filled in we know no ranges any more: until a sync has covered all of it no wait can be judged. */
+/* Of what an earlier stream has filled in we know no ranges any more: until a sync has covered all
+ * of it no wait can be judged. */
 static bool is_clean(const struct replica_pull *p)
 {
     return p->synced_no >= p->dirty_no && p->fill_jobs <= p->filling;
 }
 
-/* The list no longer tells of a range that is filled in, but it is only there once it is durable. */
+/* The list no longer tells of a range that is filled in, but it is only there once it is
+ * durable. */
 static bool is_undurable(const struct replica_ask *a, const struct replica_hull *h)
 {
     return (h->ino == 0 || (a->ino == h->ino && a->off < h->hi)) &&
-           (a->state == ASK_ARRIVED || a->state == ASK_FILLED || (a->state == ASK_OUT && a->got > 0));
+           (a->state == ASK_ARRIVED || a->state == ASK_FILLED ||
+            (a->state == ASK_OUT && a->got > 0));
 }
 
 static bool any_undurable(struct replica_pull *p, const struct replica_hull *h)
 {
     if (h->ino == 0) {
         DMT_LIST_EACH(it, tmp, &p->asks)
-        if (is_undurable(DMT_CONTAINER(it, struct replica_ask, all), h))
-            return true;
+        {
+            if (is_undurable(DMT_CONTAINER(it, struct replica_ask, all), h))
+                return true;
+        }
         return false;
     }
     DMT_LIST_EACH(it, tmp, bucket_of(p, h->ino))
-    if (is_undurable(DMT_CONTAINER(it, struct replica_ask, bucket), h))
-        return true;
+    {
+        if (is_undurable(DMT_CONTAINER(it, struct replica_ask, bucket), h))
+            return true;
+    }
     return false;
 }
 
-/* Ranges that are filled in and not durable yet count like missing ones: their files' hulls reach over them. */
+/* Ranges that are filled in and not durable yet count like missing ones: their files' hulls reach
+ * over them. */
 static void add_hulls_of_asks(struct dmt_replica *r, struct replica_waiting *w)
 {
     struct replica_hull all = {w->ino, UINT64_MAX};
@@ -350,7 +378,8 @@ static void find_hulls(struct dmt_replica *r, struct replica_waiting *w)
 static bool hull_done(struct dmt_replica *r, const struct replica_hull *h)
 {
     struct dmt_missing m;
-    bool more = dmt_ws_missing_next(r->ws, h->ino, 0, &m) == 1 && (h->ino == 0 || (m.ino == h->ino && m.off < h->hi));
+    bool more = dmt_ws_missing_next(r->ws, h->ino, 0, &m) == 1 &&
+                (h->ino == 0 || (m.ino == h->ino && m.off < h->hi));
     return !more && !any_undurable(&r->pull, h);
 }
 
@@ -372,7 +401,8 @@ static void say_have(struct dmt_replica *r, uint64_t ino, uint64_t seq)
     replica_post_send(r, &m);
 }
 
-static struct replica_waiting *waiting_new(struct replica_pull *p, uint64_t ino, uint64_t seq, bool own)
+static struct replica_waiting *waiting_new(struct replica_pull *p, uint64_t ino, uint64_t seq,
+                                           bool own)
 {
     struct replica_waiting *w = calloc(1, sizeof(*w));
     DMT_ASSERT(w);
@@ -404,7 +434,8 @@ static void check_waiting(struct dmt_replica *r)
         }
         uint64_t ino = w->ino, seq = w->seq;
         bool is_own = w->own;
-        waiting_free(p, w); /* before anything is sent: a connection that ends frees the whole list */
+        waiting_free(p,
+                     w); /* before anything is sent: a connection that ends frees the whole list */
         if (is_own)
             p->whole = seq;
         else
@@ -415,7 +446,8 @@ static void check_waiting(struct dmt_replica *r)
     if (own || p->whole >= r->applied)
         return;
     struct replica_hull all = {0, UINT64_MAX};
-    uint64_t applied = r->applied; /* read before the look: what comes later is not part of the claim */
+    uint64_t applied =
+        r->applied; /* read before the look: what comes later is not part of the claim */
     if (hull_done(r, &all))
         p->whole = applied;
     else
@@ -452,7 +484,7 @@ void replica_pull_applied(struct dmt_replica *r)
         pump(r);
 }
 
-/* --- sync ---------------------------------------------------------------------------------------------------------------------- */
+/* --- sync ------------------------------------------------------------------------------------- */
 
 struct sync_job {
     uv_work_t work;
@@ -529,7 +561,7 @@ static void maybe_sync(struct dmt_replica *r)
     DMT_ASSERT(uv_queue_work(r->uv, &job->work, sync_work, sync_done) == 0);
 }
 
-/* --- fill ------------------------------------------------------------------------------------------------------------------------- */
+/* --- fill ------------------------------------------------------------------------------------- */
 
 struct fill_job {
     uv_work_t work;
@@ -613,15 +645,17 @@ static void fill_start(struct dmt_replica *r)
     DMT_ASSERT(uv_queue_work(r->uv, &job->work, fill_work, fill_done) == 0);
 }
 
-/* --- BULK and GONE -------------------------------------------------------------------------------------------------------------- */
+/* --- BULK and GONE ---------------------------------------------------------------------------- */
 
 /* The ask that these bytes answer: outstanding, same position, exactly where it goes on (R5). */
-static struct replica_ask *asked(struct replica_pull *p, uint64_t ino, uint64_t off, uint64_t len, uint64_t seq)
+static struct replica_ask *asked(struct replica_pull *p, uint64_t ino, uint64_t off, uint64_t len,
+                                 uint64_t seq)
 {
     DMT_LIST_EACH(it, tmp, bucket_of(p, ino))
     {
         struct replica_ask *a = DMT_CONTAINER(it, struct replica_ask, bucket);
-        if (a->state == ASK_OUT && a->ino == ino && a->seq == seq && a->off + a->got == off && len <= a->len - a->got)
+        if (a->state == ASK_OUT && a->ino == ino && a->seq == seq && a->off + a->got == off &&
+            len <= a->len - a->got)
             return a;
     }
     return NULL;
@@ -635,7 +669,8 @@ void replica_pull_bulk(struct dmt_replica *r, const struct replica_msg_BULK *m)
         a = asked(p, m->ino, m->off, m->raw_len, m->seq);
     if (!a) {
         r->refused++;
-        replica_event(r, "refused", "bulk data that was not asked for (file %llu)", (unsigned long long)m->ino);
+        replica_event(r, "refused", "bulk data that was not asked for (file %llu)",
+                      (unsigned long long)m->ino);
         replica_conn_close(r->conn, -EPROTO, "bulk data that was not asked for");
         return;
     }
@@ -672,7 +707,8 @@ void replica_pull_gone(struct dmt_replica *r, const struct replica_msg_GONE *m)
         replica_conn_close(r->conn, -EPROTO, "an answer to what was not asked for");
         return;
     }
-    /* What came before the gap counts; the rest is held until the record that replaced it is applied. */
+    /* What came before the gap counts; the rest is held until the record that replaced it is
+     * applied. */
     p->outstanding_n--;
     p->outstanding_bytes -= m->length;
     if (a->got > 0) {
@@ -691,7 +727,7 @@ void replica_pull_gone(struct dmt_replica *r, const struct replica_msg_GONE *m)
     pump(r);
 }
 
-/* --- life --------------------------------------------------------------------------------------------------------------------------- */
+/* --- life ------------------------------------------------------------------------------------- */
 
 void replica_pull_init(struct dmt_replica *r)
 {
@@ -720,9 +756,13 @@ void replica_pull_stop(struct dmt_replica *r)
     p->on = false;
     p->gen++;
     DMT_LIST_EACH(it, tmp, &p->asks)
-    ask_free(p, DMT_CONTAINER(it, struct replica_ask, all));
+    {
+        ask_free(p, DMT_CONTAINER(it, struct replica_ask, all));
+    }
     DMT_LIST_EACH(it, tmp, &p->waiting)
-    waiting_free(p, DMT_CONTAINER(it, struct replica_waiting, node));
+    {
+        waiting_free(p, DMT_CONTAINER(it, struct replica_waiting, node));
+    }
     for (struct replica_chunk *c = p->arrived, *next; c; c = next) {
         next = c->next;
         free(c);

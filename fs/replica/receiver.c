@@ -1,15 +1,21 @@
-/* receiver.c: the ordered lane in: appends frames to the journal, acknowledges what is durable, applies what may be applied.
+/* receiver.c: the ordered lane in: appends frames to the journal, acknowledges what is durable,
+ * applies what may be applied.
  *
- * Owns the unpacker, the ring of frame ends that are not durable yet, and two threads. Happy path: RECORDS -> unpack -> every record checked
- * (numbers, epochs, chain) -> dmt_ws_receive appends and kicks the committer -> `rep-sync` sleeps in dmt_journal_wait and pokes the loop -> ACK with
- * the new durable position -> `applier` applies up to min(holder's durable, ours) (R4) -> pull.c looks for missing ranges.
+ * Owns the unpacker, the ring of frame ends that are not durable yet, and two threads. Happy path:
+ * RECORDS -> unpack -> every record checked (numbers, epochs, chain) -> dmt_ws_receive appends and
+ * kicks the committer -> `rep-sync` sleeps in dmt_journal_wait and pokes the loop -> ACK with the
+ * new durable position -> `applier` applies up to min(holder's durable, ours) (R4) -> pull.c looks
+ * for missing ranges.
  *
- * An ACK goes out at once when durable moved and carries what else is new; applied and whole alone wait for the next tick. It states the chain at
- * the newest frame end that is durable, so that the sender can compare histories without a look at its disk.
+ * An ACK goes out at once when durable moved and carries what else is new; applied and whole alone
+ * wait for the next tick. It states the chain at the newest frame end that is durable, so that the
+ * sender can compare histories without a look at its disk.
  *
- * Failure modes: a frame that does not extend our tail, or whose records do not hold together: the connection is closed and nothing of the bad
- * record is kept (the journal checks again). Append, sync or apply fails: ops.failed, nothing is acknowledged any more.
- * Threads: loop; rep-sync and applier touch only the fields under r->lock and a workspace pointer that dmt_replica_set_ws takes away from them.
+ * Failure modes: a frame that does not extend our tail, or whose records do not hold together: the
+ * connection is closed and nothing of the bad record is kept (the journal checks again). Append,
+ * sync or apply fails: ops.failed, nothing is acknowledged any more.
+ * Threads: loop; rep-sync and applier touch only the fields under r->lock and a workspace pointer
+ * that dmt_replica_set_ws takes away from them.
  */
 #include "fs/replica/int.h"
 
@@ -19,9 +25,10 @@
 
 #include "fs/base/log.h"
 
-#define ENDS_MAX (sizeof(((struct replica_receiver *)0)->ends) / sizeof(((struct replica_receiver *)0)->ends[0]))
+#define ENDS_MAX \
+    (sizeof(((struct replica_receiver *)0)->ends) / sizeof(((struct replica_receiver *)0)->ends[0]))
 
-/* --- rep-sync and applier ------------------------------------------------------------------------------------------- */
+/* --- rep-sync and applier --------------------------------------------------------------------- */
 
 static void *sync_main(void *arg)
 {
@@ -62,7 +69,8 @@ static void *apply_main(void *arg)
         }
         struct dmt_ws *ws = r->shared_ws;
         /* In steps, so that progress is seen and a workspace can be taken away in time. */
-        uint64_t upto = r->apply_target - r->apply_done > APPLY_STEP ? r->apply_done + APPLY_STEP : r->apply_target;
+        uint64_t upto = r->apply_target - r->apply_done > APPLY_STEP ? r->apply_done + APPLY_STEP
+                                                                     : r->apply_target;
         r->apply_busy = true;
         pthread_mutex_unlock(&r->lock);
         struct dmt_err err = {0};
@@ -71,7 +79,8 @@ static void *apply_main(void *arg)
         r->apply_busy = false;
         if (rc < 0) {
             r->apply_err = rc;
-            (void)snprintf(r->apply_why, sizeof(r->apply_why), "%.190s", err.msg[0] ? err.msg : dmt_strerror(rc));
+            (void)snprintf(r->apply_why, sizeof(r->apply_why), "%.190s",
+                           err.msg[0] ? err.msg : dmt_strerror(rc));
         } else {
             r->apply_done = upto;
         }
@@ -109,11 +118,13 @@ void replica_threads_stop(struct dmt_replica *r)
     pthread_join(r->apply_thread, NULL);
 }
 
-/* A cut may have taken back what the threads had counted as done: a lower number than before must wake them again. */
+/* A cut may have taken back what the threads had counted as done: a lower number than before must
+ * wake them again. */
 void replica_threads_rebase(struct dmt_replica *r)
 {
     struct dmt_journal *j = dmt_ws_journal(r->ws);
-    uint64_t tail = dmt_journal_tail(j).seq, durable = dmt_journal_durable(j), applied = dmt_ws_applied(r->ws);
+    uint64_t tail = dmt_journal_tail(j).seq, durable = dmt_journal_durable(j),
+             applied = dmt_ws_applied(r->ws);
     pthread_mutex_lock(&r->lock);
     if (r->sync_done > durable)
         r->sync_done = durable;
@@ -149,7 +160,7 @@ void replica_apply_want(struct dmt_replica *r, uint64_t seq)
     pthread_mutex_unlock(&r->lock);
 }
 
-/* --- life ------------------------------------------------------------------------------------------------------------- */
+/* --- life ------------------------------------------------------------------------------------- */
 
 int replica_receiver_init(struct dmt_replica *r)
 {
@@ -188,7 +199,7 @@ void replica_receiver_stop(struct dmt_replica *r)
     replica_pull_stop(r);
 }
 
-/* --- ACK ---------------------------------------------------------------------------------------------------------------- */
+/* --- ACK -------------------------------------------------------------------------------------- */
 
 void replica_receiver_ack(struct dmt_replica *r, bool now)
 {
@@ -223,20 +234,22 @@ void replica_receiver_ack(struct dmt_replica *r, bool now)
     replica_conn_send(r->conn, &m);
 }
 
-/* --- RECORDS -------------------------------------------------------------------------------------------------------------- */
+/* --- RECORDS ---------------------------------------------------------------------------------- */
 
 static void note_epoch(struct dmt_replica *r, const struct dmt_rec *rec)
 {
     struct dmt_body body;
-    if (rec->type != DMT_REC_EPOCH || dmt_body_decode(rec->type, rec->body, rec->body_len, &body) < 0)
+    if (rec->type != DMT_REC_EPOCH ||
+        dmt_body_decode(rec->type, rec->body, rec->body_len, &body) < 0)
         return;
     struct replica_epoch e = {body.EPOCH.epoch, body.EPOCH.switch_seq, body.EPOCH.switch_chain};
     replica_epochs_add(r, &e);
 }
 
-/* Do these records continue our tail and say what the frame says? The pair of the journal's own check (pair assertion across the wire). */
-static int check_records(struct dmt_replica *r, const struct replica_msg_RECORDS *m, struct dmt_pos *ret_tail,
-                         bool *ret_epochs)
+/* Do these records continue our tail and say what the frame says? The pair of the journal's own
+ * check (pair assertion across the wire). */
+static int check_records(struct dmt_replica *r, const struct replica_msg_RECORDS *m,
+                         struct dmt_pos *ret_tail, bool *ret_epochs)
 {
     struct replica_receiver *v = &r->receiver;
     struct dmt_pos at = v->tail;
@@ -250,7 +263,8 @@ static int check_records(struct dmt_replica *r, const struct replica_msg_RECORDS
         int rc = dmt_rec_decode(v->raw.p + off, v->raw.len - off, &rec, &used);
         if (rc < 0)
             return rc;
-        if (rec.seq != at.seq + 1 || rec.epoch < at.epoch || rec.epoch > m->epoch || rec.type == DMT_REC_PAD)
+        if (rec.seq != at.seq + 1 || rec.epoch < at.epoch || rec.epoch > m->epoch ||
+            rec.type == DMT_REC_PAD)
             return DMT_E_HISTORY;
         at = (struct dmt_pos){rec.epoch, rec.seq, rec.chain};
         *ret_epochs = *ret_epochs || rec.type == DMT_REC_EPOCH;
@@ -295,7 +309,8 @@ void replica_receiver_records(struct dmt_replica *r, const struct replica_msg_RE
     struct dmt_err err = {0};
     rc = dmt_ws_receive(r->ws, v->raw.p, v->raw.len, &err);
     if (rc < 0) {
-        replica_fail(r, "cannot append what was received: %s", err.msg[0] ? err.msg : dmt_strerror(rc));
+        replica_fail(r, "cannot append what was received: %s",
+                     err.msg[0] ? err.msg : dmt_strerror(rc));
         return;
     }
     v->tail = tail;

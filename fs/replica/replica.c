@@ -1,13 +1,17 @@
-/* replica.c: start and stop, the workspace given and taken away, the tick, what other threads leave for the loop, status.
+/* replica.c: start and stop, the workspace given and taken away, the tick, what other threads leave
+ * for the loop, status.
  *
- * Owns struct dmt_replica. The loop is woken by one uv_async (poke): replica_poll then looks at what the threads have left (durable, applied,
- * appended, wants, state stream) and pumps the socket. The tick (TICK_MS) does what needs a clock: pings, silence, slow greeters, the kick of
- * a journal nobody syncs, GONE ranges, status.
+ * Owns struct dmt_replica. The loop is woken by one uv_async (poke): replica_poll then looks at
+ * what the threads have left (durable, applied, appended, wants, state stream) and pumps the
+ * socket. The tick (TICK_MS) does what needs a clock: pings, silence, slow greeters, the kick of a
+ * journal nobody syncs, GONE ranges, status.
  *
- * Failure modes: a workspace that refuses what it must not refuse: replica_fail tells L4 once, closes the connection and accepts none until the
- * workspace is set anew. dmt_replica_set_ws(NULL) and stop wait for jobs and threads that are in the workspace; each of those ends by itself: a wait for
- * the journal within one flush (kicked here), an export because its queue is aborted, a pool job because it is short; only a name server that does not
- * answer can hold stop up for longer. Threads: loop, unless the comment at a function says otherwise.
+ * Failure modes: a workspace that refuses what it must not refuse: replica_fail tells L4 once,
+ * closes the connection and accepts none until the workspace is set anew. dmt_replica_set_ws(NULL)
+ * and stop wait for jobs and threads that are in the workspace; each of those ends by itself: a
+ * wait for the journal within one flush (kicked here), an export because its queue is aborted, a
+ * pool job because it is short; only a name server that does not answer can hold stop up for
+ * longer. Threads: loop, unless the comment at a function says otherwise.
  */
 #include "fs/replica/int.h"
 
@@ -21,7 +25,7 @@
 #define PING_MS 1000u
 #define RATE_MS 2000u
 
-/* --- small things -------------------------------------------------------------------------------------------------- */
+/* --- small things ----------------------------------------------------------------------------- */
 
 void replica_event(struct dmt_replica *r, const char *kind, const char *fmt, ...)
 {
@@ -74,7 +78,7 @@ void replica_job_end(struct dmt_replica *r, bool uses_ws)
     pthread_mutex_unlock(&r->lock);
 }
 
-/* --- poll and tick ---------------------------------------------------------------------------------------------------- */
+/* --- poll and tick ---------------------------------------------------------------------------- */
 
 static void take_status(struct dmt_replica *r)
 {
@@ -133,7 +137,8 @@ static void take_thread_news(struct dmt_replica *r)
     if (applied_moved)
         r->applied = applied;
     if (sync_err < 0 || apply_err < 0) {
-        replica_fail(r, sync_err < 0 ? "the journal cannot be made durable: %s" : "cannot apply: %s",
+        replica_fail(r,
+                     sync_err < 0 ? "the journal cannot be made durable: %s" : "cannot apply: %s",
                      sync_err < 0 ? dmt_strerror(sync_err) : r->apply_why);
         return;
     }
@@ -237,7 +242,7 @@ static void on_dial_timer(void *arg)
     replica_net_dial(r, true);
 }
 
-/* --- status ------------------------------------------------------------------------------------------------------------------- */
+/* --- status ----------------------------------------------------------------------------------- */
 
 void dmt_replica_status(struct dmt_replica *r, struct dmt_replica_status *ret)
 {
@@ -257,7 +262,7 @@ uint16_t dmt_replica_port(const struct dmt_replica *r)
     return r->port;
 }
 
-/* --- the workspace: taken away and given ---------------------------------------------------------------------------------------- */
+/* --- the workspace: taken away and given ------------------------------------------------------ */
 
 struct ws_change {
     struct dmt_replica *r;
@@ -341,7 +346,9 @@ void dmt_replica_set_ws(struct dmt_replica *r, struct dmt_ws *ws)
     if (ws) {
         struct dmt_err err = {0};
         if (replica_epochs_load(ws, w->epochs, &w->n, &err) < 0) {
-            dmt_warn("replica: %s", err.msg); /* without the list a cut cannot be proposed; the chain still decides */
+            dmt_warn(
+                "replica: %s",
+                err.msg); /* without the list a cut cannot be proposed; the chain still decides */
             w->n = 0;
         }
         dmt_loop_call(r->loop, give_ws, w);
@@ -349,7 +356,7 @@ void dmt_replica_set_ws(struct dmt_replica *r, struct dmt_ws *ws)
     free(w);
 }
 
-/* --- start and stop ----------------------------------------------------------------------------------------------------------------- */
+/* --- start and stop --------------------------------------------------------------------------- */
 
 static void start_on_loop(void *arg)
 {
@@ -453,7 +460,8 @@ void dmt_replica_stop(struct dmt_replica *r)
     while (r->open_handles > 0)
         pthread_cond_wait(&r->idle, &r->lock);
     pthread_mutex_unlock(&r->lock);
-    dmt_loop_call(r->loop, nothing, NULL); /* the last close callback may still be unlocking: now it has returned */
+    dmt_loop_call(r->loop, nothing,
+                  NULL); /* the last close callback may still be unlocking: now it has returned */
     free_all(r);
 }
 
@@ -461,7 +469,8 @@ static int check_conf(const struct dmt_replica_conf *conf, struct dmt_err *err)
 {
     if (!conf->tls && !conf->tls_off) {
         (void)dmt_err_set(err, DMT_E_CONFIG, "a standby needs certificates");
-        (void)dmt_err_hint(err, "make them with `dumontd ca`, or use tls=off on loopback addresses");
+        (void)dmt_err_hint(err,
+                           "make them with `dumontd ca`, or use tls=off on loopback addresses");
         return DMT_E_CONFIG;
     }
     if (conf->tls && conf->tls_off)
@@ -472,7 +481,8 @@ static int check_conf(const struct dmt_replica_conf *conf, struct dmt_err *err)
     bool numeric6 = conf->dial_host && uv_ip6_addr(conf->dial_host, conf->dial_port, &in6) == 0;
     if (conf->tls_off && ((numeric4 && !replica_is_loopback((struct sockaddr *)&in)) ||
                           (numeric6 && !replica_is_loopback((struct sockaddr *)&in6)))) {
-        (void)dmt_err_set(err, DMT_E_CONFIG, "tls=off with the address %s, which is not loopback", conf->dial_host);
+        (void)dmt_err_set(err, DMT_E_CONFIG, "tls=off with the address %s, which is not loopback",
+                          conf->dial_host);
         (void)dmt_err_hint(err, "make certificates with `dumontd ca`");
         return DMT_E_CONFIG;
     }
@@ -514,7 +524,8 @@ static struct dmt_replica *replica_alloc(const struct dmt_replica_conf *conf)
     return r;
 }
 
-int dmt_replica_start(struct dmt_replica **ret, const struct dmt_replica_conf *conf, struct dmt_err *err)
+int dmt_replica_start(struct dmt_replica **ret, const struct dmt_replica_conf *conf,
+                      struct dmt_err *err)
 {
     int rc = check_conf(conf, err);
     if (rc < 0)

@@ -1,14 +1,19 @@
-/* resync.c: the state stream: everything of a workspace at one position, from the holder into the standby's empty store.
+/* resync.c: the state stream: everything of a workspace at one position, from the holder into the
+ * standby's empty store.
  *
- * Out: a thread of its own runs dmt_ws_export; what it emits goes into a bounded queue, from which the loop takes STATE frames whenever
- * the other lanes have nothing to send; at the end STATE_END states length and position. In: frames are collected and handed to
- * dmt_store_import_feed by one pool job at a time; while too much waits the socket is not read, so the holder's queue fills and its export waits: the
- * slowest disk sets the pace and memory stays bounded. dmt_store_import_* marks the directory before its first change, so a stop in the midst leaves a
- * store that says so; it begins again from the start on the next connection.
+ * Out: a thread of its own runs dmt_ws_export; what it emits goes into a bounded queue, from which
+ * the loop takes STATE frames whenever the other lanes have nothing to send; at the end STATE_END
+ * states length and position. In: frames are collected and handed to dmt_store_import_feed by one
+ * pool job at a time; while too much waits the socket is not read, so the holder's queue fills and
+ * its export waits: the slowest disk sets the pace and memory stays bounded. dmt_store_import_*
+ * marks the directory before its first change, so a stop in the midst leaves a store that says so;
+ * it begins again from the start on the next connection.
  *
- * Failure modes: the export fails: the connection is closed with the reason. The import fails (disk full, bad stream): ops.resync_imported with
- * the error; L4 decides. The connection ends: export and import are abandoned; `resync_ready` stays, so the next ORDER begins anew.
- * Threads: loop; "export" shares only the block under resync.lock; import jobs touch the import, never two at a time.
+ * Failure modes: the export fails: the connection is closed with the reason. The import fails (disk
+ * full, bad stream): ops.resync_imported with the error; L4 decides. The connection ends: export
+ * and import are abandoned; `resync_ready` stays, so the next ORDER begins anew.
+ * Threads: loop; "export" shares only the block under resync.lock; import jobs touch the import,
+ * never two at a time.
  */
 #include "fs/replica/int.h"
 
@@ -35,7 +40,7 @@ void replica_resync_free(struct dmt_replica *r)
     pthread_cond_destroy(&x->room);
 }
 
-/* --- out ------------------------------------------------------------------------------------------------------------------ */
+/* --- out -------------------------------------------------------------------------------------- */
 
 static int emit(void *ctx, const void *p, size_t len)
 {
@@ -100,7 +105,8 @@ void replica_export_start(struct dmt_replica *r, uint64_t epoch)
     x->err = 0;
     x->sent_off = 0;
     x->epoch = epoch;
-    /* The stream shows a checkpoint not older than the last one: from there on records are needed. */
+    /* The stream shows a checkpoint not older than the last one: from there on records are
+     * needed. */
     struct dmt_ws_status st;
     dmt_ws_status(r->ws, &st);
     x->floor = st.checkpointed;
@@ -187,7 +193,7 @@ bool replica_export_fill(struct dmt_replica *r, struct dmt_buf *out)
     return true;
 }
 
-/* --- in --------------------------------------------------------------------------------------------------------------------- */
+/* --- in --------------------------------------------------------------------------------------- */
 
 struct feed_job {
     uv_work_t work;
@@ -204,7 +210,8 @@ struct feed_job {
 
 static void feed_next(struct dmt_replica *r);
 
-void replica_import_prepare(struct dmt_replica *r, const struct dmt_store_conf *conf, const struct dmt_store_ident *ident)
+void replica_import_prepare(struct dmt_replica *r, const struct dmt_store_conf *conf,
+                            const struct dmt_store_ident *ident)
 {
     struct replica_resync *x = &r->resync;
     free(x->dir);
@@ -219,7 +226,8 @@ void replica_import_start(struct dmt_replica *r)
 {
     struct replica_resync *x = &r->resync;
     if (x->feeding || x->import) {
-        /* The import of the connection before is still being abandoned: the holder sends again on the next one. */
+        /* The import of the connection before is still being abandoned: the holder sends again on
+         * the next one. */
         replica_conn_close(r->conn, DMT_E_RETRY, "the last attempt is still being cleaned up");
         return;
     }
@@ -321,7 +329,8 @@ void replica_import_data(struct dmt_replica *r, const struct replica_msg_STATE *
 {
     struct replica_resync *x = &r->resync;
     uint8_t *dst = NULL;
-    int rc = m->off != x->got_off || m->raw_len > REPLICA_STATE_MAX || x->ending ? DMT_E_CORRUPT : 0;
+    int rc =
+        m->off != x->got_off || m->raw_len > REPLICA_STATE_MAX || x->ending ? DMT_E_CORRUPT : 0;
     if (rc == 0)
         dst = dmt_buf_reserve(&x->fed, m->raw_len);
     if (rc == 0)

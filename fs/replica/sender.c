@@ -1,13 +1,18 @@
-/* sender.c: the ordered lane out: reads the journal, ships frames of records, keeps account of acknowledgements and of what syncs wait for.
+/* sender.c: the ordered lane out: reads the journal, ships frames of records, keeps account of
+ * acknowledgements and of what syncs wait for.
  *
- * Owns the journal reader, the ring of frames under way, the table of wants and the drain. Happy path: the socket has room ->
- * replica_sender_fill reads what is there (at most REPLICA_BATCH_MAX; one record if only one is there: no waiting for more) -> one LZ4 frame.
- * At the tail it sets idle_sender, looks once more, and sleeps; dmt_replica_appended wakes it. ACKs pop frames off the ring and move what the
- * gate sees. A lone COMMIT follows when our own disk is later than the last frame (the standby applies no further than that).
+ * Owns the journal reader, the ring of frames under way, the table of wants and the drain. Happy
+ * path: the socket has room -> replica_sender_fill reads what is there (at most REPLICA_BATCH_MAX;
+ * one record if only one is there: no waiting for more) -> one LZ4 frame. At the tail it sets
+ * idle_sender, looks once more, and sleeps; dmt_replica_appended wakes it. ACKs pop frames off the
+ * ring and move what the gate sees. A lone COMMIT follows when our own disk is later than the last
+ * frame (the standby applies no further than that).
  *
- * A record of an epoch that L4 has not told us about yet is held back until dmt_replica_set_role: so no frame ever carries records above its
- * epoch. Failure modes: the reader's next record is gone (recycled): the connection is dropped and the next hello finds the standby too old.
- * Memory: one batch, one packed frame, FLIGHTS_MAX numbers; the rest stays in the journal. Thread: loop; the want table is under pub_lock.
+ * A record of an epoch that L4 has not told us about yet is held back until dmt_replica_set_role:
+ * so no frame ever carries records above its epoch. Failure modes: the reader's next record is gone
+ * (recycled): the connection is dropped and the next hello finds the standby too old.
+ * Memory: one batch, one packed frame, FLIGHTS_MAX numbers; the rest stays in the journal. Thread:
+ * loop; the want table is under pub_lock.
  */
 #include "fs/replica/int.h"
 
@@ -16,10 +21,10 @@
 
 #include "fs/base/log.h"
 
-#define RECORD_GUESS 256u /* bytes of a record, before any was sent */
+#define RECORD_GUESS  256u /* bytes of a record, before any was sent */
 #define FLOOR_KEEP_MS (10u * 60u * 1000u)
 
-/* --- stream ------------------------------------------------------------------------------------------------------- */
+/* --- stream ----------------------------------------------------------------------------------- */
 
 static struct replica_flight *flight(struct replica_sender *s, unsigned i)
 {
@@ -44,7 +49,8 @@ static void publish_stream(struct dmt_replica *r, bool on)
     pthread_mutex_unlock(&r->pub_lock);
 }
 
-void replica_sender_start(struct dmt_replica *r, uint64_t epoch, const struct dmt_pos *after, uint64_t serve_upto)
+void replica_sender_start(struct dmt_replica *r, uint64_t epoch, const struct dmt_pos *after,
+                          uint64_t serve_upto)
 {
     struct replica_sender *s = &r->sender;
     DMT_ASSERT(!s->reader && r->ws);
@@ -55,7 +61,8 @@ void replica_sender_start(struct dmt_replica *r, uint64_t epoch, const struct dm
     DMT_ASSERT(s->flights);
     if (dmt_jreader_open(&s->reader, dmt_ws_journal(r->ws), after->seq, &err) < 0) {
         s->reader = NULL;
-        replica_event(r, "error", "cannot read the journal after %llu: %s", (unsigned long long)after->seq, err.msg);
+        replica_event(r, "error", "cannot read the journal after %llu: %s",
+                      (unsigned long long)after->seq, err.msg);
         replica_conn_close(r->conn, DMT_E_GONE, "the journal cannot be read from there");
         return;
     }
@@ -98,7 +105,7 @@ void replica_sender_free(struct dmt_replica *r)
     dmt_buf_free(&r->sender.packed);
 }
 
-/* --- frames of records ------------------------------------------------------------------------------------------------ */
+/* --- frames of records ------------------------------------------------------------------------ */
 
 /* Next record into held. 1, 0 none to send now, < 0. */
 static int read_held(struct dmt_replica *r, struct dmt_err *err)
@@ -156,7 +163,8 @@ static void note_flight(struct dmt_replica *r)
         last->chain = s->sent_chain;
         last->bytes += s->batch.len;
     } else {
-        *flight(s, s->flight_n++) = (struct replica_flight){s->sent_seq, s->sent_chain, s->batch.len, replica_now_ns(r)};
+        *flight(s, s->flight_n++) =
+            (struct replica_flight){s->sent_seq, s->sent_chain, s->batch.len, replica_now_ns(r)};
     }
     s->flight_bytes += s->batch.len;
 }
@@ -173,7 +181,8 @@ static void end_of_serving(struct dmt_replica *r, struct dmt_buf *out)
     replica_do(r, &(struct replica_event){.type = REPLICA_EV_SERVED});
 }
 
-static void encode_batch(struct dmt_replica *r, uint64_t first, uint64_t chain_before, struct dmt_buf *out)
+static void encode_batch(struct dmt_replica *r, uint64_t first, uint64_t chain_before,
+                         struct dmt_buf *out)
 {
     struct replica_sender *s = &r->sender;
     struct replica_msg m = {.type = REPLICA_RECORDS};
@@ -217,9 +226,10 @@ bool replica_sender_fill(struct dmt_replica *r, struct dmt_buf *out)
     if (rc > 0)
         rc = replica_pack(s->batch.p, s->batch.len, &s->packed);
     if (rc < 0) {
-        replica_event(r, "error", "cannot ship records after %llu: %s", (unsigned long long)s->sent_seq,
-                      err.msg[0] ? err.msg : dmt_strerror(rc));
-        replica_conn_close(r->conn, rc == DMT_E_STALE ? DMT_E_RETRY : rc, "the journal cannot be read on from here");
+        replica_event(r, "error", "cannot ship records after %llu: %s",
+                      (unsigned long long)s->sent_seq, err.msg[0] ? err.msg : dmt_strerror(rc));
+        replica_conn_close(r->conn, rc == DMT_E_STALE ? DMT_E_RETRY : rc,
+                           "the journal cannot be read on from here");
         return false;
     }
     note_flight(r);
@@ -230,7 +240,7 @@ bool replica_sender_fill(struct dmt_replica *r, struct dmt_buf *out)
     return true;
 }
 
-/* --- COMMIT ------------------------------------------------------------------------------------------------------------- */
+/* --- COMMIT ----------------------------------------------------------------------------------- */
 
 void replica_sender_commit(struct dmt_replica *r, bool now)
 {
@@ -253,12 +263,13 @@ void replica_sender_commit(struct dmt_replica *r, bool now)
     replica_conn_send(r->conn, &m);
 }
 
-/* --- acknowledgements --------------------------------------------------------------------------------------------------------- */
+/* --- acknowledgements ------------------------------------------------------------------------- */
 
 void replica_sender_ack(struct dmt_replica *r, const struct replica_msg_ACK *a)
 {
     struct replica_sender *s = &r->sender;
-    struct replica_event ev = {.type = REPLICA_EV_GOT_ACK, .epoch = a->epoch, .seq = a->durable, .whole = a->whole};
+    struct replica_event ev = {
+        .type = REPLICA_EV_GOT_ACK, .epoch = a->epoch, .seq = a->durable, .whole = a->whole};
     ev.sent = s->sent_seq;
     ev.tail = replica_tail(r);
     ev.pos = (struct dmt_pos){0, a->chain_seq, a->chain};
@@ -318,7 +329,8 @@ void replica_sender_publish(struct dmt_replica *r)
         if (s->caught_up)
             taken = s->taken_bytes;
         else if (tail > s->sent_seq)
-            unacked += (tail - s->sent_seq) * (s->records ? r->raw_bytes / s->records + 1 : RECORD_GUESS);
+            unacked +=
+                (tail - s->sent_seq) * (s->records ? r->raw_bytes / s->records + 1 : RECORD_GUESS);
         retain = r->core.acked;
     } else if (r->core.up && !r->core.peer.empty) {
         retain = r->core.peer.tail.seq;
@@ -333,7 +345,7 @@ void replica_sender_publish(struct dmt_replica *r)
     atomic_store(&r->pub_retain, retain);
 }
 
-/* --- wants: what syncs wait for -------------------------------------------------------------------------------------------------- */
+/* --- wants: what syncs wait for --------------------------------------------------------------- */
 
 /* Entry of ino, or a new one; NULL when all are busy. Entry 0 is for ino 0. Under pub_lock. */
 static struct replica_want *want_of(struct dmt_replica *r, uint64_t ino)
@@ -376,13 +388,16 @@ bool dmt_replica_have(struct dmt_replica *r, uint64_t ino, uint64_t ref_seq)
     return have;
 }
 
-/* Sends the wants that are new. Our durable position goes first: the standby's list is only as good as what it has applied. */
+/* Sends the wants that are new. Our durable position goes first: the standby's list is only as good
+ * as what it has applied. */
 void replica_sender_wants(struct dmt_replica *r)
 {
     struct replica_sender *s = &r->sender;
     if (!s->reader || s->serve_upto > 0 || !r->conn)
         return;
-    struct { uint64_t ino, seq; } new_wants[WANTS_MAX];
+    struct {
+        uint64_t ino, seq;
+    } new_wants[WANTS_MAX];
     unsigned n = 0;
     pthread_mutex_lock(&r->pub_lock);
     r->pub_ask = false;
@@ -426,7 +441,7 @@ void replica_sender_have(struct dmt_replica *r, const struct replica_msg_HAVE *h
     replica_sender_drain_check(r, 0);
 }
 
-/* --- drain -------------------------------------------------------------------------------------------------------------------------- */
+/* --- drain ------------------------------------------------------------------------------------ */
 
 /* err < 0: over. 0: look whether it is done or too late. */
 void replica_sender_drain_check(struct dmt_replica *r, int err)
@@ -452,7 +467,8 @@ void replica_sender_tick(struct dmt_replica *r)
 {
     struct replica_sender *s = &r->sender;
     if (s->reader && s->serve_upto == 0) {
-        /* Plain writes nobody syncs: without this the standby would apply nothing (and ask for no bulk bytes) until the next sync. */
+        /* Plain writes nobody syncs: without this the standby would apply nothing (and ask for no
+         * bulk bytes) until the next sync. */
         struct dmt_journal *j = dmt_ws_journal(r->ws);
         uint64_t tail = dmt_journal_tail(j).seq;
         if (dmt_journal_durable(j) < tail)

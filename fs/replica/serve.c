@@ -1,10 +1,14 @@
-/* serve.c: the bulk lane of the side that has the bytes: answers PULL with BULK or GONE, behind the ordered lane.
+/* serve.c: the bulk lane of the side that has the bytes: answers PULL with BULK or GONE, behind the
+ * ordered lane.
  *
- * Owns the queue of ranges the peer asked for (two rings: urgent ones, for which a sync waits, go first) and up to SERVE_READY_MAX encoded frames.
- * Happy path: a pool job reads at most REPLICA_BULK_MAX of the first range (dmt_ws_bulk_read checks before and after that these are the bytes
- * of that position), hashes, packs and encodes it; the frame waits until the ordered lane has nothing to send and the
- * bandwidth allows it. Failure modes: overwritten since: GONE for the rest of the range, with our tail, so that the peer knows when to look again. A
- * peer that asks for more than PULLS_MAX ranges at once breaks the protocol. Memory: the rings are part of struct dmt_replica.
+ * Owns the queue of ranges the peer asked for (two rings: urgent ones, for which a sync waits, go
+ * first) and up to SERVE_READY_MAX encoded frames.
+ * Happy path: a pool job reads at most REPLICA_BULK_MAX of the first range (dmt_ws_bulk_read checks
+ * before and after that these are the bytes of that position), hashes, packs and encodes it; the
+ * frame waits until the ordered lane has nothing to send and the bandwidth allows it. Failure
+ * modes: overwritten since: GONE for the rest of the range, with our tail, so that the peer knows
+ * when to look again. A peer that asks for more than PULLS_MAX ranges at once breaks the protocol.
+ * Memory: the rings are part of struct dmt_replica.
  * Threads: loop; a pool job touches only its own struct and the workspace.
  */
 #include "fs/replica/int.h"
@@ -38,7 +42,7 @@ void replica_serve_reset(struct dmt_replica *r)
     s->reading = false;
 }
 
-/* --- bandwidth --------------------------------------------------------------------------------------------------------- */
+/* --- bandwidth -------------------------------------------------------------------------------- */
 
 bool replica_serve_tokens(struct dmt_replica *r, size_t bytes)
 {
@@ -53,12 +57,12 @@ bool replica_serve_tokens(struct dmt_replica *r, size_t bytes)
     if (s->tokens > most)
         s->tokens = most;
     if (s->tokens < 0)
-        return false; /* the tick asks again */
+        return false;           /* the tick asks again */
     s->tokens -= (double)bytes; /* one frame of debt at most */
     return true;
 }
 
-/* --- reading ------------------------------------------------------------------------------------------------------------ */
+/* --- reading ---------------------------------------------------------------------------------- */
 
 static void read_work(uv_work_t *w)
 {
@@ -69,7 +73,8 @@ static void read_work(uv_work_t *w)
     struct dmt_buf packed;
     dmt_buf_init(&packed);
     struct replica_msg m = {0};
-    job->rc = raw ? dmt_ws_bulk_read(job->ws, want->ino, want->off, len, want->seq, raw, &job->got) : -ENOMEM;
+    job->rc = raw ? dmt_ws_bulk_read(job->ws, want->ino, want->off, len, want->seq, raw, &job->got)
+                  : -ENOMEM;
     if (job->rc == 0 && job->got > 0) {
         DMT_ASSERT(job->got <= len);
         m.type = REPLICA_BULK;
@@ -90,7 +95,8 @@ static void read_work(uv_work_t *w)
         m.GONE.off = want->off;
         m.GONE.length = want->len;
         m.GONE.seq = want->seq;
-        m.GONE.tail = dmt_journal_tail(dmt_ws_journal(job->ws)).seq; /* read after: what replaced it is before this */
+        m.GONE.tail = dmt_journal_tail(dmt_ws_journal(job->ws))
+                          .seq; /* read after: what replaced it is before this */
     }
     if (job->rc == 0)
         replica_encode(&m, &job->frame);
@@ -161,7 +167,7 @@ void replica_serve_read(struct dmt_replica *r)
     DMT_ASSERT(uv_queue_work(r->uv, &job->work, read_work, read_done) == 0);
 }
 
-/* --- frames ---------------------------------------------------------------------------------------------------------------- */
+/* --- frames ----------------------------------------------------------------------------------- */
 
 void replica_serve_pull(struct dmt_replica *r, const struct replica_msg_PULL *m)
 {

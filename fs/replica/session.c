@@ -1,12 +1,15 @@
-/* session.c: the conversation with the peer: hello, the messages that the core decides about, and carrying out what it decides.
+/* session.c: the conversation with the peer: hello, the messages that the core decides about, and
+ * carrying out what it decides.
  *
- * Owns r->conn (the session: the one connection that both sides have agreed on) and the lists of epochs. Happy path: a connection is secure ->
- * our HELLO goes out as soon as everything up to our tail is durable -> the peer's HELLO -> the connection becomes the session -> VERDICTs -> core.
- * Every other message is turned into an event (with what only the journal knows: relation of a position, fork of two histories) or handed
- * to a lane after replica_core_takes() said yes.
+ * Owns r->conn (the session: the one connection that both sides have agreed on) and the lists of
+ * epochs. Happy path: a connection is secure -> our HELLO goes out as soon as everything up to our
+ * tail is durable -> the peer's HELLO -> the connection becomes the session -> VERDICTs -> core.
+ * Every other message is turned into an event (with what only the journal knows: relation of a
+ * position, fork of two histories) or handed to a lane after replica_core_takes() said yes.
  *
- * Failure modes: another workspace, lineage, version, name or our own store at the other end: BYE with the sentence. Two connections with the same
- * peer: both ends keep the same one (replica_prefer_second). A second peer while there is a session: BYE "busy". Thread: loop.
+ * Failure modes: another workspace, lineage, version, name or our own store at the other end: BYE
+ * with the sentence. Two connections with the same peer: both ends keep the same one
+ * (replica_prefer_second). A second peer while there is a session: BYE "busy". Thread: loop.
  */
 #include "fs/replica/int.h"
 
@@ -17,7 +20,7 @@
 #include "fs/base/hash.h"
 #include "fs/base/log.h"
 
-/* --- our own history ------------------------------------------------------------------------------------------------ */
+/* --- our own history -------------------------------------------------------------------------- */
 
 struct dmt_pos replica_tail(struct dmt_replica *r)
 {
@@ -77,7 +80,8 @@ static int list_add(void *ctx, const struct dmt_epoch_row *e)
 }
 
 /* The rows of the store know what is applied; the rest is read from the journal. [blocks] */
-int replica_epochs_load(struct dmt_ws *ws, struct replica_epoch *v, size_t *ret_n, struct dmt_err *err)
+int replica_epochs_load(struct dmt_ws *ws, struct replica_epoch *v, size_t *ret_n,
+                        struct dmt_err *err)
 {
     struct epoch_list l = {.v = v};
     uint64_t applied = dmt_ws_applied(ws);
@@ -86,7 +90,8 @@ int replica_epochs_load(struct dmt_ws *ws, struct replica_epoch *v, size_t *ret_
     int rc = dmt_store_epoch_each(dmt_ws_store(ws), list_add, &l);
     lk.unlock(lk.ctx);
     if (rc < 0)
-        return dmt_err_set(err, rc, "cannot read the epochs of this workspace: %s", dmt_strerror(rc));
+        return dmt_err_set(err, rc, "cannot read the epochs of this workspace: %s",
+                           dmt_strerror(rc));
     struct dmt_jreader *rd;
     rc = dmt_jreader_open(&rd, dmt_ws_journal(ws), applied, err);
     while (rc >= 0) {
@@ -99,7 +104,8 @@ int replica_epochs_load(struct dmt_ws *ws, struct replica_epoch *v, size_t *ret_
             dmt_jreader_close(rd);
             break;
         }
-        if (rec.type == DMT_REC_EPOCH && dmt_body_decode(rec.type, rec.body, rec.body_len, &body) == 0) {
+        if (rec.type == DMT_REC_EPOCH &&
+            dmt_body_decode(rec.type, rec.body, rec.body_len, &body) == 0) {
             struct dmt_epoch_row row = {.epoch = body.EPOCH.epoch,
                                         .switch_seq = body.EPOCH.switch_seq,
                                         .switch_chain = body.EPOCH.switch_chain};
@@ -110,7 +116,7 @@ int replica_epochs_load(struct dmt_ws *ws, struct replica_epoch *v, size_t *ret_
     return rc < 0 ? rc : 0;
 }
 
-/* --- hello ------------------------------------------------------------------------------------------------------------- */
+/* --- hello ------------------------------------------------------------------------------------ */
 
 static void send_hello(struct replica_conn *c)
 {
@@ -127,7 +133,8 @@ static void send_hello(struct replica_conn *c)
     h->workspace = replica_span_of(r->workspace);
     h->node = replica_span_of(r->node);
     h->role = (uint8_t)r->core.role;
-    h->flags = (uint8_t)((r->core.alone ? REPLICA_HELLO_ALONE : 0) | (c->hello_empty ? REPLICA_HELLO_EMPTY : 0));
+    h->flags = (uint8_t)((r->core.alone ? REPLICA_HELLO_ALONE : 0) |
+                         (c->hello_empty ? REPLICA_HELLO_EMPTY : 0));
     h->epoch = r->core.epoch;
     h->seen = r->core.seen;
     h->tail = c->hello_pos;
@@ -157,7 +164,8 @@ void replica_session_hello(struct replica_conn *c)
     if (!c->hello_posed) {
         c->hello_posed = true;
         c->hello_pos = replica_tail(r);
-        /* A store without a lineage is a new standby's: it becomes one of the workspace by the state stream, which names it. */
+        /* A store without a lineage is a new standby's: it becomes one of the workspace by the
+         * state stream, which names it. */
         c->hello_empty = r->ws == NULL || is_zero(dmt_store_ident(dmt_ws_store(r->ws))->lineage);
         if (r->ws)
             replica_threads_rebase(r);
@@ -185,7 +193,8 @@ static const char *refuse_hello(struct replica_conn *c, const struct replica_msg
     struct dmt_replica *r = c->r;
     if (h->version != REPLICA_VERSION)
         return "the other side speaks another version of the replica protocol";
-    if (h->workspace.n != strlen(r->workspace) || memcmp(h->workspace.p, r->workspace, h->workspace.n) != 0)
+    if (h->workspace.n != strlen(r->workspace) ||
+        memcmp(h->workspace.p, r->workspace, h->workspace.n) != 0)
         return "the other side serves another workspace";
     if (h->node.n == 0 || h->node.n > DMT_NODE_NAME_MAX || h->role > DMT_REPLICA_RECEIVER)
         return "the hello makes no sense";
@@ -195,7 +204,8 @@ static const char *refuse_hello(struct replica_conn *c, const struct replica_msg
         return "this node is not the peer named in the configuration";
     if (memcmp(h->store_id, r->conf.store_id, 16) == 0)
         return "the other side is this very store";
-    if (!is_zero(h->lineage) && !is_zero(r->conf.lineage) && memcmp(h->lineage, r->conf.lineage, 16) != 0)
+    if (!is_zero(h->lineage) && !is_zero(r->conf.lineage) &&
+        memcmp(h->lineage, r->conf.lineage, 16) != 0)
         return "the other side's workspace of this name is another one (its lineage differs)";
     if (r->conn && r->conn != c && memcmp(r->core.peer.store_id, h->store_id, 16) != 0)
         return "busy with another peer";
@@ -241,7 +251,8 @@ static void join_session(struct replica_conn *c)
 {
     struct dmt_replica *r = c->r;
     struct replica_conn *old = r->conn;
-    if (old && !replica_prefer_second(r->conf.store_id, c->peer.store_id, old->dialled, c->dialled)) {
+    if (old &&
+        !replica_prefer_second(r->conf.store_id, c->peer.store_id, old->dialled, c->dialled)) {
         replica_conn_close(c, DMT_E_CONFLICT, "the other connection stays");
         return;
     }
@@ -264,7 +275,8 @@ static void join_session(struct replica_conn *c)
         memcpy(r->conf.lineage, c->peer.lineage, 16);
     r->connects++;
     r->up_ms = replica_now_ms(r);
-    replica_do(r, &(struct replica_event){.type = REPLICA_EV_OPEN, .flag = c->hello_empty, .pos = c->hello_pos});
+    replica_do(r, &(struct replica_event){
+                      .type = REPLICA_EV_OPEN, .flag = c->hello_empty, .pos = c->hello_pos});
     struct replica_event ev = {.type = REPLICA_EV_GOT_HELLO, .peer = &c->peer};
     ev.relation = replica_relate(r, &c->peer.tail, c->peer.empty);
     ev.fork = replica_fork(r->epochs, r->epochs_n, r->peer_epochs, r->peer_epochs_n);
@@ -285,7 +297,7 @@ void replica_session_closed(struct replica_conn *c, const char *why)
     replica_net_dial(r, false);
 }
 
-/* --- actions of the core ---------------------------------------------------------------------------------------------------- */
+/* --- actions of the core ---------------------------------------------------------------------- */
 
 void replica_post_send(struct dmt_replica *r, const struct replica_msg *m)
 {
@@ -340,7 +352,8 @@ static void do_start_stream(struct dmt_replica *r, const struct replica_action *
     m.STREAM.after = a->pos;
     replica_post_send(r, &m);
     replica_sender_start(r, a->epoch, &a->pos, 0);
-    replica_sender_commit(r, true); /* what is there may be applied, even if nothing new is written */
+    replica_sender_commit(r,
+                          true); /* what is there may be applied, even if nothing new is written */
 }
 
 static void do_close(struct dmt_replica *r, const struct replica_action *a)
@@ -348,7 +361,8 @@ static void do_close(struct dmt_replica *r, const struct replica_action *a)
     if (!r->conn)
         return;
     if (a->err == DMT_E_RETRY)
-        r->backoff_ms = 0; /* nothing is wrong with the connection: the other side may come back at once */
+        r->backoff_ms =
+            0; /* nothing is wrong with the connection: the other side may come back at once */
     replica_conn_close(r->conn, a->err, a->text);
 }
 
@@ -359,7 +373,8 @@ static void do_tell(struct dmt_replica *r, const struct replica_action *a)
     void *ctx = r->conf.ctx;
     switch (a->type) {
     case REPLICA_AC_UP:
-        replica_event(r, "connected", "%s (%s)", r->core.peer.node, replica_relation_text(r->core.about_peer));
+        replica_event(r, "connected", "%s (%s)", r->core.peer.node,
+                      replica_relation_text(r->core.about_peer));
         ops->peer_up(ctx, &r->core.peer);
         break;
     case REPLICA_AC_PEER_GONE:
@@ -378,7 +393,8 @@ static void do_tell(struct dmt_replica *r, const struct replica_action *a)
     case REPLICA_AC_RESYNC_NEEDED: {
         char why[REPLICA_TEXT_MAX + 1];
         (void)snprintf(why, sizeof(why), "%s", a->text);
-        replica_event(r, "resync", "%s is needed by %s: its position is %s", "resynchronisation", r->core.peer.node, why);
+        replica_event(r, "resync", "%s is needed by %s: its position is %s", "resynchronisation",
+                      r->core.peer.node, why);
         ops->resync_needed(ctx, why);
         break;
     }
@@ -445,14 +461,15 @@ void replica_do(struct dmt_replica *r, const struct replica_event *ev)
     struct replica_conn *c = r->conn;
     for (int i = 0; i < as.n; i++) {
         do_action(r, &as.v[i]);
-        /* Carrying out one action may have ended the connection (the socket failed): what follows was meant for it. */
+        /* Carrying out one action may have ended the connection (the socket failed): what follows
+         * was meant for it. */
         if (r->conn != c)
             break;
     }
     replica_sender_publish(r);
 }
 
-/* --- messages ----------------------------------------------------------------------------------------------------------------- */
+/* --- messages --------------------------------------------------------------------------------- */
 
 static void take_epoch(struct dmt_replica *r, const struct replica_msg_EPOCH *e)
 {
@@ -466,7 +483,8 @@ static void take_epoch(struct dmt_replica *r, const struct replica_msg_EPOCH *e)
     } else if (r->peer_epochs_n == 0) {
         r->peer_epochs[r->peer_epochs_n++] = entry;
     }
-    struct replica_event ev = {.type = REPLICA_EV_GOT_EPOCH, .epoch = e->epoch, .flag = e->alone != 0};
+    struct replica_event ev = {
+        .type = REPLICA_EV_GOT_EPOCH, .epoch = e->epoch, .flag = e->alone != 0};
     ev.fork = replica_fork(r->epochs, r->epochs_n, r->peer_epochs, r->peer_epochs_n);
     ev.tail = replica_tail(r);
     replica_do(r, &ev);
@@ -476,7 +494,8 @@ static void take_ready(struct dmt_replica *r, const struct replica_msg_READY *m)
 {
     char why[REPLICA_TEXT_MAX + 1];
     replica_span_text(m->why, why, sizeof(why));
-    struct replica_event ev = {.type = REPLICA_EV_GOT_READY, .epoch = m->epoch, .flag = m->cannot != 0, .pos = m->at};
+    struct replica_event ev = {
+        .type = REPLICA_EV_GOT_READY, .epoch = m->epoch, .flag = m->cannot != 0, .pos = m->at};
     ev.relation = replica_relate(r, &m->at, m->cannot != 0);
     ev.tail = replica_tail(r);
     ev.text = why;
@@ -524,9 +543,11 @@ static void take_lane(struct dmt_replica *r, const struct replica_msg *m)
         return;
     if (rc < 0) {
         r->refused++;
-        replica_event(r, "refused", "%s of epoch %u.%u: %s", replica_type_name(m->type), (unsigned)(epoch >> 32),
-                      (unsigned)epoch, rc == DMT_E_STALE ? "this epoch is over" : "out of place");
-        replica_conn_close(r->conn, rc, rc == DMT_E_STALE ? "this epoch is over" : "a frame out of place");
+        replica_event(r, "refused", "%s of epoch %u.%u: %s", replica_type_name(m->type),
+                      (unsigned)(epoch >> 32), (unsigned)epoch,
+                      rc == DMT_E_STALE ? "this epoch is over" : "out of place");
+        replica_conn_close(r->conn, rc,
+                           rc == DMT_E_STALE ? "this epoch is over" : "a frame out of place");
         return;
     }
     switch (m->type) {
@@ -559,10 +580,14 @@ static void take_lane(struct dmt_replica *r, const struct replica_msg *m)
         break;
     }
 }
-_Static_assert(offsetof(struct replica_msg_RECORDS, epoch) == 0 && offsetof(struct replica_msg_PULL, epoch) == 0 &&
-                   offsetof(struct replica_msg_BULK, epoch) == 0 && offsetof(struct replica_msg_GONE, epoch) == 0 &&
-                   offsetof(struct replica_msg_HAVE, epoch) == 0 && offsetof(struct replica_msg_WANT, epoch) == 0 &&
-                   offsetof(struct replica_msg_STATE, epoch) == 0 && offsetof(struct replica_msg_COMMIT, epoch) == 0 &&
+_Static_assert(offsetof(struct replica_msg_RECORDS, epoch) == 0 &&
+                   offsetof(struct replica_msg_PULL, epoch) == 0 &&
+                   offsetof(struct replica_msg_BULK, epoch) == 0 &&
+                   offsetof(struct replica_msg_GONE, epoch) == 0 &&
+                   offsetof(struct replica_msg_HAVE, epoch) == 0 &&
+                   offsetof(struct replica_msg_WANT, epoch) == 0 &&
+                   offsetof(struct replica_msg_STATE, epoch) == 0 &&
+                   offsetof(struct replica_msg_COMMIT, epoch) == 0 &&
                    offsetof(struct replica_msg_STATE_END, epoch) == 0,
                "take_lane reads the epoch of any lane frame in one place");
 
@@ -637,7 +662,7 @@ void replica_session_message(struct replica_conn *c, const struct replica_msg *m
     replica_do(r, &ev);
 }
 
-/* --- lanes by rank --------------------------------------------------------------------------------------------------------------- */
+/* --- lanes by rank ---------------------------------------------------------------------------- */
 
 bool replica_session_fill(struct dmt_replica *r, struct dmt_buf *out)
 {
@@ -657,11 +682,13 @@ void replica_session_durable(struct dmt_replica *r)
             replica_session_hello(c);
         it = waited && (c->closing || !c->hello_wait) ? r->conns.next : it->next;
     }
-    if (r->follow_pending && (!r->ws || dmt_journal_durable(dmt_ws_journal(r->ws)) >= replica_tail(r).seq)) {
+    if (r->follow_pending &&
+        (!r->ws || dmt_journal_durable(dmt_ws_journal(r->ws)) >= replica_tail(r).seq)) {
         uint64_t epoch = r->follow_pending;
         r->follow_pending = 0;
         struct dmt_pos tail = replica_tail(r);
         replica_epochs_trim(r, tail.seq);
-        replica_do(r, &(struct replica_event){.type = REPLICA_EV_FOLLOW, .epoch = epoch, .tail = tail});
+        replica_do(
+            r, &(struct replica_event){.type = REPLICA_EV_FOLLOW, .epoch = epoch, .tail = tail});
     }
 }

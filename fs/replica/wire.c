@@ -1,9 +1,11 @@
 /* wire.c: encoding and decoding of the messages in wire.h, and their LZ4 payload.
  *
- * Owns nothing but decompression contexts. Happy path: encode appends head and fields to a buffer; decode checks every length
- * against what is left and hands back spans into the frame. Failure modes: a frame that does not parse to its last byte is
- * DMT_E_CORRUPT, and the caller closes the connection; nothing is skipped or guessed. A payload must give exactly the raw length
- * that its message states: the limit on that length was checked before, so a small frame cannot grow without bound.
+ * Owns nothing but decompression contexts. Happy path: encode appends head and fields to a buffer;
+ * decode checks every length against what is left and hands back spans into the frame. Failure
+ * modes: a frame that does not parse to its last byte is DMT_E_CORRUPT, and the caller closes the
+ * connection; nothing is skipped or guessed. A payload must give exactly the raw length that its
+ * message states: the limit on that length was checked before, so a small frame cannot grow without
+ * bound.
  * Thread: any; an unpacker belongs to one thread.
  */
 #include "fs/replica/wire.h"
@@ -15,7 +17,7 @@
 
 #include "fs/base/err.h"
 
-/* --- fields ---------------------------------------------------------------------------------------------------- */
+/* --- fields ----------------------------------------------------------------------------------- */
 
 static void put_pos(struct dmt_buf *b, const struct dmt_pos *p)
 {
@@ -55,41 +57,47 @@ static struct replica_span get_text(struct dmt_cur *c)
     return s;
 }
 
-#define PUT_U8(f)    dmt_put_u8(out, v->f);
-#define PUT_U32(f)   dmt_put_u32(out, v->f);
-#define PUT_U64(f)   dmt_put_u64(out, v->f);
-#define PUT_ID(f)    dmt_put_raw(out, v->f, 16);
-#define PUT_POS(f)   put_pos(out, &v->f);
-#define PUT_STR(f)   dmt_put_bytes(out, v->f.p, v->f.n);
-#define PUT_BYTES(f) dmt_put_bytes(out, v->f.p, v->f.n);
+#define PUT_U8(f)     dmt_put_u8(out, v->f);
+#define PUT_U32(f)    dmt_put_u32(out, v->f);
+#define PUT_U64(f)    dmt_put_u64(out, v->f);
+#define PUT_ID(f)     dmt_put_raw(out, v->f, 16);
+#define PUT_POS(f)    put_pos(out, &v->f);
+#define PUT_STR(f)    dmt_put_bytes(out, v->f.p, v->f.n);
+#define PUT_BYTES(f)  dmt_put_bytes(out, v->f.p, v->f.n);
 #define F(kind, name) PUT_##kind(name)
-#define MSG(NAME, num, most, fields)                                                                                   \
-    static void put_##NAME(const struct replica_msg_##NAME *v, struct dmt_buf *out) { fields }
+#define MSG(NAME, num, most, fields)                                                \
+    static void put_##NAME(const struct replica_msg_##NAME *v, struct dmt_buf *out) \
+    {                                                                               \
+        fields                                                                      \
+    }
 REPLICA_MESSAGES(MSG)
 #undef MSG
 #undef F
 
-#define GET_U8(f)    v->f = dmt_get_u8(c);
-#define GET_U32(f)   v->f = dmt_get_u32(c);
-#define GET_U64(f)   v->f = dmt_get_u64(c);
-#define GET_ID(f)    get_id(c, v->f);
-#define GET_POS(f)   v->f = get_pos(c);
-#define GET_STR(f)   v->f = get_text(c);
-#define GET_BYTES(f) v->f = get_span(c);
+#define GET_U8(f)     v->f = dmt_get_u8(c);
+#define GET_U32(f)    v->f = dmt_get_u32(c);
+#define GET_U64(f)    v->f = dmt_get_u64(c);
+#define GET_ID(f)     get_id(c, v->f);
+#define GET_POS(f)    v->f = get_pos(c);
+#define GET_STR(f)    v->f = get_text(c);
+#define GET_BYTES(f)  v->f = get_span(c);
 #define F(kind, name) GET_##kind(name)
-#define MSG(NAME, num, most, fields)                                                                                   \
-    static void get_##NAME(struct replica_msg_##NAME *v, struct dmt_cur *c) { fields }
+#define MSG(NAME, num, most, fields)                                        \
+    static void get_##NAME(struct replica_msg_##NAME *v, struct dmt_cur *c) \
+    {                                                                       \
+        fields                                                              \
+    }
 REPLICA_MESSAGES(MSG)
 #undef MSG
 #undef F
 
-/* --- frames ---------------------------------------------------------------------------------------------------- */
+/* --- frames ----------------------------------------------------------------------------------- */
 
 static uint32_t most_of(uint8_t type)
 {
     switch (type) {
-#define MSG(NAME, num, most, fields)                                                                                   \
-    case num:                                                                                                          \
+#define MSG(NAME, num, most, fields) \
+    case num:                        \
         return most;
         REPLICA_MESSAGES(MSG)
 #undef MSG
@@ -101,8 +109,8 @@ static uint32_t most_of(uint8_t type)
 const char *replica_type_name(uint8_t type)
 {
     switch (type) {
-#define MSG(NAME, num, most, fields)                                                                                   \
-    case num:                                                                                                          \
+#define MSG(NAME, num, most, fields) \
+    case num:                        \
         return #NAME;
         REPLICA_MESSAGES(MSG)
 #undef MSG
@@ -117,9 +125,9 @@ void replica_encode(const struct replica_msg *m, struct dmt_buf *out)
     if (!dmt_buf_reserve(out, REPLICA_HEAD))
         return;
     switch (m->type) {
-#define MSG(NAME, num, most, fields)                                                                                   \
-    case num:                                                                                                          \
-        put_##NAME(&m->NAME, out);                                                                                     \
+#define MSG(NAME, num, most, fields) \
+    case num:                        \
+        put_##NAME(&m->NAME, out);   \
         break;
         REPLICA_MESSAGES(MSG)
 #undef MSG
@@ -154,9 +162,9 @@ int replica_decode(uint8_t type, const void *p, size_t n, struct replica_msg *re
     memset(ret, 0, sizeof(*ret));
     ret->type = type;
     switch (type) {
-#define MSG(NAME, num, most, fields)                                                                                   \
-    case num:                                                                                                          \
-        get_##NAME(&ret->NAME, &cur);                                                                                  \
+#define MSG(NAME, num, most, fields)  \
+    case num:                         \
+        get_##NAME(&ret->NAME, &cur); \
         break;
         REPLICA_MESSAGES(MSG)
 #undef MSG
@@ -169,7 +177,8 @@ int replica_decode(uint8_t type, const void *p, size_t n, struct replica_msg *re
 struct replica_span replica_span_of(const char *s)
 {
     size_t n = strlen(s);
-    return (struct replica_span){(const uint8_t *)s, n > REPLICA_TEXT_MAX ? REPLICA_TEXT_MAX : (uint32_t)n};
+    return (struct replica_span){(const uint8_t *)s,
+                                 n > REPLICA_TEXT_MAX ? REPLICA_TEXT_MAX : (uint32_t)n};
 }
 
 void replica_span_text(struct replica_span s, char *dst, size_t size)
@@ -204,7 +213,7 @@ int replica_epochs_decode(struct replica_span s, struct replica_epoch v[REPLICA_
     return n;
 }
 
-/* --- payload --------------------------------------------------------------------------------------------------- */
+/* --- payload ---------------------------------------------------------------------------------- */
 
 int replica_pack(const void *p, size_t n, struct dmt_buf *out)
 {
@@ -259,8 +268,8 @@ int replica_unpack(struct replica_unpack *u, struct replica_span s, void *dst, s
     uint8_t end; /* so that there is always somewhere to point to */
     for (;;) {
         size_t src_n = s.n - in, dst_n = raw_len - out;
-        size_t hint = LZ4F_decompress(u->ctx, dst_n ? (uint8_t *)dst + out : &end, &dst_n, s.n ? s.p + in : &end,
-                                      &src_n, NULL);
+        size_t hint = LZ4F_decompress(u->ctx, dst_n ? (uint8_t *)dst + out : &end, &dst_n,
+                                      s.n ? s.p + in : &end, &src_n, NULL);
         if (LZ4F_isError(hint))
             return DMT_E_CORRUPT;
         in += src_n;

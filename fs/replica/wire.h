@@ -1,9 +1,9 @@
-/* wire.h: the messages between two replicas. One field list per message gives struct, encoder, decoder and fuzz target (wire.c); the bytes are
- * specified in docs/formats-wire.md; numbers never change.
+/* wire.h: the messages between two replicas. One field list per message gives struct, encoder, decoder and fuzz target (wire.c);
+ * the bytes are specified in docs/formats-wire.md; numbers never change.
  *
- * A frame is an 8-byte head (u32 body length, u8 type, u8 0, u16 0) and the body: the fields in order, little-endian. Kinds: U8 U32 U64, ID (16
- * raw bytes), POS (epoch, seq, chain), STR and BYTES (u32 length + bytes; STR without NUL). `most` limits the body, so that a peer cannot
- * choose how much memory we take; before a HELLO was accepted only HELLO and BYE are taken.
+ * A frame is an 8-byte head (u32 body length, u8 type, u8 0, u16 0) and the body: the fields in order, little-endian. Kinds: U8
+ * U32 U64, ID (16 raw bytes), POS (epoch, seq, chain), STR and BYTES (u32 length + bytes; STR without NUL). `most` limits the
+ * body, so that a peer cannot choose how much memory we take; before a HELLO was accepted only HELLO and BYE are taken.
  * Thread: any; no state, but for the codec objects, which belong to one caller.
  */
 #ifndef DMT_REPLICA_WIRE_H
@@ -97,7 +97,8 @@ struct replica_epoch {
 
 /* Appends a whole frame. */
 void replica_encode(const struct replica_msg *m, struct dmt_buf *out);
-/* Head of a frame: 1 and type, body length; 0 when fewer than 8 bytes are there; DMT_E_CORRUPT (unknown type, too long, reserved bits). */
+/* Head of a frame: 1 and type, body length; 0 when fewer than 8 bytes are there; DMT_E_CORRUPT (unknown type, too long, reserved
+ * bits). */
 int replica_head(const void *p, size_t n, uint8_t *ret_type, uint32_t *ret_len);
 /* Body of a frame: 0 or DMT_E_CORRUPT. Spans point into p. */
 int replica_decode(uint8_t type, const void *p, size_t n, struct replica_msg *ret);
@@ -109,7 +110,7 @@ void replica_epochs_encode(const struct replica_epoch *v, size_t n, struct dmt_b
 /* Number of entries, or DMT_E_CORRUPT (not ascending, odd length, too many). */
 int replica_epochs_decode(struct replica_span s, struct replica_epoch v[REPLICA_EPOCHS_MAX]);
 
-/* --- payload: one standard LZ4 frame (independent blocks, content size and checksum) --------------------------------------------- */
+/* --- payload: one standard LZ4 frame (independent blocks, content size and checksum) ---------------------------------------- */
 /* Appends the LZ4 frame of p to out; incompressible bytes are stored. 0 or -ENOMEM. */
 int replica_pack(const void *p, size_t n, struct dmt_buf *out);
 struct replica_unpack;

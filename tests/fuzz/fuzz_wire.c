@@ -1,8 +1,9 @@
 /* fuzz_wire.c: frames of the replica protocol, of every type, and their payloads. modules: replica
  *
- * The input is what a peer sends: frames one after the other. What is taken as a frame must encode to the very same bytes; its
- * lists and payloads are unpacked as the replica does it. A decision core that has seen one epoch is asked about each frame: one of a
- * lower epoch must never be let through.
+ * The input is what a peer sends: frames one after the other. What is taken as a frame must encode
+ * to the very same bytes; its lists and payloads are unpacked as the replica does it. A decision
+ * core that has seen one epoch is asked about each frame: one of a lower epoch must never be let
+ * through.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -35,7 +36,8 @@ static void check_core(uint8_t type, uint64_t epoch)
     struct replica_core c;
     struct replica_actions as;
     replica_core_init(&c);
-    struct replica_event role = {.type = REPLICA_EV_ROLE, .role = DMT_REPLICA_RECEIVER, .seen = SEEN};
+    struct replica_event role = {
+        .type = REPLICA_EV_ROLE, .role = DMT_REPLICA_RECEIVER, .seen = SEEN};
     replica_step(&c, &role, &as);
     DMT_ASSERT(replica_core_takes(&c, type, epoch) == (epoch < SEEN ? DMT_E_STALE : -EPROTO));
 }
@@ -91,7 +93,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         struct dmt_buf again;
         dmt_buf_init(&again);
         replica_encode(&m, &again);
-        DMT_ASSERT(!again.bad && again.len == REPLICA_HEAD + len && memcmp(again.p, data + at, again.len) == 0);
+        DMT_ASSERT(!again.bad && again.len == REPLICA_HEAD + len &&
+                   memcmp(again.p, data + at, again.len) == 0);
         dmt_buf_free(&again);
         check_inside(&m);
         at += REPLICA_HEAD + len;

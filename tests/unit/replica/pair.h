@@ -1,8 +1,9 @@
-/* pair.h: two machines in one process, for the tests of fs/replica: real stores, journals and workspaces in a scratch directory, real TCP on loopback, mutual TLS
- * (or none), and a small stand-in for dumontfs.c that answers the replica's questions by a policy that each test sets.
+/* pair.h: two machines in one process, for the tests of fs/replica: real stores, journals and workspaces in a scratch directory,
+ * real TCP on loopback, mutual TLS (or none), and a small stand-in for dumontfs.c that answers the replica's questions by a
+ * policy that each test sets.
  *
- * Everything a test waits for is a condition (WAIT_FOR), looked at whenever an op is called, at the latest every 5 ms; 30 s are a failure.
- * The relay between the two cuts connections after a number of bytes and limits the rate. */
+ * Everything a test waits for is a condition (WAIT_FOR), looked at whenever an op is called, at the latest every 5 ms; 30 s are a
+ * failure. The relay between the two cuts connections after a number of bytes and limits the rate. */
 #ifndef DMT_TESTS_REPLICA_PAIR_H
 #define DMT_TESTS_REPLICA_PAIR_H
 
@@ -546,7 +547,8 @@ static inline void say_node(struct node *n)
     struct dmt_replica_status s = {0};
     if (n->r)
         dmt_replica_status(n->r, &s);
-    print_message("%s: role %d epoch %llx connected %d streaming %d received %llu durable %llu applied %llu whole %llu sent %llu missing "
+    print_message("%s: role %d epoch %llx connected %d streaming %d received %llu durable %llu "
+                  "applied %llu whole %llu sent %llu missing "
                   "%llu; follows %u cuts %u resyncs %u imports %u needed %u; event '%s' down '%s' failed '%s' error '%s'\n",
                   n->name, s.role, (unsigned long long)s.epoch, s.connected, s.streaming, (unsigned long long)s.received,
                   (unsigned long long)s.durable, (unsigned long long)s.applied, (unsigned long long)s.whole,
@@ -566,7 +568,7 @@ static inline void say_nodes(struct pair *p)
     say_node(&p->b);
 }
 
-/* --- operations -------------------------------------------------------------------------------------------------------------- */
+/* --- operations ------------------------------------------------------------------------------------------------------------- */
 
 static inline uint64_t make_file(struct node *n, const char *name)
 {
@@ -604,7 +606,7 @@ static inline void write_bulk(struct node *n, uint64_t ino, uint64_t off, uint64
     free(p);
 }
 
-/* --- relay --------------------------------------------------------------------------------------------------------------------- */
+/* --- relay ------------------------------------------------------------------------------------------------------------------ */
 
 static inline int relay_connect(int port)
 {
@@ -714,7 +716,7 @@ static inline uint16_t relay_start(struct relay *y, int target_port)
     return y->port;
 }
 
-/* --- the pair ---------------------------------------------------------------------------------------------------------------------- */
+/* --- the pair --------------------------------------------------------------------------------------------------------------- */
 
 static inline int pair_setup(void **state)
 {
@@ -750,7 +752,8 @@ static inline int pair_teardown(void **state)
     return 0;
 }
 
-/* Both with TLS; a: holder of epoch 1.0 that listens; b: standby with an equal empty store that dials (through the relay if asked). */
+/* Both with TLS; a: holder of epoch 1.0 that listens; b: standby with an equal empty store that dials (through the relay if
+ * asked). */
 static inline void pair_connect(struct pair *p, bool relay)
 {
     node_tls(&p->a, p->dir);

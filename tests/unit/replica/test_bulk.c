@@ -1,5 +1,6 @@
-/* test_bulk.c: the bulk lane: by-reference bytes are pulled behind the ordered lane, a sync waits for its own file's bytes only. */
-#include "pair.h"
+/* test_bulk.c: the bulk lane: by-reference bytes are pulled behind the ordered lane, a sync waits
+ * for its own file's bytes only. */
+#include "tests/unit/replica/pair.h"
 
 static void bulk_bytes_arrive(void **state)
 {
@@ -76,7 +77,8 @@ static void filled_is_not_durable(void **state)
     assert_false(dmt_ws_missing_ino(p->b.ws, 0, tail));
 }
 
-/* R6 and the two lanes: on a slow link a small file's fsync does not wait for the bulk bytes queued before it. */
+/* R6 and the two lanes: on a slow link a small file's fsync does not wait for the bulk bytes queued
+ * before it. */
 static void a_small_sync_overtakes_bulk(void **state)
 {
     struct pair *p = *state;
@@ -101,7 +103,8 @@ static void a_small_sync_overtakes_bulk(void **state)
         worst = took > worst ? took : worst;
     }
     bool still_missing = dmt_ws_missing_ino(p->b.ws, bulk, UINT64_MAX);
-    print_message("slowest of 8 small syncs beside 12 MiB of bulk on 2 MiB/s: %llu ms\n", (unsigned long long)worst);
+    print_message("slowest of 8 small syncs beside 12 MiB of bulk on 2 MiB/s: %llu ms\n",
+                  (unsigned long long)worst);
     assert_true(still_missing); /* else the link was not slow enough to mean anything */
     assert_true(worst < 1500);
     atomic_store(&p->relay.rate, 0);
@@ -131,7 +134,8 @@ static void what_is_waited_for_goes_first(void **state)
     assert_equal_trees(&p->a, &p->b);
 }
 
-/* Files are rewritten, cut and deleted while their bytes are under way: what is gone is let go, the rest is right. */
+/* Files are rewritten, cut and deleted while their bytes are under way: what is gone is let go, the
+ * rest is right. */
 static void ranges_that_change_under_way(void **state)
 {
     struct pair *p = *state;
@@ -148,7 +152,8 @@ static void ranges_that_change_under_way(void **state)
         struct dmt_op op = {.umask = 022};
         struct dmt_attr at;
         struct dmt_setattr sa = {.mask = DMT_SET_SIZE, .size = (1u << 20) * (round % 4)};
-        usleep(20000); /* so that some of each is under way; whatever is, the end must be the same */
+        usleep(
+            20000); /* so that some of each is under way; whatever is, the end must be the same */
         write_bulk(&p->a, inos[0], (uint64_t)(round % 5) << 19, 1u << 20, 100 + round);
         assert_int_equal(dmt_ws_setattr(p->a.ws, &op, inos[1], &sa, &at), 0);
         write_bulk(&p->a, inos[1], 0, 3u << 20, 200 + round);
@@ -240,7 +245,8 @@ static void bandwidth_is_kept(void **state)
     node_dial(&p->b, dmt_replica_port(p->a.r));
     node_receive(&p->b, 0);
     WAIT_FOR(same_place(&p->a, &p->b));
-    assert_true(test_ms() - begun > 1000); /* 8 MiB go by reference; a fifth of a second may go at once */
+    assert_true(test_ms() - begun >
+                1000); /* 8 MiB go by reference; a fifth of a second may go at once */
 }
 
 int main(void)

@@ -10,10 +10,10 @@
 #include "fs/replica/core.h"
 
 #define EPOCH(major, minor) ((uint64_t)(major) << 32 | (minor))
-#define E1 EPOCH(1, 0)
-#define E2 EPOCH(2, 0)
-#define E3 EPOCH(3, 1)
-#define STEP(c, ...) step(c, &(struct replica_event){__VA_ARGS__})
+#define E1                  EPOCH(1, 0)
+#define E2                  EPOCH(2, 0)
+#define E3                  EPOCH(3, 1)
+#define STEP(c, ...)        step(c, &(struct replica_event){__VA_ARGS__})
 
 static struct replica_actions as;
 
@@ -32,13 +32,15 @@ static const struct replica_action *find(enum replica_action_type t)
     return NULL;
 }
 
-#define ASSERT_ACT(t)  assert_non_null(find(REPLICA_AC_##t))
-#define ASSERT_NONE(t) assert_null(find(REPLICA_AC_##t))
+#define ASSERT_ACT(t)      assert_non_null(find(REPLICA_AC_##t))
+#define ASSERT_NONE(t)     assert_null(find(REPLICA_AC_##t))
 #define ASSERT_PHASE(c, p) assert_int_equal(replica_core_phase(c), REPLICA_##p)
 
-static struct dmt_replica_peer peer_of(enum dmt_replica_role role, uint64_t epoch, uint64_t seen, uint64_t tail)
+static struct dmt_replica_peer peer_of(enum dmt_replica_role role, uint64_t epoch, uint64_t seen,
+                                       uint64_t tail)
 {
-    struct dmt_replica_peer p = {.role = role, .epoch = epoch, .seen = seen, .tail = {seen, tail, tail * 7}};
+    struct dmt_replica_peer p = {
+        .role = role, .epoch = epoch, .seen = seen, .tail = {seen, tail, tail * 7}};
     memcpy(p.node, "peer", 5);
     memset(p.store_id, 0xbb, 16);
     return p;
@@ -50,8 +52,9 @@ static struct dmt_pos at(uint64_t epoch, uint64_t seq)
 }
 
 /* Hello and verdict exchanged. */
-static void greet(struct replica_core *c, uint64_t our_tail, bool empty, const struct dmt_replica_peer *p,
-                  enum replica_relation about_peer, enum replica_relation about_us, uint64_t fork)
+static void greet(struct replica_core *c, uint64_t our_tail, bool empty,
+                  const struct dmt_replica_peer *p, enum replica_relation about_peer,
+                  enum replica_relation about_us, uint64_t fork)
 {
     STEP(c, .type = REPLICA_EV_OPEN, .pos = at(E1, our_tail), .flag = empty);
     ASSERT_PHASE(c, GREETING);
@@ -74,7 +77,8 @@ static void streaming_sender(struct replica_core *c, uint64_t tail)
     struct dmt_replica_peer p = peer_of(DMT_REPLICA_RECEIVER, 0, E1, 10);
     greet(c, tail, false, &p, REPLICA_ON, REPLICA_BEYOND, REPLICA_NO_FORK);
     ASSERT_PHASE(c, AWAIT_READY);
-    STEP(c, .type = REPLICA_EV_GOT_READY, .epoch = E2, .pos = at(E1, 10), .relation = REPLICA_ON, .tail = at(E2, tail));
+    STEP(c, .type = REPLICA_EV_GOT_READY, .epoch = E2, .pos = at(E1, 10), .relation = REPLICA_ON,
+         .tail = at(E2, tail));
     ASSERT_PHASE(c, STREAMING);
     ASSERT_ACT(START_STREAM);
 }
@@ -93,7 +97,7 @@ static void receiving(struct replica_core *c)
     ASSERT_ACT(RECEIVE);
 }
 
-/* --- sender --------------------------------------------------------------------------------------------------- */
+/* --- sender ----------------------------------------------------------------------------------- */
 
 static void nothing_counts_before_ready(void **state)
 {
@@ -106,10 +110,11 @@ static void nothing_counts_before_ready(void **state)
     /* The hello already says that the peer is equal: that is not an acknowledgement (rule 9). */
     ASSERT_NONE(ACKED);
     ASSERT_NONE(PAIR_READY);
-    STEP(&c, .type = REPLICA_EV_GOT_ACK, .epoch = E2, .seq = 10, .sent = 10, .chain_ok = true, .pos = at(E2, 10),
-         .tail = at(E2, 10));
+    STEP(&c, .type = REPLICA_EV_GOT_ACK, .epoch = E2, .seq = 10, .sent = 10, .chain_ok = true,
+         .pos = at(E2, 10), .tail = at(E2, 10));
     assert_int_equal(as.n, 0);
-    STEP(&c, .type = REPLICA_EV_GOT_READY, .epoch = E2, .pos = at(E1, 10), .relation = REPLICA_ON, .tail = at(E1, 10));
+    STEP(&c, .type = REPLICA_EV_GOT_READY, .epoch = E2, .pos = at(E1, 10), .relation = REPLICA_ON,
+         .tail = at(E1, 10));
     ASSERT_ACT(START_STREAM);
     assert_int_equal(find(REPLICA_AC_ACKED)->seq, 10);
     assert_int_equal(find(REPLICA_AC_ACKED)->epoch, E2);
@@ -125,7 +130,8 @@ static void ready_off_our_chain_never_streams(void **state)
         role(&c, DMT_REPLICA_SENDER, E2, true);
         struct dmt_replica_peer p = peer_of(DMT_REPLICA_RECEIVER, E1, E1, 10);
         greet(&c, 30, false, &p, rel, REPLICA_OFF, 5);
-        STEP(&c, .type = REPLICA_EV_GOT_READY, .epoch = E2, .pos = at(E1, 10), .relation = rel, .tail = at(E2, 30));
+        STEP(&c, .type = REPLICA_EV_GOT_READY, .epoch = E2, .pos = at(E1, 10), .relation = rel,
+             .tail = at(E2, 30));
         ASSERT_PHASE(&c, DIVERGED);
         ASSERT_ACT(RESYNC_NEEDED);
         ASSERT_NONE(START_STREAM);
@@ -138,8 +144,8 @@ static void acks_of_another_epoch_do_not_count(void **state)
     (void)state;
     struct replica_core c;
     streaming_sender(&c, 30);
-    STEP(&c, .type = REPLICA_EV_GOT_ACK, .epoch = E1, .seq = 20, .sent = 30, .chain_ok = true, .pos = at(E2, 20),
-         .tail = at(E2, 30));
+    STEP(&c, .type = REPLICA_EV_GOT_ACK, .epoch = E1, .seq = 20, .sent = 30, .chain_ok = true,
+         .pos = at(E2, 20), .tail = at(E2, 30));
     assert_int_equal(as.n, 0);
     assert_int_equal(c.acked, 10);
     /* A new epoch on the same connection: the acks of the old one are over until READY. */
@@ -147,20 +153,22 @@ static void acks_of_another_epoch_do_not_count(void **state)
     ASSERT_ACT(STOP_STREAM);
     assert_int_equal(find(REPLICA_AC_SEND_EPOCH)->epoch, E3);
     ASSERT_PHASE(&c, AWAIT_READY);
-    STEP(&c, .type = REPLICA_EV_GOT_ACK, .epoch = E2, .seq = 30, .sent = 30, .chain_ok = true, .pos = at(E2, 30),
+    STEP(&c, .type = REPLICA_EV_GOT_ACK, .epoch = E2, .seq = 30, .sent = 30, .chain_ok = true,
+         .pos = at(E2, 30), .tail = at(E3, 31));
+    assert_int_equal(as.n, 0);
+    STEP(&c, .type = REPLICA_EV_GOT_READY, .epoch = E2, .pos = at(E2, 30), .relation = REPLICA_ON,
          .tail = at(E3, 31));
     assert_int_equal(as.n, 0);
-    STEP(&c, .type = REPLICA_EV_GOT_READY, .epoch = E2, .pos = at(E2, 30), .relation = REPLICA_ON, .tail = at(E3, 31));
-    assert_int_equal(as.n, 0);
-    STEP(&c, .type = REPLICA_EV_GOT_READY, .epoch = E3, .pos = at(E2, 30), .relation = REPLICA_ON, .tail = at(E3, 31));
+    STEP(&c, .type = REPLICA_EV_GOT_READY, .epoch = E3, .pos = at(E2, 30), .relation = REPLICA_ON,
+         .tail = at(E3, 31));
     ASSERT_PHASE(&c, STREAMING);
     ASSERT_NONE(PAIR_READY);
-    STEP(&c, .type = REPLICA_EV_GOT_ACK, .epoch = E3, .seq = 31, .sent = 31, .chain_ok = true, .pos = at(E3, 31),
-         .tail = at(E3, 31));
+    STEP(&c, .type = REPLICA_EV_GOT_ACK, .epoch = E3, .seq = 31, .sent = 31, .chain_ok = true,
+         .pos = at(E3, 31), .tail = at(E3, 31));
     assert_int_equal(find(REPLICA_AC_PAIR_READY)->seq, 31);
     /* Once an epoch. */
-    STEP(&c, .type = REPLICA_EV_GOT_ACK, .epoch = E3, .seq = 32, .sent = 32, .chain_ok = true, .pos = at(E3, 32),
-         .tail = at(E3, 32));
+    STEP(&c, .type = REPLICA_EV_GOT_ACK, .epoch = E3, .seq = 32, .sent = 32, .chain_ok = true,
+         .pos = at(E3, 32), .tail = at(E3, 32));
     ASSERT_ACT(ACKED);
     ASSERT_NONE(PAIR_READY);
 }
@@ -170,12 +178,12 @@ static void pair_needs_the_chain(void **state)
     (void)state;
     struct replica_core c;
     streaming_sender(&c, 30);
-    STEP(&c, .type = REPLICA_EV_GOT_ACK, .epoch = E2, .seq = 30, .sent = 30, .chain_ok = true, .pos = at(E2, 20),
-         .tail = at(E2, 30));
+    STEP(&c, .type = REPLICA_EV_GOT_ACK, .epoch = E2, .seq = 30, .sent = 30, .chain_ok = true,
+         .pos = at(E2, 20), .tail = at(E2, 30));
     ASSERT_ACT(ACKED);
     ASSERT_NONE(PAIR_READY);
-    STEP(&c, .type = REPLICA_EV_GOT_ACK, .epoch = E2, .seq = 30, .sent = 30, .chain_ok = false, .pos = at(E2, 30),
-         .tail = at(E2, 30));
+    STEP(&c, .type = REPLICA_EV_GOT_ACK, .epoch = E2, .seq = 30, .sent = 30, .chain_ok = false,
+         .pos = at(E2, 30), .tail = at(E2, 30));
     assert_int_equal(find(REPLICA_AC_CLOSE)->err, DMT_E_HISTORY);
 }
 
@@ -184,11 +192,13 @@ static void impossible_acks_end_the_connection(void **state)
     (void)state;
     struct replica_core c;
     streaming_sender(&c, 30);
-    STEP(&c, .type = REPLICA_EV_GOT_ACK, .epoch = E2, .seq = 31, .sent = 30, .chain_ok = true, .tail = at(E2, 31));
+    STEP(&c, .type = REPLICA_EV_GOT_ACK, .epoch = E2, .seq = 31, .sent = 30, .chain_ok = true,
+         .tail = at(E2, 31));
     ASSERT_ACT(CLOSE);
     ASSERT_NONE(ACKED);
     streaming_sender(&c, 30);
-    STEP(&c, .type = REPLICA_EV_GOT_ACK, .epoch = E2, .seq = 9, .sent = 30, .chain_ok = true, .tail = at(E2, 31));
+    STEP(&c, .type = REPLICA_EV_GOT_ACK, .epoch = E2, .seq = 9, .sent = 30, .chain_ok = true,
+         .tail = at(E2, 31));
     ASSERT_ACT(CLOSE);
 }
 
@@ -236,20 +246,22 @@ static void a_late_role_is_announced(void **state)
     role(&c, DMT_REPLICA_SENDER, E2, false);
     assert_int_equal(as.n, 0);
     struct dmt_replica_peer p = peer_of(DMT_REPLICA_RECEIVER, E1, E1, 30);
-    STEP(&c, .type = REPLICA_EV_GOT_HELLO, .peer = &p, .relation = REPLICA_ON, .fork = REPLICA_NO_FORK);
+    STEP(&c, .type = REPLICA_EV_GOT_HELLO, .peer = &p, .relation = REPLICA_ON,
+         .fork = REPLICA_NO_FORK);
     STEP(&c, .type = REPLICA_EV_GOT_VERDICT, .relation = REPLICA_ON);
     assert_int_equal(find(REPLICA_AC_SEND_EPOCH)->epoch, E2);
     ASSERT_PHASE(&c, AWAIT_READY);
 }
 
-/* --- receiver -------------------------------------------------------------------------------------------------------- */
+/* --- receiver --------------------------------------------------------------------------------- */
 
 static void lower_epochs_are_refused_for_ever(void **state)
 {
     (void)state;
     struct replica_core c;
     receiving(&c);
-    static const uint8_t frames[] = {REPLICA_RECORDS, REPLICA_COMMIT, REPLICA_WANT, REPLICA_BULK, REPLICA_GONE};
+    static const uint8_t frames[] = {REPLICA_RECORDS, REPLICA_COMMIT, REPLICA_WANT, REPLICA_BULK,
+                                     REPLICA_GONE};
     for (size_t i = 0; i < sizeof(frames); i++) {
         assert_int_equal(replica_core_takes(&c, frames[i], E2), 0);
         assert_int_equal(replica_core_takes(&c, frames[i], E1), DMT_E_STALE);
@@ -275,7 +287,8 @@ static void nothing_is_taken_before_follow_and_stream(void **state)
     struct dmt_replica_peer p = peer_of(DMT_REPLICA_SENDER, E2, E2, 30);
     greet(&c, 10, false, &p, REPLICA_BEYOND, REPLICA_ON, 20);
     assert_int_equal(find(REPLICA_AC_PEER_EPOCH)->epoch, E2);
-    assert_int_equal(find(REPLICA_AC_PEER_EPOCH)->seq, 10); /* our tail is on its chain: nothing to cut */
+    assert_int_equal(find(REPLICA_AC_PEER_EPOCH)->seq,
+                     10); /* our tail is on its chain: nothing to cut */
     ASSERT_NONE(SEND_READY);
     assert_int_equal(replica_core_takes(&c, REPLICA_RECORDS, E2), -EPROTO);
     STEP(&c, .type = REPLICA_EV_GOT_STREAM, .epoch = E2, .pos = at(E1, 10), .tail = at(E1, 10));
@@ -302,7 +315,8 @@ static void a_divergent_tail_is_cut_where_histories_part(void **state)
     assert_int_equal(find(REPLICA_AC_PEER_EPOCH)->seq, 20);
     STEP(&c, .type = REPLICA_EV_FOLLOW, .epoch = E2, .tail = at(E1, 20));
     assert_int_equal(find(REPLICA_AC_SEND_READY)->pos.seq, 20);
-    /* The same epoch again, on a new connection: followed already, so it never cuts (rule 5) and nobody has to be asked. */
+    /* The same epoch again, on a new connection: followed already, so it never cuts (rule 5) and
+     * nobody has to be asked. */
     STEP(&c, .type = REPLICA_EV_CLOSED, .text = "cut");
     greet(&c, 20, false, &p, REPLICA_BEYOND, REPLICA_OFF, 10);
     assert_int_equal(find(REPLICA_AC_PEER_EPOCH)->seq, 20);
@@ -314,7 +328,8 @@ static void a_new_epoch_on_the_same_connection(void **state)
     (void)state;
     struct replica_core c;
     receiving(&c);
-    STEP(&c, .type = REPLICA_EV_GOT_EPOCH, .epoch = E3, .flag = true, .fork = 40, .tail = at(E2, 40));
+    STEP(&c, .type = REPLICA_EV_GOT_EPOCH, .epoch = E3, .flag = true, .fork = 40,
+         .tail = at(E2, 40));
     ASSERT_ACT(STOP_RECEIVING);
     assert_int_equal(find(REPLICA_AC_PEER_EPOCH)->epoch, E3);
     assert_int_equal(find(REPLICA_AC_PEER_EPOCH)->seq, 40);
@@ -332,7 +347,7 @@ static void a_new_epoch_on_the_same_connection(void **state)
     assert_int_equal(find(REPLICA_AC_CLOSE)->err, DMT_E_STALE);
 }
 
-/* --- resync ------------------------------------------------------------------------------------------------------------- */
+/* --- resync ----------------------------------------------------------------------------------- */
 
 static void only_a_holder_that_is_alone_orders(void **state)
 {
@@ -343,13 +358,15 @@ static void only_a_holder_that_is_alone_orders(void **state)
     struct dmt_replica_peer p = peer_of(DMT_REPLICA_RECEIVER, 0, 0, 0);
     p.empty = true;
     greet(&c, 30, false, &p, REPLICA_EMPTY, REPLICA_EMPTY, 0);
-    STEP(&c, .type = REPLICA_EV_GOT_READY, .epoch = E2, .flag = true, .relation = REPLICA_EMPTY, .text = "no store yet");
+    STEP(&c, .type = REPLICA_EV_GOT_READY, .epoch = E2, .flag = true, .relation = REPLICA_EMPTY,
+         .text = "no store yet");
     ASSERT_ACT(RESYNC_NEEDED);
     STEP(&c, .type = REPLICA_EV_DO_ORDER);
     ASSERT_NONE(SEND_ORDER); /* rule 11 */
     role(&c, DMT_REPLICA_SENDER, E3, true);
     ASSERT_ACT(SEND_EPOCH);
-    STEP(&c, .type = REPLICA_EV_GOT_READY, .epoch = E3, .flag = true, .relation = REPLICA_EMPTY, .text = "no store yet");
+    STEP(&c, .type = REPLICA_EV_GOT_READY, .epoch = E3, .flag = true, .relation = REPLICA_EMPTY,
+         .text = "no store yet");
     STEP(&c, .type = REPLICA_EV_DO_ORDER);
     ASSERT_ACT(SEND_ORDER);
     STEP(&c, .type = REPLICA_EV_GOT_GO, .epoch = E3);
@@ -359,14 +376,16 @@ static void only_a_holder_that_is_alone_orders(void **state)
     STEP(&c, .type = REPLICA_EV_CLOSED, .text = "cut");
     p.seen = E3;
     greet(&c, 30, false, &p, REPLICA_EMPTY, REPLICA_EMPTY, 0);
-    STEP(&c, .type = REPLICA_EV_GOT_READY, .epoch = E3, .flag = true, .relation = REPLICA_EMPTY, .text = "no store yet");
+    STEP(&c, .type = REPLICA_EV_GOT_READY, .epoch = E3, .flag = true, .relation = REPLICA_EMPTY,
+         .text = "no store yet");
     ASSERT_ACT(SEND_ORDER);
     ASSERT_NONE(RESYNC_NEEDED);
     /* Another store is another matter. */
     STEP(&c, .type = REPLICA_EV_CLOSED, .text = "cut");
     memset(p.store_id, 0xcc, 16);
     greet(&c, 30, false, &p, REPLICA_EMPTY, REPLICA_EMPTY, 0);
-    STEP(&c, .type = REPLICA_EV_GOT_READY, .epoch = E3, .flag = true, .relation = REPLICA_EMPTY, .text = "no store yet");
+    STEP(&c, .type = REPLICA_EV_GOT_READY, .epoch = E3, .flag = true, .relation = REPLICA_EMPTY,
+         .text = "no store yet");
     ASSERT_ACT(RESYNC_NEEDED);
     ASSERT_NONE(SEND_ORDER);
 }
@@ -396,7 +415,8 @@ static void a_resync_is_taken_only_when_ordered_and_allowed(void **state)
     assert_int_equal(replica_core_takes(&c, REPLICA_STATE, E1), DMT_E_STALE);
     STEP(&c, .type = REPLICA_EV_IMPORTED);
     assert_int_equal(replica_core_takes(&c, REPLICA_STATE, E2), -EPROTO);
-    /* With the store there, on the next connection, nobody needs to be asked again: this epoch is followed. */
+    /* With the store there, on the next connection, nobody needs to be asked again: this epoch is
+     * followed. */
     STEP(&c, .type = REPLICA_EV_CLOSED, .text = "reopened");
     greet(&c, 30, false, &p, REPLICA_ON, REPLICA_ON, REPLICA_NO_FORK);
     assert_int_equal(find(REPLICA_AC_SEND_READY)->pos.seq, 30);
@@ -412,13 +432,14 @@ static void a_receiver_gives_up_in_the_midst_of_the_stream(void **state)
     ASSERT_ACT(STOP_RECEIVING);
     assert_true(find(REPLICA_AC_SEND_READY)->flag);
     streaming_sender(&c, 30);
-    STEP(&c, .type = REPLICA_EV_GOT_READY, .epoch = E2, .flag = true, .relation = REPLICA_EMPTY, .text = "cannot");
+    STEP(&c, .type = REPLICA_EV_GOT_READY, .epoch = E2, .flag = true, .relation = REPLICA_EMPTY,
+         .text = "cannot");
     ASSERT_ACT(STOP_STREAM);
     ASSERT_ACT(RESYNC_NEEDED);
     assert_int_equal(replica_core_takes(&c, REPLICA_PULL, E2), -EPROTO);
 }
 
-/* --- fetch ------------------------------------------------------------------------------------------------------------------ */
+/* --- fetch ------------------------------------------------------------------------------------ */
 
 static void a_restarted_holder_fetches_what_the_standby_has_more(void **state)
 {
@@ -491,16 +512,18 @@ static void a_standby_serves_a_fetch(void **state)
     assert_int_equal(find(REPLICA_AC_PEER_EPOCH)->epoch, E3);
 }
 
-/* --- forks, two connections ---------------------------------------------------------------------------------------------------- */
+/* --- forks, two connections ------------------------------------------------------------------- */
 
 static void where_histories_part(void **state)
 {
     (void)state;
-    struct replica_epoch a[] = {{E1, 0, 1}, {E2, 20, 2}, {E3, 40, 3}}, b[] = {{E1, 0, 1}, {EPOCH(1, 1), 15, 9}};
+    struct replica_epoch a[] = {{E1, 0, 1}, {E2, 20, 2}, {E3, 40, 3}},
+                         b[] = {{E1, 0, 1}, {EPOCH(1, 1), 15, 9}};
     assert_int_equal(replica_fork(a, 3, a, 3), REPLICA_NO_FORK);
     assert_int_equal(replica_fork(a, 3, a, 2), 40);
     assert_int_equal(replica_fork(a, 2, a, 3), 40);
-    assert_int_equal(replica_fork(a, 3, b, 2), 15); /* the restart of b came before the switch to epoch 2 */
+    assert_int_equal(replica_fork(a, 3, b, 2),
+                     15); /* the restart of b came before the switch to epoch 2 */
     assert_int_equal(replica_fork(b, 2, a, 3), 15);
     b[1].switch_seq = 25;
     assert_int_equal(replica_fork(a, 3, b, 2), 20);
@@ -518,7 +541,8 @@ static void where_long_histories_part(void **state)
         a[i] = (struct replica_epoch){i + 100, 10 * i, i};
         b[i] = (struct replica_epoch){i + 150, 10 * (i + 50), i + 50};
     }
-    assert_int_equal(replica_fork(a, REPLICA_EPOCHS_MAX, b, REPLICA_EPOCHS_MAX), 10 * REPLICA_EPOCHS_MAX);
+    assert_int_equal(replica_fork(a, REPLICA_EPOCHS_MAX, b, REPLICA_EPOCHS_MAX),
+                     10 * REPLICA_EPOCHS_MAX);
     b[100].switch_chain = 1;
     assert_int_equal(replica_fork(a, REPLICA_EPOCHS_MAX, b, REPLICA_EPOCHS_MAX), 1500);
     assert_int_equal(replica_fork(b, REPLICA_EPOCHS_MAX, a, REPLICA_EPOCHS_MAX), 1500);
@@ -531,19 +555,23 @@ static void both_sides_keep_the_same_connection(void **state)
 {
     (void)state;
     uint8_t x[16] = {1}, y[16] = {2};
-    /* X dialled P, Y dialled Q. Whatever the order in which they become known, X and Y keep the same one. */
-    bool x_keeps_q = replica_prefer_second(x, y, true, false), y_keeps_q = replica_prefer_second(y, x, false, true);
+    /* X dialled P, Y dialled Q. Whatever the order in which they become known, X and Y keep the
+     * same one. */
+    bool x_keeps_q = replica_prefer_second(x, y, true, false),
+         y_keeps_q = replica_prefer_second(y, x, false, true);
     assert_int_equal(x_keeps_q, y_keeps_q);
-    bool x_keeps_p = replica_prefer_second(x, y, false, true), y_keeps_p = replica_prefer_second(y, x, true, false);
+    bool x_keeps_p = replica_prefer_second(x, y, false, true),
+         y_keeps_p = replica_prefer_second(y, x, true, false);
     assert_int_equal(x_keeps_p, y_keeps_p);
     assert_int_not_equal(x_keeps_p, x_keeps_q);
     assert_true(replica_prefer_second(x, y, true, true));
     assert_true(replica_prefer_second(x, y, false, false));
 }
 
-/* --- any order of events ------------------------------------------------------------------------------------------------------------ */
+/* --- any order of events ---------------------------------------------------------------------- */
 
-/* Whatever comes, in whatever order: no assert fires, no forbidden move, and a frame below `seen` is never taken. */
+/* Whatever comes, in whatever order: no assert fires, no forbidden move, and a frame below `seen`
+ * is never taken. */
 static void random_events(void **state)
 {
     (void)state;
@@ -555,8 +583,9 @@ static void random_events(void **state)
     uint64_t most_seen = 0;
     for (unsigned i = 0; i < 400000; i++) {
         x ^= x << 13, x ^= x >> 7, x ^= x << 17;
-        struct dmt_replica_peer p = peer_of((enum dmt_replica_role)(x >> 8 & 3), epochs[(x >> 10) % 6],
-                                            epochs[(x >> 13) % 6], x >> 16 & 63);
+        struct dmt_replica_peer p =
+            peer_of((enum dmt_replica_role)(x >> 8 & 3), epochs[(x >> 10) % 6],
+                    epochs[(x >> 13) % 6], x >> 16 & 63);
         struct replica_event ev = {.type = (enum replica_event_type)(x % REPLICA_EVENT_COUNT)};
         ev.epoch = epochs[(x >> 20) % 6];
         ev.relation = (enum replica_relation)((x >> 23) % REPLICA_RELATIONS);
@@ -570,7 +599,8 @@ static void random_events(void **state)
         ev.role = (enum dmt_replica_role)(x >> 57 & 3);
         ev.peer = &p;
         ev.text = "random";
-        /* What the driver never does: open twice, say something on a connection that is not there, take back an epoch. */
+        /* What the driver never does: open twice, say something on a connection that is not there,
+         * take back an epoch. */
         if (ev.type == REPLICA_EV_OPEN ? open : !open && ev.type <= REPLICA_EV_GOT_STALE)
             continue;
         if (ev.type == REPLICA_EV_ROLE && ev.role == DMT_REPLICA_SENDER && ev.epoch < c.seen)

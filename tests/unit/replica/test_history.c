@@ -1,7 +1,9 @@
-/* test_history.c: two histories that are not the same: first synchronisation, a standby ahead, a divergent tail, promotion there and back. */
-#include "pair.h"
+/* test_history.c: two histories that are not the same: first synchronisation, a standby ahead, a
+ * divergent tail, promotion there and back. */
+#include "tests/unit/replica/pair.h"
 
-/* b has no store at all: a workspace that is not empty is shipped whole, then the journal from there. */
+/* b has no store at all: a workspace that is not empty is shipped whole, then the journal from
+ * there. */
 static void connect_with_empty_b(struct pair *p, bool relay)
 {
     node_tls(&p->a, p->dir);
@@ -56,7 +58,8 @@ static void a_resync_survives_cuts(void **state)
     assert_true(atomic_load(&p->relay.cuts) >= 2);
 }
 
-/* Rule 11: a holder that is not alone in the register orders nothing, so the standby keeps what it has. */
+/* Rule 11: a holder that is not alone in the register orders nothing, so the standby keeps what it
+ * has. */
 static void a_holder_that_is_not_alone_orders_no_resync(void **state)
 {
     struct pair *p = *state;
@@ -69,7 +72,8 @@ static void a_holder_that_is_not_alone_orders_no_resync(void **state)
     dmt_replica_order_resync(p->a.r);
     write_text(&p->a, "x", "x");
     unsigned events = p->b.resyncs;
-    node_begin(&p->a, EPOCH(5, 0), true); /* alone again: READY verifies, and the stream goes on without a resync */
+    node_begin(&p->a, EPOCH(5, 0),
+               true); /* alone again: READY verifies, and the stream goes on without a resync */
     WAIT_FOR(p->b.follows == 3);
     WAIT_FOR(same_place(&p->a, &p->b));
     assert_int_equal(p->b.resyncs, events);
@@ -92,8 +96,8 @@ static void writes_during_the_resync_arrive(void **state)
     assert_int_equal(p->b.imports, 1);
 }
 
-/* a loses its connection, writes on alone without telling anybody, is taken for dead; b is promoted; a comes back: its tail becomes a
- * branch, and it follows b. */
+/* a loses its connection, writes on alone without telling anybody, is taken for dead; b is
+ * promoted; a comes back: its tail becomes a branch, and it follows b. */
 static void a_divergent_tail_is_cut_and_kept(void **state)
 {
     struct pair *p = *state;
@@ -139,7 +143,11 @@ static void roles_swap_and_swap_again(void **state)
         char name[32];
         (void)snprintf(name, sizeof(name), "turn-%u", i);
         write_text(holder, name, name);
-        write_bulk(holder, make_file(holder, i % 2 ? "bulk-odd" : i ? "bulk-even" : "bulk"), 0, 3u << 20, i);
+        write_bulk(holder,
+                   make_file(holder, i % 2 ? "bulk-odd"
+                                     : i   ? "bulk-even"
+                                           : "bulk"),
+                   0, 3u << 20, i);
         WAIT_FOR(same_place(holder, standby));
         unsigned follows = holder->follows;
         dmt_ws_demote(holder->ws);
@@ -165,7 +173,8 @@ static void roles_swap_and_swap_again(void **state)
     assert_int_equal(p->a.cuts + p->b.cuts, 0);
 }
 
-/* Rule 6: a restarted with less than b: the records that b has more are fetched before the new minor epoch is opened. */
+/* Rule 6: a restarted with less than b: the records that b has more are fetched before the new
+ * minor epoch is opened. */
 static void a_standby_ahead_is_fetched_from(void **state)
 {
     struct pair *p = *state;

@@ -1,8 +1,9 @@
-/* test_peer.c: peers that are not what they should be: hand-made frames, garbage, wrong certificates, the wrong workspace, two at a time. */
-#include "pair.h"
+/* test_peer.c: peers that are not what they should be: hand-made frames, garbage, wrong
+ * certificates, the wrong workspace, two at a time. */
+#include "tests/unit/replica/pair.h"
 #include "fs/base/hash.h"
 
-/* --- a peer made by hand, without TLS ----------------------------------------------------------------------------- */
+/* --- a peer made by hand, without TLS --------------------------------------------------------- */
 
 struct fake {
     int fd;
@@ -32,7 +33,8 @@ static void fake_send(struct fake *f, const struct replica_msg *m)
     dmt_buf_init(&b);
     replica_encode(m, &b);
     assert_false(b.bad);
-    (void)send(f->fd, b.p, b.len, MSG_NOSIGNAL); /* the other side may have hung up: the receive tells */
+    (void)send(f->fd, b.p, b.len,
+               MSG_NOSIGNAL); /* the other side may have hung up: the receive tells */
     dmt_buf_free(&b);
 }
 
@@ -79,7 +81,8 @@ static void fake_close(struct fake *f)
     dmt_buf_free(&f->in);
 }
 
-static struct replica_msg fake_hello(const struct fake *f, enum dmt_replica_role role, uint64_t epoch, uint64_t seen)
+static struct replica_msg fake_hello(const struct fake *f, enum dmt_replica_role role,
+                                     uint64_t epoch, uint64_t seen)
 {
     struct replica_msg m = {.type = REPLICA_HELLO};
     m.HELLO.version = REPLICA_VERSION;
@@ -105,7 +108,7 @@ static void fake_greet(struct fake *f, const struct replica_msg *hello)
     assert_int_equal(fake_recv(f, REPLICA_VERDICT), 1);
 }
 
-/* --- records of a real journal ---------------------------------------------------------------------------------------- */
+/* --- records of a real journal ---------------------------------------------------------------- */
 
 struct frame {
     struct dmt_buf raw, packed;
@@ -151,7 +154,8 @@ static struct replica_msg records_of(const struct frame *f, uint64_t epoch)
     return m;
 }
 
-/* a: a holder on its own, whose records the fake ships; b: the standby under test, listening, tls=off. */
+/* a: a holder on its own, whose records the fake ships; b: the standby under test, listening,
+ * tls=off. */
 static void standby_setup(struct pair *p)
 {
     node_create(&p->a);
@@ -271,8 +275,8 @@ static void records_that_do_not_hold_together(void **state)
     assert_true(said(&p->b, p->b.failed, ""));
 }
 
-static struct replica_msg bulk_of(struct dmt_buf *packed, uint64_t ino, uint64_t off, uint64_t seq, const uint8_t *raw,
-                                  uint32_t n)
+static struct replica_msg bulk_of(struct dmt_buf *packed, uint64_t ino, uint64_t off, uint64_t seq,
+                                  const uint8_t *raw, uint32_t n)
 {
     struct replica_msg m = {.type = REPLICA_BULK};
     dmt_buf_reset(packed);
@@ -287,7 +291,8 @@ static struct replica_msg bulk_of(struct dmt_buf *packed, uint64_t ino, uint64_t
     return m;
 }
 
-/* R5. The bytes are of a range that IS missing, with the right position and checksum, but this connection did not ask for them. */
+/* R5. The bytes are of a range that IS missing, with the right position and checksum, but this
+ * connection did not ask for them. */
 static void bulk_that_was_not_asked_for_is_refused(void **state)
 {
     struct pair *p = *state;
@@ -340,7 +345,7 @@ static void bulk_that_was_not_asked_for_is_refused(void **state)
     assert_equal_trees(&p->a, &p->b);
 }
 
-/* --- acknowledgements made by hand ------------------------------------------------------------------------------------------ */
+/* --- acknowledgements made by hand ------------------------------------------------------------ */
 
 static void false_acknowledgements_do_not_count(void **state)
 {
@@ -401,7 +406,7 @@ static void false_acknowledgements_do_not_count(void **state)
     assert_int_equal(p->a.pairs, 0);
 }
 
-/* --- hello --------------------------------------------------------------------------------------------------------------------- */
+/* --- hello ------------------------------------------------------------------------------------ */
 
 static void strangers_are_refused(void **state)
 {
@@ -483,7 +488,7 @@ static void nothing_but_a_hello_comes_first(void **state)
     assert_int_equal(tail_of(&p->b), 0);
 }
 
-/* --- garbage ---------------------------------------------------------------------------------------------------------------------- */
+/* --- garbage ---------------------------------------------------------------------------------- */
 
 static void throw_garbage(uint16_t port, uint64_t *x, bool preamble)
 {
@@ -568,7 +573,7 @@ static void garbage_without_tls_hurts_nobody(void **state)
     fake_close(&f);
 }
 
-/* --- TLS ------------------------------------------------------------------------------------------------------------------------------ */
+/* --- TLS -------------------------------------------------------------------------------------- */
 
 static void open_both(struct pair *p)
 {

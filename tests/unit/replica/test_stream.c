@@ -1,5 +1,6 @@
-/* test_stream.c: the ordered lane between two real workspaces over loopback TLS: streaming, catching up, acknowledging, cuts. */
-#include "pair.h"
+/* test_stream.c: the ordered lane between two real workspaces over loopback TLS: streaming,
+ * catching up, acknowledging, cuts. */
+#include "tests/unit/replica/pair.h"
 
 static void records_follow_and_are_acknowledged(void **state)
 {
@@ -18,7 +19,8 @@ static void records_follow_and_are_acknowledged(void **state)
     assert_memory_equal(p->a.acked_store, p->b.ident.store_id, 16);
     pthread_mutex_unlock(&p->a.lock);
     assert_int_equal(dmt_replica_peer_durable(p->a.r, p->b.ident.store_id), tail_of(&p->a));
-    assert_int_equal(dmt_replica_peer_durable(p->a.r, p->a.ident.store_id), 0); /* not the store that was named */
+    assert_int_equal(dmt_replica_peer_durable(p->a.r, p->a.ident.store_id),
+                     0); /* not the store that was named */
     WAIT_FOR(dmt_replica_unacked_bytes(p->a.r) == 0);
     assert_int_equal(dmt_replica_retain(p->a.r), tail_of(&p->a));
     struct dmt_replica_status s;
@@ -43,7 +45,8 @@ static void equal_positions_are_reported_once(void **state)
     assert_int_equal(p->a.ups, 1);
 }
 
-/* R3: what the standby has received but not made durable is not acknowledged, whatever else it says. */
+/* R3: what the standby has received but not made durable is not acknowledged, whatever else it
+ * says. */
 static void received_is_not_durable(void **state)
 {
     struct pair *p = *state;
@@ -114,7 +117,8 @@ static void late_standby_catches_up_from_the_journal(void **state)
     char text[5000];
     memset(text, 'x', sizeof(text));
     for (int i = 0; i < 2000; i++)
-        write_at(&p->a, ino, text, sizeof(text), (uint64_t)(i * 37 % 100) * sizeof(text)); /* scattered: stays inline */
+        write_at(&p->a, ino, text, sizeof(text),
+                 (uint64_t)(i * 37 % 100) * sizeof(text)); /* scattered: stays inline */
     node_listen(&p->a);
     dmt_replica_set_role(p->a.r, DMT_REPLICA_SENDER, EPOCH(1, 0), true, EPOCH(1, 0));
     node_open(&p->b, true);
@@ -142,7 +146,8 @@ static void *writer_main(void *arg)
     return NULL;
 }
 
-/* The connection is reset after a random number of bytes, again and again, while a writer goes on. */
+/* The connection is reset after a random number of bytes, again and again, while a writer goes
+ * on. */
 static void cuts_at_random_places(void **state)
 {
     struct pair *p = *state;

@@ -1,4 +1,5 @@
-/* test_wire.c: the messages of the replica protocol: every field survives the way over the wire, and nothing else is taken. */
+/* test_wire.c: the messages of the replica protocol: every field survives the way over the wire,
+ * and nothing else is taken. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -26,31 +27,41 @@ static void value_id(uint8_t id[16])
         id[i] = (uint8_t)(value() >> 13);
 }
 
-#define SET_U8(f)    v->f = (uint8_t)value();
-#define SET_U32(f)   v->f = (uint32_t)value();
-#define SET_U64(f)   v->f = value();
-#define SET_ID(f)    value_id(v->f);
-#define SET_POS(f)   v->f = value_pos();
-#define SET_STR(f)   v->f = replica_span_of("text of " #f);
-#define SET_BYTES(f) v->f = (struct replica_span){(const uint8_t *)"\0\1\2bytes", 8};
+#define SET_U8(f)     v->f = (uint8_t)value();
+#define SET_U32(f)    v->f = (uint32_t)value();
+#define SET_U64(f)    v->f = value();
+#define SET_ID(f)     value_id(v->f);
+#define SET_POS(f)    v->f = value_pos();
+#define SET_STR(f)    v->f = replica_span_of("text of " #f);
+#define SET_BYTES(f)  v->f = (struct replica_span){(const uint8_t *)"\0\1\2bytes", 8};
 #define F(kind, name) SET_##kind(name)
-#define MSG(NAME, num, most, fields) static void set_##NAME(struct replica_msg_##NAME *v) { fields }
+#define MSG(NAME, num, most, fields)                     \
+    static void set_##NAME(struct replica_msg_##NAME *v) \
+    {                                                    \
+        fields                                           \
+    }
 REPLICA_MESSAGES(MSG)
 #undef MSG
 #undef F
 
-#define SAME(f)       assert_memory_equal(&a->f, &b->f, sizeof(a->f));
-#define SAME_SPAN(f)  assert_int_equal(a->f.n, b->f.n); assert_memory_equal(a->f.p, b->f.p, a->f.n);
-#define EQ_U8(f)    SAME(f)
-#define EQ_U32(f)   SAME(f)
-#define EQ_U64(f)   SAME(f)
-#define EQ_ID(f)    SAME(f)
-#define EQ_POS(f)   SAME(f)
-#define EQ_STR(f)   SAME_SPAN(f)
-#define EQ_BYTES(f) SAME_SPAN(f)
+#define SAME(f) assert_memory_equal(&a->f, &b->f, sizeof(a->f));
+#define SAME_SPAN(f)                  \
+    assert_int_equal(a->f.n, b->f.n); \
+    assert_memory_equal(a->f.p, b->f.p, a->f.n);
+#define EQ_U8(f)      SAME(f)
+#define EQ_U32(f)     SAME(f)
+#define EQ_U64(f)     SAME(f)
+#define EQ_ID(f)      SAME(f)
+#define EQ_POS(f)     SAME(f)
+#define EQ_STR(f)     SAME_SPAN(f)
+#define EQ_BYTES(f)   SAME_SPAN(f)
 #define F(kind, name) EQ_##kind(name)
-#define MSG(NAME, num, most, fields)                                                                                   \
-    static void same_##NAME(const struct replica_msg_##NAME *a, const struct replica_msg_##NAME *b) { fields }
+#define MSG(NAME, num, most, fields)                            \
+    static void same_##NAME(const struct replica_msg_##NAME *a, \
+                            const struct replica_msg_##NAME *b) \
+    {                                                           \
+        fields                                                  \
+    }
 REPLICA_MESSAGES(MSG)
 #undef MSG
 #undef F
@@ -60,9 +71,9 @@ static void make(uint8_t type, struct replica_msg *m)
     memset(m, 0, sizeof(*m));
     m->type = type;
     switch (type) {
-#define MSG(NAME, num, most, fields)                                                                                   \
-    case num:                                                                                                          \
-        set_##NAME(&m->NAME);                                                                                          \
+#define MSG(NAME, num, most, fields) \
+    case num:                        \
+        set_##NAME(&m->NAME);        \
         break;
         REPLICA_MESSAGES(MSG)
 #undef MSG
@@ -75,9 +86,9 @@ static void same(const struct replica_msg *a, const struct replica_msg *b)
 {
     assert_int_equal(a->type, b->type);
     switch (a->type) {
-#define MSG(NAME, num, most, fields)                                                                                   \
-    case num:                                                                                                          \
-        same_##NAME(&a->NAME, &b->NAME);                                                                               \
+#define MSG(NAME, num, most, fields)     \
+    case num:                            \
+        same_##NAME(&a->NAME, &b->NAME); \
         break;
         REPLICA_MESSAGES(MSG)
 #undef MSG
@@ -126,22 +137,26 @@ static void every_cut_is_refused(void **state)
         replica_encode(&m, &b);
         size_t body = b.len - REPLICA_HEAD;
         for (size_t n = 0; n < body; n++) {
-            uint8_t *cut = malloc(n ? n : 1); /* on the heap, so that a sanitizer sees a step too far */
+            uint8_t *cut =
+                malloc(n ? n : 1); /* on the heap, so that a sanitizer sees a step too far */
             memcpy(cut, b.p + REPLICA_HEAD, n);
             assert_int_equal(replica_decode(types[i], cut, n, &back), DMT_E_CORRUPT);
             free(cut);
         }
         dmt_put_u8(&b, 0);
-        assert_int_equal(replica_decode(types[i], b.p + REPLICA_HEAD, body + 1, &back), DMT_E_CORRUPT);
+        assert_int_equal(replica_decode(types[i], b.p + REPLICA_HEAD, body + 1, &back),
+                         DMT_E_CORRUPT);
         dmt_buf_free(&b);
     }
 }
 
-/* The bytes of one message as docs/formats-wire.md states them: a change of the format must not go unnoticed. */
+/* The bytes of one message as docs/formats-wire.md states them: a change of the format must not go
+ * unnoticed. */
 static void bytes_of_a_commit(void **state)
 {
     (void)state;
-    static const uint8_t want[] = {16, 0, 0, 0, 7, 0, 0, 0, 0x04, 0x03, 0x02, 0x01, 0, 0, 0, 0, 0x2a, 0, 0, 0, 0, 0, 0, 0};
+    static const uint8_t want[] = {16, 0, 0, 0, 7,    0, 0, 0, 0x04, 0x03, 0x02, 0x01,
+                                   0,  0, 0, 0, 0x2a, 0, 0, 0, 0,    0,    0,    0};
     struct replica_msg m = {.type = REPLICA_COMMIT};
     m.COMMIT.epoch = 0x01020304;
     m.COMMIT.durable = 42;
@@ -235,14 +250,16 @@ static void payload_survives_and_costs_little(void **state)
             struct dmt_buf b;
             dmt_buf_init(&b);
             assert_int_equal(replica_pack(raw, n, &b), 0);
-            /* What cannot be compressed is stored: frame head, 4 bytes a block, end and checksum. */
+            /* What cannot be compressed is stored: frame head, 4 bytes a block, end and
+             * checksum. */
             assert_true(b.len <= n + 15 + 4 * (n / 65536 + 1) + 8);
             if (!random && n >= 4096)
                 assert_true(b.len < n / 20);
             struct replica_span s = {b.p, (uint32_t)b.len};
             assert_int_equal(replica_unpack(u, s, back, n), 0);
             assert_memory_equal(raw, back, n);
-            /* Another length than stated, a cut frame, bytes after it, a flipped bit: all refused. */
+            /* Another length than stated, a cut frame, bytes after it, a flipped bit: all
+             * refused. */
             uint8_t *more = malloc(n + 1);
             assert_int_equal(replica_unpack(u, s, more, n + 1), DMT_E_CORRUPT);
             assert_int_equal(replica_unpack(u, s, more, n - 1), DMT_E_CORRUPT);
@@ -251,9 +268,11 @@ static void payload_survives_and_costs_little(void **state)
             assert_int_equal(replica_unpack(u, s, back, n), DMT_E_CORRUPT);
             s.n++;
             dmt_put_u8(&b, 0);
-            assert_int_equal(replica_unpack(u, (struct replica_span){b.p, s.n + 1}, back, n), DMT_E_CORRUPT);
+            assert_int_equal(replica_unpack(u, (struct replica_span){b.p, s.n + 1}, back, n),
+                             DMT_E_CORRUPT);
             b.p[b.len / 2] ^= 0x40;
-            assert_int_equal(replica_unpack(u, (struct replica_span){b.p, s.n}, back, n), DMT_E_CORRUPT);
+            assert_int_equal(replica_unpack(u, (struct replica_span){b.p, s.n}, back, n),
+                             DMT_E_CORRUPT);
             dmt_buf_free(&b);
             free(raw);
             free(back);
