@@ -32,7 +32,7 @@ struct dmt_archiver_conf {
     /* The rest may stay 0 or NULL. */
     const struct dmt_io *io; /* of archive.state and of a file:// archive */
     const struct dmt_clock *clock;
-    const char *credentials;      /* instead of /etc/dumont/credentials */
+    const char *credentials;      /* instead of dmt_dir_etc()/credentials */
     uint32_t pack_bytes, pack_ms; /* a journal object is closed at so many bytes or so long after its first record: 8 MiB, 2 s */
     uint32_t part_bytes;          /* size of bulk objects and parts of a base: 8 MiB */
 };
@@ -66,7 +66,7 @@ struct dmt_restore {
     uint64_t to_time_ns; /* 0 = not limited by time; else the last record with time <= this */
     void (*progress)(void *ctx, uint64_t done, uint64_t total); /* bytes, total is an estimate; may be NULL */
     void *ctx;
-    const char *credentials;  /* instead of /etc/dumont/credentials; may be NULL */
+    const char *credentials;  /* instead of dmt_dir_etc()/credentials; may be NULL */
     struct dmt_pos reached;   /* out */
     uint64_t reached_time_ns; /* out: time of the last record applied */
     uint64_t incomplete;      /* out: files whose bulk bytes of that moment were not archived (older content or cut) */

@@ -12,8 +12,8 @@
 #include <time.h>
 #include "fs/archive/objstore_int.h"
 #include "fs/base/log.h"
+#include "fs/base/options.h"
 
-#define CREDENTIALS   "/etc/dumont/credentials"
 #define STEP_FIRST_NS (100 * DMT_MS)
 #define STEP_MAX_NS   (5 * DMT_S)
 #define NAP_NS        (50 * DMT_MS) /* how often a wait looks at the stop flag */
@@ -148,7 +148,11 @@ int dmt_objstore_open(struct dmt_objstore **ret, const char *url,
 {
     static const struct dmt_objstore_conf none;
     struct objstore_url u;
-    const char *cred = conf && conf->credentials ? conf->credentials : CREDENTIALS;
+    char cred[DMT_OBJ_KEY_MAX];
+    if (conf && conf->credentials)
+        snprintf(cred, sizeof(cred), "%s", conf->credentials);
+    else
+        snprintf(cred, sizeof(cred), "%s/credentials", dmt_dir_etc());
     int r = objstore_url_parse(url, &u, err);
     if (r)
         return r;

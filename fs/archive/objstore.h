@@ -38,7 +38,7 @@ struct dmt_objstore;
 struct dmt_objstore_conf {
     const struct dmt_io *io;       /* NULL = dmt_io_real() */
     const struct dmt_clock *clock; /* NULL = dmt_clock_real() */
-    const char *credentials;       /* NULL = /etc/dumont/credentials */
+    const char *credentials;       /* NULL = dmt_dir_etc()/credentials */
     uint64_t retry_ms;             /* how long one call goes on trying; 0 = 20 s */
     long connect_timeout_ms;       /* 0 = 5 s */
     long stall_timeout_s;          /* a transfer slower than 1 KiB/s for so long is cut; 0 = 20 s */

@@ -142,6 +142,36 @@ static void bulk_data(void **state)
         fx_restore_equal(f, k[i].seq, k[i].digest);
 }
 
+/* Truncated to nothing and written again, as `torch.save` in place does: the file starts a new data file each time. */
+static void bulk_rewritten_in_place(void **state)
+{
+    struct fx *f = *state;
+    struct mark k[4];
+    uint8_t *p = malloc(128u << 10);
+    start(f, &f->a);
+    uint64_t ino = fx_big(&f->a, "model", 9u << 20, 1);
+    k[0] = mark_now(&f->a);
+    fx_flush(&f->a);
+    for (int i = 1; i < 4; i++) {
+        struct dmt_setattr sa = {.mask = DMT_SET_SIZE};
+        struct dmt_op op = {0};
+        struct dmt_attr at;
+        fx_ok(dmt_ws_setattr(f->a.ws, &op, ino, &sa, &at), NULL);
+        for (uint64_t off = 0; off < (uint64_t)(10 - i) << 20; off += 128u << 10) {
+            fx_fill(p, 128u << 10, (uint64_t)i * 77 + off);
+            fx_write(&f->a, ino, p, 128u << 10, off);
+        }
+        if (i == 2)
+            fx_flush(&f->a);
+        k[i] = mark_now(&f->a);
+    }
+    fx_flush(&f->a);
+    fx_restore_equal(f, k[0].seq, k[0].digest);
+    fx_restore_equal(f, k[2].seq, k[2].digest);
+    fx_restore_equal(f, k[3].seq, k[3].digest);
+    free(p);
+}
+
 /* Overwritten before its turn came: the later moment is exact, the earlier one has what was
  * complete, and says so. */
 static void bulk_overwritten_in_time(void **state)
@@ -625,6 +655,7 @@ int main(void)
         T(moments_out_of_reach),
         T(only_up_to_the_limit),
         T(bulk_data),
+        T(bulk_rewritten_in_place),
         T(bulk_overwritten_in_time),
         T(bulk_of_a_snapshot),
         T(scratch_files_are_not_sent),
