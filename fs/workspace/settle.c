@@ -1,10 +1,10 @@
 /* settle.c: after a promotion or a power cut: what becomes of files whose by-reference bytes are missing here (rules 21, 22).
  *
  * Names, links and attributes are exact and stay. Happy path, per file with a missing range: if there is a complete content to fall
- * back to, a CONTENT record gives it that (with its size and time), else a SETATTR record cuts it at the first missing byte; an
- * INCOMPLETE record reports it, and the xattr user.dumont.incomplete tells programs. What had arrived stays readable in the
- * snapshot of the switch point. After a crash of this process alone (same boot) the page cache still has everything: the data
- * files are synced and the ranges marked instead.
+ * back to, a CONTENT record gives it that (with its size and time); else, or if the file only grew since, a SETATTR record cuts it
+ * at the first missing byte. An INCOMPLETE record reports it, and the xattr user.dumont.incomplete tells programs. What had arrived
+ * stays readable in the snapshot of the switch point. After a crash of this process alone (same boot) the page cache still has
+ * everything: the data files are synced and the ranges marked instead.
  * A checkpoint comes before the first CONTENT record: which old contents are kept is part of it, so a replay finds them again.
  * Until this ran, nothing may be marked durable here (bulk_ok). Failure: can be called again; files already settled have no
  * missing ranges any more. Thread: pool or control; blocks.
@@ -15,6 +15,8 @@
 #include <stdlib.h>
 
 #include "fs/workspace/ws.h"
+
+#define CHUNK (1u << 20)
 
 struct lost {
     uint64_t ino, bytes, first; /* first missing byte */
@@ -70,16 +72,35 @@ static int find_losses(struct dmt_ws *ws, struct losses *l)
     return r;
 }
 
+/* Is the older content still there, unchanged, as the beginning of the file? Then cutting loses less than falling back. Lock held. */
+static int only_appended(struct dmt_ws *ws, const struct lost *f, const struct dmt_rec_CONTENT *old)
+{
+    uint8_t *buf = malloc(CHUNK);
+    int r = buf ? old->src == f->ino && f->first >= old->size : -ENOMEM;
+    for (uint64_t off = 0; r == 1 && off < old->size; off += CHUNK) {
+        struct dmt_pieces ps = {0};
+        uint64_t n = old->size - off < CHUNK ? old->size - off : CHUNK;
+        int e = dmt_store_map(ws->st, DMT_LIVE, f->ino, off, buf, n, &ps);
+        for (int i = 0; e == 0 && i < ps.n; i++)
+            r &= ps.v[i].born <= old->view;
+        dmt_store_pieces_free(ws->st, &ps);
+        r = e < 0 ? e : r;
+    }
+    free(buf);
+    return r;
+}
+
 static int log_content(struct dmt_ws *ws, const struct lost *f, struct dmt_inode *n, bool *fallback)
 {
     struct dmt_body b = {.type = DMT_REC_CONTENT, .CONTENT.ino = f->ino};
     int r = dmt_store_fallback(ws->st, f->ino, &b.CONTENT.src, &b.CONTENT.view, &b.CONTENT.size, &b.CONTENT.mtime);
-    *fallback = r == 0;
+    int keep = r == 0 ? only_appended(ws, f, &b.CONTENT) : 1;
+    if (keep < 0 || (r < 0 && r != -ENOENT))
+        return keep < 0 ? keep : r;
+    *fallback = r == 0 && !keep;
     n->size = *fallback ? b.CONTENT.size : f->first;
-    if (r == 0)
+    if (*fallback)
         return ws_log(ws, NULL, &b, 0);
-    if (r != -ENOENT)
-        return r;
     struct dmt_body cut = {
         .type = DMT_REC_SETATTR,
         .SETATTR = {.ino = f->ino, .mask = DMT_SET_SIZE | DMT_SET_MTIME, .size = f->first, .mtime = n->mtime},

@@ -267,6 +267,20 @@ static void file_renamed_over_falls_back_to_the_replaced_content(void **state)
     fx_expect_pattern(&p->b, t, 3u << 20, 0, 1);
 }
 
+static void appended_file_keeps_all_up_to_the_first_missing_byte(void **state)
+{
+    struct pair *p = *state;
+    uint64_t x = complete_file(p, "x");
+    fx_fill(&p->a, x, 3u << 20, 3u << 20, 256u << 10, 1);
+    pair_send(&p->a, &p->b, UINT64_MAX);
+    pair_apply(&p->b);
+    pair_promote(&p->b, "beta", FX_EPOCH(2, 0));
+    struct reports r = settle(&p->b, 1);
+    assert_int_equal(r.fallback, 0);
+    assert_int_equal(r.size, 4u << 20); /* what came inline counts, too */
+    fx_expect_pattern(&p->b, x, r.size, 0, 1);
+}
+
 static void overwritten_in_place_falls_back(void **state)
 {
     struct pair *p = *state;
@@ -503,6 +517,7 @@ int main(void)
         T(new_file_is_cut_at_the_first_missing_byte),
         T(file_rewritten_in_place_falls_back),
         T(file_renamed_over_falls_back_to_the_replaced_content),
+        T(appended_file_keeps_all_up_to_the_first_missing_byte),
         T(overwritten_in_place_falls_back),
         T(loser_keeps_its_tail_as_a_branch_and_follows),
         T(checkpoint_beyond_the_switch_asks_for_resync),
