@@ -8,6 +8,7 @@
 #include <jansson.h>
 #include <limits.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <sys/types.h>
 #include "fs/base/err.h"
 #include "fs/base/limits.h"
@@ -34,6 +35,7 @@ struct local_host {
     char label[DMT_NODE_NAME_MAX + 1];
     int number; /* last byte of the address; 0 = slot free */
     pid_t pid;  /* of its pid 1, as seen here; 0 = powered off */
+    int mounts;   /* its mount namespace, kept until all its processes are gone; -1 when it is off */
     bool link_up, paused;
     bool cloud; /* may talk to the cloud (the controller's host) */
 };
@@ -57,6 +59,17 @@ void local_disk_remove(const struct local_cloud_conf *c, const char *name);
 /* Writes name and address of every host into the file they all see as /etc/hosts. */
 int local_disk_hosts(const struct local_cloud_conf *c, const struct local_host *h, int n, struct dmt_err *err);
 int local_rm_rf(const char *path);
+
+/* --- local_rest.c --- */
+#define LOCAL_REST_MAX 64
+struct local_rest {
+    unsigned fuse[LOCAL_REST_MAX], tmpfs[LOCAL_REST_MAX];
+    int fuse_n, tmpfs_n;
+};
+void local_rest_prepare(void);
+void local_rest_look(pid_t pid, struct local_rest *ret);
+void local_rest_abort(const struct local_rest *r);
+void local_rest_detach(const struct local_rest *r);
 
 /* --- local_net.c --- */
 int local_net_up(const struct local_cloud_conf *c, struct dmt_err *err);

@@ -25,6 +25,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/pidfd.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -40,6 +41,7 @@
 
 #define CLIENTS_MAX  32
 #define FIRST_NUMBER 11
+#define KILL_SOON_MS 500
 #define KILL_WAIT_MS 15000
 #define STOP_WAIT_MS 50000
 
@@ -76,6 +78,24 @@ static int free_number(const struct cloud *c)
     return 0;
 }
 
+/* Its processes are gone; now its mounts may go. Not before: a file system that is taken down by the very process that serves it
+ * waits for itself (local_rest.c). */
+static void host_is_off(struct local_host *h)
+{
+    if (h->mounts >= 0)
+        close(h->mounts);
+    h->mounts = -1;
+    h->pid = 0;
+    h->paused = false;
+}
+
+static void keep_mounts(struct local_host *h)
+{
+    char path[64];
+    (void)snprintf(path, sizeof(path), "/proc/%d/ns/mnt", (int)h->pid);
+    h->mounts = open(path, O_RDONLY | O_CLOEXEC);
+}
+
 /* Waits until pid 1 is reaped, which is when the kernel has taken the whole host down. */
 static bool host_reaped(struct local_host *h, int timeout_ms)
 {
@@ -87,8 +107,7 @@ static bool host_reaped(struct local_host *h, int timeout_ms)
     }
     if (waitpid(h->pid, NULL, WNOHANG) == 0)
         return false;
-    h->pid = 0;
-    h->paused = false;
+    host_is_off(h);
     return true;
 }
 
@@ -96,9 +115,16 @@ static int host_kill(struct cloud *c, struct local_host *h, struct dmt_err *err)
 {
     if (h->pid == 0)
         return 0;
+    struct local_rest rest;
     (void)local_net_link(&c->conf, h, false, NULL);
+    local_rest_look(h->pid, &rest);
     (void)kill(h->pid, SIGKILL);
-    bool gone = host_reaped(h, KILL_WAIT_MS);
+    bool gone = host_reaped(h, KILL_SOON_MS);
+    if (!gone) {
+        local_rest_abort(&rest);
+        gone = host_reaped(h, KILL_WAIT_MS);
+    }
+    local_rest_detach(&rest);
     local_net_detach(&c->conf, h);
     h->link_up = false;
     return gone ? 0 : dmt_err_set(err, -EBUSY, "%s: a process of it does not die", h->name);
@@ -133,6 +159,7 @@ static int host_up(struct cloud *c, struct local_host *h, struct dmt_err *err)
     } else {
         h->link_up = true;
         r = local_host_go(pipes, err);
+        keep_mounts(h);
     }
     if (r < 0)
         (void)host_kill(c, h, NULL);
@@ -236,6 +263,7 @@ static int op_create(struct cloud *c, const json_t *q, json_t *a, struct dmt_err
     if (was_off) {
         if (fresh) {
             memset(h, 0, sizeof(*h));
+            h->mounts = -1;
             h->number = want ? want : free_number(c);
             (void)snprintf(h->name, sizeof(h->name), "%s", name);
         }
@@ -389,8 +417,8 @@ static void reap(struct cloud *c)
     for (int i = 0; i < LOCAL_HOSTS_MAX; i++) {
         struct local_host *h = &c->hosts[i];
         if (h->number && h->pid && waitpid(h->pid, NULL, WNOHANG) > 0) {
-            h->pid = 0;
-            h->paused = h->link_up = false;
+            host_is_off(h);
+            h->link_up = false;
             local_net_detach(&c->conf, h);
         }
     }
@@ -428,6 +456,10 @@ static int cloud_up(struct cloud *c, struct dmt_err *err)
         return dmt_err_set(err, r, "cannot make %s: %s", path, strerror(-r));
     if (!c->conf.bridge[0] && unshare(CLONE_NEWNET) < 0)
         return dmt_err_set(err, -errno, "cannot make a network namespace: %s", strerror(errno));
+    /* Our own view of the mounts, which still gets what is mounted outside: fusectl is needed here and nowhere else. */
+    if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) < 0)
+        return dmt_err_set(err, -errno, "cannot make a mount namespace: %s", strerror(errno));
+    local_rest_prepare();
     sigset_t set;
     sigemptyset(&set);
     for (const int *s = (const int[]){SIGTERM, SIGINT, SIGHUP, SIGCHLD, 0}; *s; s++)
