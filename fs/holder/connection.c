@@ -45,6 +45,22 @@ static bool kernel_passes_syncfs(void)
     return major > 6 || (major == 6 && minor >= 18);
 }
 
+/* A fuseblk superblock waits for the server's answer to DESTROY. If a mount namespace dies together with the server (a container is killed), the
+ * last thread of the server drops the mount while it exits, and waits for itself for ever; every sync(2) of the machine then waits for it
+ * (docs/decisions/0011). So fuseblk only in the namespaces that live as long as the machine; their inode numbers are fixed. */
+static bool namespaces_outlive_us(void)
+{
+    static const struct {
+        const char *path;
+        ino_t initial;
+    } ns[] = {{"/proc/self/ns/pid", 0xEFFFFFFCu}, {"/proc/self/ns/mnt", 0xEFFFFFF8u}};
+    struct stat st;
+    for (size_t i = 0; i < sizeof(ns) / sizeof(ns[0]); i++)
+        if (stat(ns[i].path, &st) != 0 || st.st_ino != ns[i].initial)
+            return false;
+    return true;
+}
+
 void holder_conn_init(struct holder_conn *c, const char *name, const struct dmt_conf *conf)
 {
     const char *syncfs = dmt_conf_get(conf, "syncfs");
@@ -57,6 +73,11 @@ void holder_conn_init(struct holder_conn *c, const char *name, const struct dmt_
         return;
     if (!kernel_passes_syncfs()) {
         dmt_warn("this kernel is older than 6.18: sync(2) and syncfs(2) will not reach the "
+                 "workspace; fsync of any file or directory is the barrier for everything before");
+        return;
+    }
+    if (!namespaces_outlive_us()) {
+        dmt_warn("in a container, or a mount namespace of its own: sync(2) and syncfs(2) will not reach the "
                  "workspace; fsync of any file or directory is the barrier for everything before");
         return;
     }
