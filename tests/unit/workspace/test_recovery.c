@@ -126,6 +126,48 @@ static void times_go_forward_over_a_restart(void **state)
     assert_true(t1.tv_sec > t0.tv_sec || (t1.tv_sec == t0.tv_sec && t1.tv_nsec > t0.tv_nsec));
 }
 
+static uint64_t clock_ns;
+
+static uint64_t test_realtime(void *ctx)
+{
+    (void)ctx;
+    return clock_ns;
+}
+
+static uint64_t test_monotonic(void *ctx)
+{
+    (void)ctx;
+    return dmt_clock_real()->monotonic_ns(NULL);
+}
+
+/* The machine's clock is set back, and is behind after a restart. */
+static void times_never_go_back(void **state)
+{
+    struct fx *f = *state;
+    static const struct dmt_clock clock = {NULL, test_realtime, test_monotonic};
+    struct dmt_err err = {0};
+    char name[8];
+    int64_t last = 0;
+    clock_ns = dmt_clock_real()->realtime_ns(NULL) + 3600 * DMT_S;
+    fx_close(f);
+    f->conf.clock = &clock;
+    for (int i = 0; i < 6; i++) {
+        if (i % 3 == 0) {
+            if (f->ws)
+                fx_close(f);
+            fx_check(dmt_ws_open(&f->ws, &f->conf, &err), &err);
+            fx_check(dmt_ws_begin_epoch(f->ws, FX_EPOCH(2, i), "alpha", "test", &err), &err);
+        }
+        (void)snprintf(name, sizeof(name), "f%d", i);
+        struct timespec t = fx_attr(f, fx_file(f, DMT_ROOT, name)).st.st_mtim;
+        int64_t ns = t.tv_sec * (int64_t)DMT_S + t.tv_nsec;
+        assert_true(ns > last);
+        last = ns;
+        clock_ns -= 100 * DMT_S;
+    }
+    f->conf.clock = dmt_clock_real();
+}
+
 /* --- bulk ------------------------------------------------------------------------------------------------- */
 
 static int count_type(void *ctx, const struct dmt_rec *r)
@@ -525,6 +567,7 @@ int main(int argc, char **argv)
         T(clean_close_leaves_nothing_to_replay),
         T(killed_process_recovers),
         T(times_go_forward_over_a_restart),
+        T(times_never_go_back),
         T(long_runs_go_by_reference),
         T(small_buffers_do_not_defeat_it),
         T(scattered_small_writes_stay_inline),
