@@ -142,7 +142,8 @@ static void bulk_data(void **state)
         fx_restore_equal(f, k[i].seq, k[i].digest);
 }
 
-/* Truncated to nothing and written again, as `torch.save` in place does: a new data file each time. */
+/* Truncated to nothing and written again, as `torch.save` in place does: a new data file each
+ * time. */
 static void bulk_rewritten_in_place(void **state)
 {
     struct fx *f = *state;
