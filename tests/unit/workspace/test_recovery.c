@@ -156,7 +156,7 @@ static void times_never_go_back(void **state)
             if (f->ws)
                 fx_close(f);
             fx_check(dmt_ws_open(&f->ws, &f->conf, &err), &err);
-            fx_check(dmt_ws_begin_epoch(f->ws, FX_EPOCH(2, i), "alpha", "test", &err), &err);
+            fx_check(dmt_ws_begin_epoch(f->ws, FX_EPOCH(2, (uint32_t)i), "alpha", "test", &err), &err);
         }
         (void)snprintf(name, sizeof(name), "f%d", i);
         struct timespec t = fx_attr(f, fx_file(f, DMT_ROOT, name)).st.st_mtim;
