@@ -1,13 +1,16 @@
 /* ack.c: when a reply may go. Parked acks, and the sync flow (D5).
  *
- * Owns the list of parked acks, under a lock of its own, so that the committer never waits for a handler. Happy path of a sync:
- * a pool thread makes the file's by-reference data durable and logs MARK; the journal is kicked; the ack parks with the MARK's
- * sequence number; when the committer reports that position durable and the gate says 0 (peer, lease), fn(0) runs on the thread
- * that noticed. Nothing to make durable but the journal: no pool thread, no MARK. A plain call only asks the gate; with
- * sync=write it waits like a sync (such a workspace writes everything inline, so the journal is all there is).
- * Each parked ack is answered exactly once: removing it from the list under the lock gives the right to call fn, without the lock.
- * Failure: journal gone, demotion, failed workspace: everything parked gets -EIO. A failed fdatasync of bulk data fails that sync
- * only; its ranges stay missing.
+ * Owns the list of parked acks, under a lock of its own, so that the committer never waits for a
+ * handler. Happy path of a sync: a pool thread makes the file's by-reference data durable and logs
+ * MARK; the journal is kicked; the ack parks with the MARK's sequence number; when the committer
+ * reports that position durable and the gate says 0 (peer, lease), fn(0) runs on the thread that
+ * noticed. Nothing to make durable but the journal: no pool thread, no MARK. A plain call only asks
+ * the gate; with sync=write it waits like a sync (such a workspace writes everything inline, so the
+ * journal is all there is).
+ * Each parked ack is answered exactly once: removing it from the list under the lock gives the
+ * right to call fn, without the lock.
+ * Failure: journal gone, demotion, failed workspace: everything parked gets -EIO. A failed
+ * fdatasync of bulk data fails that sync only; its ranges stay missing.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -34,7 +37,8 @@ static int decide(struct dmt_ws *ws, const struct ws_ack *a, int *err)
 
 static void answer(struct dmt_list *done)
 {
-    DMT_LIST_EACH(it, tmp, done) {
+    DMT_LIST_EACH(it, tmp, done)
+    {
         struct ws_ack *a = DMT_CONTAINER(it, struct ws_ack, link);
         a->fn(a->arg, a->err);
         free(a);
@@ -46,7 +50,8 @@ void ws_acks_evaluate(struct dmt_ws *ws)
     struct dmt_list done;
     dmt_list_init(&done);
     pthread_mutex_lock(&ws->ack_lock);
-    DMT_LIST_EACH(it, tmp, &ws->acks) {
+    DMT_LIST_EACH(it, tmp, &ws->acks)
+    {
         struct ws_ack *a = DMT_CONTAINER(it, struct ws_ack, link);
         if (decide(ws, a, &a->err))
             continue;
@@ -63,7 +68,8 @@ void ws_acks_fail(struct dmt_ws *ws, int err)
     struct dmt_list done;
     dmt_list_init(&done);
     pthread_mutex_lock(&ws->ack_lock);
-    DMT_LIST_EACH(it, tmp, &ws->acks) {
+    DMT_LIST_EACH(it, tmp, &ws->acks)
+    {
         struct ws_ack *a = DMT_CONTAINER(it, struct ws_ack, link);
         dmt_list_del(&a->link);
         dmt_list_add_tail(&done, &a->link);
@@ -150,9 +156,10 @@ int dmt_ws_ack(struct dmt_ws *ws, uint64_t seq, dmt_ack_fn fn, void *arg)
     return park_safely(ws, &a);
 }
 
-/* --- sync --------------------------------------------------------------------------------------------- */
+/* --- sync ------------------------------------------------------------------------------------- */
 
-/* Inodes with missing ranges, also those that only a snapshot shows any more: it must be complete after a crash too. Lock held. */
+/* Inodes with missing ranges, also those that only a snapshot shows any more: it must be complete
+ * after a crash too. Lock held. */
 static int unmarked(struct dmt_ws *ws, uint64_t ino, struct dmt_buf *ret)
 {
     struct dmt_missing m;
@@ -233,7 +240,8 @@ void dmt_ws_sync(struct dmt_ws *ws, uint64_t ino, dmt_ack_fn fn, void *arg)
     bool bulk = false;
     ws_lock(ws);
     a.seq = ws->applied.seq;
-    bool names_only = ino >> 63 || (ino && dmt_store_inode_get(ws->st, DMT_LIVE, ino, &n) == 0 && !S_ISREG(n.mode));
+    bool names_only = ino >> 63 || (ino && dmt_store_inode_get(ws->st, DMT_LIVE, ino, &n) == 0 &&
+                                    !S_ISREG(n.mode));
     if (!names_only) {
         a.ref_seq = ws_ref_seq(ws, ino);
         bulk = ws->role == WS_HOLDER && dmt_store_missing_ino(ws->st, ino, UINT64_MAX);

@@ -1,9 +1,11 @@
-/* acl.c: POSIX access control lists in the form that xattrs carry (version 2: u32 version, then u16 tag, u16 perm, u32 id).
+/* acl.c: POSIX access control lists in the form that xattrs carry (version 2: u32 version, then u16
+ * tag, u16 perm, u32 id).
  *
- * Owns nothing; pure functions. The kernel checks permissions by these lists; what is left to us is what a filesystem does in
- * its own create, chmod and setxattr: a default ACL of the directory becomes the new inode's access ACL, masked by the mode
- * asked for; an access ACL and the mode's bits always say the same (the group bits are the mask where there is one). Bad lists
- * are -EINVAL. Thread: any.
+ * Owns nothing; pure functions. The kernel checks permissions by these lists; what is left to us is
+ * what a filesystem does in its own create, chmod and setxattr: a default ACL of the directory
+ * becomes the new inode's access ACL, masked by the mode asked for; an access ACL and the mode's
+ * bits always say the same (the group bits are the mask where there is one). Bad lists are -EINVAL.
+ * Thread: any.
  */
 #include <errno.h>
 #include <string.h>
@@ -39,7 +41,8 @@ static void set_perm(uint8_t *entry, uint32_t perm)
     dmt_st16(entry + 2, (uint16_t)(perm & 7));
 }
 
-/* Checks the list as the kernel does: order of tags, one of each kind that must be unique, a mask when there are named entries. */
+/* Checks the list as the kernel does: order of tags, one of each kind that must be unique, a mask
+ * when there are named entries. */
 static int parse(uint8_t *p, size_t len, struct acl_view *v)
 {
     uint16_t last = 0;
@@ -97,7 +100,8 @@ int ws_acl_mode(struct dmt_span acl, uint32_t *mode, bool *ret_minimal)
     if (r < 0)
         return r;
     const uint8_t *group = v.mask ? v.mask : v.group;
-    *mode = (*mode & ~(uint32_t)0777) | perm_of(v.user) << 6 | perm_of(group) << 3 | perm_of(v.other);
+    *mode =
+        (*mode & ~(uint32_t)0777) | perm_of(v.user) << 6 | perm_of(group) << 3 | perm_of(v.other);
     *ret_minimal = !v.mask && !v.named;
     return 0;
 }
@@ -114,7 +118,8 @@ int ws_acl_chmod(uint8_t *buf, size_t len, uint32_t mode)
     return 0;
 }
 
-int ws_acl_inherit(struct dmt_span dflt, uint8_t buf[WS_ACL_BYTES_MAX], size_t *ret_len, uint32_t *mode)
+int ws_acl_inherit(struct dmt_span dflt, uint8_t buf[WS_ACL_BYTES_MAX], size_t *ret_len,
+                   uint32_t *mode)
 {
     struct acl_view v;
     if (dflt.n > WS_ACL_BYTES_MAX)
@@ -127,7 +132,8 @@ int ws_acl_inherit(struct dmt_span dflt, uint8_t buf[WS_ACL_BYTES_MAX], size_t *
     set_perm(v.user, perm_of(v.user) & (*mode >> 6));
     set_perm(group, perm_of(group) & (*mode >> 3));
     set_perm(v.other, perm_of(v.other) & *mode);
-    *mode = (*mode & ~(uint32_t)0777) | perm_of(v.user) << 6 | perm_of(group) << 3 | perm_of(v.other);
+    *mode =
+        (*mode & ~(uint32_t)0777) | perm_of(v.user) << 6 | perm_of(group) << 3 | perm_of(v.other);
     *ret_len = v.mask || v.named ? dflt.n : 0;
     return 0;
 }

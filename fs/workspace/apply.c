@@ -1,11 +1,15 @@
-/* apply.c: the one apply. Operations, crash recovery, the standby and restore all come through ws_apply.
+/* apply.c: the one apply. Operations, crash recovery, the standby and restore all come through
+ * ws_apply.
  *
- * Happy path: the record's effect goes into the store's memory, then `applied` moves to the record. Records between BEGIN and
- * END only move the log: at END they are read back from the journal and applied together, under one hold of the lock, so a
- * reader sees all or nothing and no checkpoint falls between. An EPOCH record inside an open group means that its writer died:
- * the group is dropped. END with count 0 drops it too (the writer gave up).
- * Failure: a logged record that cannot be applied means that state and log have parted. The workspace is failed at once
- * (read-only, the reason kept), the record stays in the log, and the next open replays it from the last checkpoint.
+ * Happy path: the record's effect goes into the store's memory, then `applied` moves to the record.
+ * Records between BEGIN and
+ * END only move the log: at END they are read back from the journal and applied together, under one
+ * hold of the lock, so a reader sees all or nothing and no checkpoint falls between. An EPOCH
+ * record inside an open group means that its writer died: the group is dropped. END with count 0
+ * drops it too (the writer gave up).
+ * Failure: a logged record that cannot be applied means that state and log have parted. The
+ * workspace is failed at once (read-only, the reason kept), the record stays in the log, and the
+ * next open replays it from the last checkpoint.
  * Thread: whoever applies (fuse reader, recovery, applier), workspace lock held.
  */
 #include <errno.h>
@@ -52,7 +56,8 @@ static int apply_epoch(struct dmt_ws *ws, const struct dmt_rec *r, const struct 
 
 static int apply_snap(struct dmt_ws *ws, const struct dmt_rec *r, const struct dmt_rec_SNAP *s)
 {
-    struct dmt_snapshot row = {.serial = s->serial, .seq = r->seq, .epoch = r->epoch, .time_ns = r->time_ns};
+    struct dmt_snapshot row = {
+        .serial = s->serial, .seq = r->seq, .epoch = r->epoch, .time_ns = r->time_ns};
     copy_span(row.name, sizeof(row.name), s->name);
     copy_span(row.note, sizeof(row.note), s->note);
     if (s->serial >= ws->next_snap)
@@ -114,7 +119,8 @@ static int apply_checked(struct dmt_ws *ws, const struct dmt_rec *r, const struc
 {
     int e = ws_apply_one(ws, r, b);
     if (e < 0)
-        ws_fail(ws, "record %" PRIu64 " (%s) cannot be applied: %s", r->seq, dmt_rec_name(r->type), dmt_strerror(e));
+        ws_fail(ws, "record %" PRIu64 " (%s) cannot be applied: %s", r->seq, dmt_rec_name(r->type),
+                dmt_strerror(e));
     return e;
 }
 
@@ -141,7 +147,8 @@ static int apply_group(struct dmt_ws *ws, const struct dmt_rec *end, const struc
     }
     dmt_jreader_close(rd);
     if (e < 0)
-        ws_fail(ws, "group at record %" PRIu64 " cannot be read back: %s", g->begin_seq, dmt_strerror(e));
+        ws_fail(ws, "group at record %" PRIu64 " cannot be read back: %s", g->begin_seq,
+                dmt_strerror(e));
     return e < 0 ? e : 0;
 }
 
@@ -172,7 +179,8 @@ int ws_apply(struct dmt_ws *ws, const struct dmt_rec *r, const struct dmt_body *
     return 0;
 }
 
-/* Recovery has no checkpointer beside it; a follower waits for its own. Lock held; may release it. */
+/* Recovery has no checkpointer beside it; a follower waits for its own. Lock held; may release
+ * it. */
 static int make_room(struct dmt_ws *ws, bool recovery, struct dmt_err *err)
 {
     if (recovery && ws_layer_full(ws, 1)) {
@@ -188,8 +196,8 @@ static int make_room(struct dmt_ws *ws, bool recovery, struct dmt_err *err)
     return 0;
 }
 
-int ws_apply_from(struct dmt_ws *ws, struct dmt_jreader *rd, uint64_t *pos, uint64_t upto, bool recovery,
-                  struct dmt_err *err)
+int ws_apply_from(struct dmt_ws *ws, struct dmt_jreader *rd, uint64_t *pos, uint64_t upto,
+                  bool recovery, struct dmt_err *err)
 {
     struct dmt_rec r;
     struct dmt_body b;
@@ -201,7 +209,8 @@ int ws_apply_from(struct dmt_ws *ws, struct dmt_jreader *rd, uint64_t *pos, uint
         *pos = r.seq;
         e = dmt_body_decode(r.type, r.body, r.body_len, &b);
         if (e < 0) {
-            e = dmt_err_set(err, e, "record %" PRIu64 " (type %u) cannot be decoded", r.seq, r.type);
+            e = dmt_err_set(err, e, "record %" PRIu64 " (type %u) cannot be decoded", r.seq,
+                            r.type);
             (void)dmt_err_hint(err, "a newer version of dumontfs may have written it");
             break;
         }

@@ -1,15 +1,16 @@
 /* apply_attrs.c: what SETATTR, SETXATTR and DELXATTR do to the state.
  *
- * Owns nothing. A new mode is also written into the access ACL where there is one, so that the two never disagree: this is a
- * pure function of the state before, hence the same on every machine. security.capability goes with SETATTR and writes that
- * say so. Thread: whoever applies, workspace lock held.
+ * Owns nothing. A new mode is also written into the access ACL where there is one, so that the two
+ * never disagree: this is a pure function of the state before, hence the same on every machine.
+ * security.capability goes with SETATTR and writes that say so. Thread: whoever applies, workspace
+ * lock held.
  */
 #include <errno.h>
 
 #include "fs/workspace/ws.h"
 
-int ws_put_xattr(struct dmt_ws *ws, const struct dmt_rec *r, struct dmt_inode *n, struct dmt_span name,
-                 struct dmt_span val)
+int ws_put_xattr(struct dmt_ws *ws, const struct dmt_rec *r, struct dmt_inode *n,
+                 struct dmt_span name, struct dmt_span val)
 {
     char cname[DMT_XATTR_NAME_MAX + 1];
     if (name.n > DMT_XATTR_NAME_MAX)
@@ -27,7 +28,8 @@ static int saw_one(void *ctx, const char *name, const void *val, size_t len)
     return 1;
 }
 
-int ws_del_xattr(struct dmt_ws *ws, const struct dmt_rec *r, struct dmt_inode *n, struct dmt_span name)
+int ws_del_xattr(struct dmt_ws *ws, const struct dmt_rec *r, struct dmt_inode *n,
+                 struct dmt_span name)
 {
     char cname[DMT_XATTR_NAME_MAX + 1];
     bool any = false;
@@ -70,7 +72,8 @@ static int set_size(struct dmt_ws *ws, const struct dmt_rec *r, struct dmt_inode
     return e;
 }
 
-static int apply_setattr(struct dmt_ws *ws, const struct dmt_rec *r, const struct dmt_rec_SETATTR *s)
+static int apply_setattr(struct dmt_ws *ws, const struct dmt_rec *r,
+                         const struct dmt_rec_SETATTR *s)
 {
     struct dmt_inode n;
     int e = dmt_store_inode_get(ws->st, DMT_LIVE, s->ino, &n);

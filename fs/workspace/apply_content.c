@@ -1,9 +1,11 @@
 /* apply_content.c: what WRITE, WRITE_REF, ALLOC, MARK and CONTENT do to the state.
  *
- * Owns nothing. The store keeps the map from file ranges to bytes; here the inode's size, times, mode and version follow.
- * CONTENT takes the content of an inode in another view by sharing. A machine whose store no longer has that view (its copy
- * was complete, so the old content was let go) takes the new content as a by-reference write instead: every byte is then on its
- * list of missing ranges, at the record's position, and is pulled like any other bulk. Thread: whoever applies, lock held.
+ * Owns nothing. The store keeps the map from file ranges to bytes; here the inode's size, times,
+ * mode and version follow. CONTENT takes the content of an inode in another view by sharing. A
+ * machine whose store no longer has that view (its copy was complete, so the old content was let
+ * go) takes the new content as a by-reference write instead: every byte is then on its list of
+ * missing ranges, at the record's position, and is pulled like any other bulk. Thread: whoever
+ * applies, lock held.
  */
 #include <errno.h>
 #include <linux/falloc.h>
@@ -34,7 +36,8 @@ static int apply_write(struct dmt_ws *ws, const struct dmt_rec *r, const struct 
     return dmt_store_inode_put(ws->st, &n);
 }
 
-static int apply_write_ref(struct dmt_ws *ws, const struct dmt_rec *r, const struct dmt_rec_WRITE_REF *w)
+static int apply_write_ref(struct dmt_ws *ws, const struct dmt_rec *r,
+                           const struct dmt_rec_WRITE_REF *w)
 {
     struct dmt_inode n;
     int e = dmt_store_inode_get(ws->st, DMT_LIVE, w->ino, &n);
@@ -69,7 +72,8 @@ static int apply_mark(struct dmt_ws *ws, const struct dmt_rec_MARK *m)
 }
 
 /* The whole content on the list of missing ranges (see the essay). */
-static int content_missing(struct dmt_ws *ws, const struct dmt_rec *r, const struct dmt_rec_CONTENT *c)
+static int content_missing(struct dmt_ws *ws, const struct dmt_rec *r,
+                           const struct dmt_rec_CONTENT *c)
 {
     int e = dmt_store_truncate(ws->st, c->ino, 0, r->seq);
     if (e == 0 && c->size > 0)
@@ -77,7 +81,8 @@ static int content_missing(struct dmt_ws *ws, const struct dmt_rec *r, const str
     return e;
 }
 
-static int apply_content(struct dmt_ws *ws, const struct dmt_rec *r, const struct dmt_rec_CONTENT *c)
+static int apply_content(struct dmt_ws *ws, const struct dmt_rec *r,
+                         const struct dmt_rec_CONTENT *c)
 {
     struct dmt_inode n;
     int e = dmt_store_inode_get(ws->st, DMT_LIVE, c->ino, &n);

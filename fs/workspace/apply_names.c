@@ -1,9 +1,11 @@
 /* apply_names.c: what MAKE, LINK, UNLINK, RENAME and REAP do to the state.
  *
- * Owns nothing. Everything that could fail for a reason of the user's was checked before the record was logged, so a failure
- * here means memory or disk, or drift between log and state; the caller fails the workspace. Each record changes the inode it
- * names and the directories it touches, all with the record's time and position. The directory counter gives each new entry
- * its cookie, in record order, so cookies are equal on every machine. Thread: whoever applies, workspace lock held.
+ * Owns nothing. Everything that could fail for a reason of the user's was checked before the record
+ * was logged, so a failure here means memory or disk, or drift between log and state; the caller
+ * fails the workspace. Each record changes the inode it names and the directories it touches, all
+ * with the record's time and position. The directory counter gives each new entry its cookie, in
+ * record order, so cookies are equal on every machine. Thread: whoever applies, workspace lock
+ * held.
  */
 #include <errno.h>
 #include <linux/fs.h>
@@ -11,8 +13,8 @@
 
 #include "fs/workspace/ws.h"
 
-static int dir_add(struct dmt_ws *ws, const struct dmt_rec *r, uint64_t parent, struct dmt_span name, uint64_t ino,
-                   uint32_t type)
+static int dir_add(struct dmt_ws *ws, const struct dmt_rec *r, uint64_t parent,
+                   struct dmt_span name, uint64_t ino, uint32_t type)
 {
     struct dmt_inode dir;
     int e = dmt_store_inode_get(ws->st, DMT_LIVE, parent, &dir);
@@ -29,7 +31,8 @@ static int dir_add(struct dmt_ws *ws, const struct dmt_rec *r, uint64_t parent, 
     return dmt_store_inode_put(ws->st, &dir);
 }
 
-static int dir_del(struct dmt_ws *ws, const struct dmt_rec *r, uint64_t parent, struct dmt_span name, uint32_t type)
+static int dir_del(struct dmt_ws *ws, const struct dmt_rec *r, uint64_t parent,
+                   struct dmt_span name, uint32_t type)
 {
     struct dmt_inode dir;
     int e = dmt_store_inode_get(ws->st, DMT_LIVE, parent, &dir);
@@ -51,7 +54,8 @@ static int inode_gone(struct dmt_ws *ws, const struct dmt_rec *r, uint64_t ino)
     return dmt_store_inode_del(ws->st, ino, r->seq);
 }
 
-/* One name less. The last one: the inode goes, or becomes an orphan when the record says that it is still in use. */
+/* One name less. The last one: the inode goes, or becomes an orphan when the record says that it is
+ * still in use. */
 static int drop_link(struct dmt_ws *ws, const struct dmt_rec *r, struct dmt_inode *n, bool orphan)
 {
     n->nlink = S_ISDIR(n->mode) || n->nlink == 0 ? 0 : n->nlink - 1;
@@ -71,7 +75,9 @@ static int apply_make(struct dmt_ws *ws, const struct dmt_rec *r, const struct d
     struct dmt_inode n = {
         .ino = m->ino,
         .mode = m->mode,
-        .nlink = !named ? 0 : dir ? 2 : 1,
+        .nlink = !named ? 0
+                 : dir  ? 2
+                        : 1,
         .uid = m->uid,
         .gid = m->gid,
         .rdev = m->rdev,
@@ -134,8 +140,8 @@ static int moved(struct dmt_ws *ws, const struct dmt_rec *r, struct dmt_inode *n
     return dmt_store_inode_put(ws->st, n);
 }
 
-static int exchange(struct dmt_ws *ws, const struct dmt_rec *r, const struct dmt_rec_RENAME *m, struct dmt_inode *a,
-                    struct dmt_inode *b)
+static int exchange(struct dmt_ws *ws, const struct dmt_rec *r, const struct dmt_rec_RENAME *m,
+                    struct dmt_inode *a, struct dmt_inode *b)
 {
     int e = dir_del(ws, r, m->parent, m->name, a->mode);
     if (e == 0)

@@ -1,14 +1,16 @@
 /* branch.c: a loser's tail: kept as a branch, then cut from the journal.
  *
- * A branch is a directory STORE/branches/NAME in the format of the journal, with the records after the switch point; a
- * by-reference write stands in it as a WRITE with the bytes that the file shows, so that it can be read without this store. Where
- * a range was overwritten later in the branch it holds the later bytes: the end state is exact. Files deleted later keep their
- * records without bytes.
- * Happy path: unapplied records are applied, the records are copied and made durable under a temporary name, the directory is
- * renamed; then the journal is cut to the switch point (rule 5: the caller stands at the opening of a higher epoch) and the store
- * reloads its last checkpoint. Failure: a checkpoint past the switch point cannot be taken back: DMT_E_HISTORY, with the branch
- * saved all the same, and the caller orders a full resync. A crash in between repeats from the start: a branch that has its name
- * is complete. Thread: one, blocks; the workspace is not serving.
+ * A branch is a directory STORE/branches/NAME in the format of the journal, with the records after
+ * the switch point; a by-reference write stands in it as a WRITE with the bytes that the file
+ * shows, so that it can be read without this store. Where a range was overwritten later in the
+ * branch it holds the later bytes: the end state is exact. Files deleted later keep their records
+ * without bytes.
+ * Happy path: unapplied records are applied, the records are copied and made durable under a
+ * temporary name, the directory is renamed; then the journal is cut to the switch point (rule 5:
+ * the caller stands at the opening of a higher epoch) and the store reloads its last checkpoint.
+ * Failure: a checkpoint past the switch point cannot be taken back: DMT_E_HISTORY, with the branch
+ * saved all the same, and the caller orders a full resync. A crash in between repeats from the
+ * start: a branch that has its name is complete. Thread: one, blocks; the workspace is not serving.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -123,7 +125,8 @@ static int save_branch(struct dmt_ws *ws, uint64_t after, const char *name, stru
     const struct dmt_io *io = ws->conf.io;
     char dir[DMT_PATH_MAX], tmp[DMT_PATH_MAX], parent[DMT_PATH_MAX];
     struct dmt_journal *to = NULL;
-    struct dmt_journal_conf jc = {.io = io, .clock = ws->conf.clock, .dir = tmp, .segment_bytes = BRANCH_SEGMENT};
+    struct dmt_journal_conf jc = {
+        .io = io, .clock = ws->conf.clock, .dir = tmp, .segment_bytes = BRANCH_SEGMENT};
     if (ws_branch_path(ws, name, "", dir) < 0 || ws_branch_path(ws, name, ".new", tmp) < 0)
         return dmt_err_set(err, -EINVAL, "\"%s\" cannot be the name of a branch", name);
     if (exists(io, dir))
@@ -147,7 +150,9 @@ static int save_branch(struct dmt_ws *ws, uint64_t after, const char *name, stru
         r = io->rename(io->ctx, tmp, dir);
     if (r == 0)
         r = io->sync_dir(io->ctx, parent);
-    return r < 0 && err && err->code == 0 ? dmt_err_set(err, r, "the branch %s cannot be saved", name) : r;
+    return r < 0 && err && err->code == 0
+               ? dmt_err_set(err, r, "the branch %s cannot be saved", name)
+               : r;
 }
 
 /* Cuts and starts over at the last checkpoint. apply_lock and ckpt_run held. */
@@ -173,7 +178,8 @@ static int cut(struct dmt_ws *ws, uint64_t switch_seq, struct dmt_err *err)
     return r;
 }
 
-static int branch_locked(struct dmt_ws *ws, uint64_t switch_seq, const char *branch, struct dmt_err *err)
+static int branch_locked(struct dmt_ws *ws, uint64_t switch_seq, const char *branch,
+                         struct dmt_err *err)
 {
     uint64_t tail = dmt_journal_tail(ws->j).seq;
     if (tail <= switch_seq) {
@@ -187,17 +193,20 @@ static int branch_locked(struct dmt_ws *ws, uint64_t switch_seq, const char *bra
         r = save_branch(ws, switch_seq, branch, err);
     if (r < 0)
         return r;
-    dmt_info("records %llu to %llu are kept as branch %s", (unsigned long long)switch_seq + 1, (unsigned long long)tail,
-             branch);
+    dmt_info("records %llu to %llu are kept as branch %s", (unsigned long long)switch_seq + 1,
+             (unsigned long long)tail, branch);
     if (dmt_store_applied(ws->st).seq > switch_seq) {
         dmt_err_set(err, DMT_E_HISTORY, "the last checkpoint is beyond the switch point");
-        (void)dmt_err_hint(err, "this store has to be synchronised anew; its changes are kept in branch %s", branch);
+        (void)dmt_err_hint(
+            err, "this store has to be synchronised anew; its changes are kept in branch %s",
+            branch);
         return DMT_E_HISTORY;
     }
     return cut(ws, switch_seq, err);
 }
 
-int dmt_ws_branch_and_cut(struct dmt_ws *ws, uint64_t switch_seq, const char *branch, struct dmt_err *err)
+int dmt_ws_branch_and_cut(struct dmt_ws *ws, uint64_t switch_seq, const char *branch,
+                          struct dmt_err *err)
 {
     ws_lock(ws);
     bool serving = ws->role == WS_HOLDER;
@@ -215,7 +224,7 @@ int dmt_ws_branch_and_cut(struct dmt_ws *ws, uint64_t switch_seq, const char *br
     return r;
 }
 
-/* --- listing --------------------------------------------------------------------------------------------- */
+/* --- listing ---------------------------------------------------------------------------------- */
 
 struct extent_of {
     uint64_t first, last, bytes;
@@ -230,7 +239,9 @@ static int measure(void *ctx, const struct dmt_rec *r)
     return 0;
 }
 
-int dmt_ws_branches(struct dmt_ws *ws, int (*fn)(void *ctx, const char *name, uint64_t first, uint64_t last, uint64_t bytes),
+int dmt_ws_branches(struct dmt_ws *ws,
+                    int (*fn)(void *ctx, const char *name, uint64_t first, uint64_t last,
+                              uint64_t bytes),
                     void *ctx)
 {
     char dir[DMT_PATH_MAX], path[DMT_PATH_MAX];

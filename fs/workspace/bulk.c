@@ -1,10 +1,12 @@
 /* bulk.c: the workspace's end of the bulk lane, for replica and archive; and the state stream.
  *
- * Owns nothing. The reader of a range asks for bytes as written at exactly one position; it gets the longest right prefix, or
- * DMT_E_GONE when they were overwritten, cut or deleted since. What the live file no longer shows a snapshot may still have.
- * A piece counts if it was born no later than the position: nothing changed it since, so it is what was there then; a hole
- * only if the file did not change at all since, for a hole does not tell when it was made. The map is looked at before and
- * after the bytes are read. Thread: pool or loop; blocks on the disk without the lock.
+ * Owns nothing. The reader of a range asks for bytes as written at exactly one position; it gets
+ * the longest right prefix, or DMT_E_GONE when they were overwritten, cut or deleted since. What
+ * the live file no longer shows a snapshot may still have.
+ * A piece counts if it was born no later than the position: nothing changed it since, so it is what
+ * was there then; a hole only if the file did not change at all since, for a hole does not tell
+ * when it was made. The map is looked at before and after the bytes are read. Thread: pool or loop;
+ * blocks on the disk without the lock.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -16,8 +18,10 @@ struct range {
     uint64_t view, ino, off, len, seq;
 };
 
-/* How many bytes from the start of the range are right, by the map. Lock held; ps to be freed by the caller. */
-static int right_bytes(struct dmt_ws *ws, const struct range *g, void *buf, struct dmt_pieces *ps, uint64_t *ret_n)
+/* How many bytes from the start of the range are right, by the map. Lock held; ps to be freed by
+ * the caller. */
+static int right_bytes(struct dmt_ws *ws, const struct range *g, void *buf, struct dmt_pieces *ps,
+                       uint64_t *ret_n)
 {
     struct dmt_inode n;
     uint64_t len = g->len;
@@ -51,7 +55,8 @@ static int read_range(struct dmt_ws *ws, const struct range *g, void *buf, uint6
         r = dmt_store_pieces_read(ws->st, &ps, g->off, buf, false);
     ws_lock(ws);
     if (r == 0) {
-        /* Bytes in memory are copied once more, which does no harm: they are right, or the count says so. */
+        /* Bytes in memory are copied once more, which does no harm: they are right, or the count
+         * says so. */
         struct range part = *g;
         part.len = n;
         uint8_t *scratch = malloc(n);
@@ -78,7 +83,8 @@ static int first_after(void *ctx, const struct dmt_snapshot *s)
     return 1;
 }
 
-int dmt_ws_bulk_read(struct dmt_ws *ws, uint64_t ino, uint64_t off, uint64_t len, uint64_t seq, void *buf, uint64_t *ret_n)
+int dmt_ws_bulk_read(struct dmt_ws *ws, uint64_t ino, uint64_t off, uint64_t len, uint64_t seq,
+                     void *buf, uint64_t *ret_n)
 {
     struct range g = {.view = DMT_LIVE, .ino = ino, .off = off, .len = len, .seq = seq};
     struct next_view v = {.after = seq};
@@ -113,8 +119,9 @@ int dmt_ws_missing_fill(struct dmt_ws *ws, const struct dmt_missing *m, const vo
     return r;
 }
 
-/* What the reader acknowledges after this must also be known here after a power cut: bytes on the disk of which the table of missing
- * ranges says they are not there would be thrown away at a promotion. So the rows go in a checkpoint at once. */
+/* What the reader acknowledges after this must also be known here after a power cut: bytes on the
+ * disk of which the table of missing ranges says they are not there would be thrown away at a
+ * promotion. So the rows go in a checkpoint at once. */
 int dmt_ws_missing_sync(struct dmt_ws *ws)
 {
     struct dmt_lockfn lk = dmt_ws_lockfn(ws);
@@ -136,8 +143,8 @@ bool dmt_ws_missing_ino(struct dmt_ws *ws, uint64_t ino, uint64_t upto_seq)
     return r;
 }
 
-int dmt_ws_export(struct dmt_ws *ws, struct dmt_pos *ret_pos, int (*emit)(void *ctx, const void *p, size_t len), void *ctx,
-                  struct dmt_err *err)
+int dmt_ws_export(struct dmt_ws *ws, struct dmt_pos *ret_pos,
+                  int (*emit)(void *ctx, const void *p, size_t len), void *ctx, struct dmt_err *err)
 {
     struct dmt_lockfn lk = dmt_ws_lockfn(ws);
     int r = dmt_ws_checkpoint(ws, err);

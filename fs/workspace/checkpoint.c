@@ -1,13 +1,17 @@
-/* checkpoint.c: the thread `ckpt`: when to write the dirty layer to disk, and when the journal may let go.
+/* checkpoint.c: the thread `ckpt`: when to write the dirty layer to disk, and when the journal may
+ * let go.
  *
- * Happy path of one checkpoint: under the lock save the derived values and freeze the store at `applied`; without it wait
- * until the journal is durable past that position (D1), let the store write blocks, data and one transaction, then release
- * journal segments up to min(checkpoint, what the standby and the archive still need).
- * When: the layer is over its limit, five seconds passed since the last change, or someone asks. An unhurried checkpoint waits
- * until the peer has acknowledged the position, because a checkpoint past a switch point costs a loser a full resync; when the
- * layer is full it goes on without. By-reference data that lies unsynced for five seconds is made durable and marked (D5).
- * Failure: the store merges the frozen layer back; the thread tries again every second, writers stop (ws_begin) when the layer
- * reaches twice its limit, and get the error. A failed workspace makes no checkpoints.
+ * Happy path of one checkpoint: under the lock save the derived values and freeze the store at
+ * `applied`; without it wait until the journal is durable past that position (D1), let the store
+ * write blocks, data and one transaction, then release journal segments up to min(checkpoint, what
+ * the standby and the archive still need).
+ * When: the layer is over its limit, five seconds passed since the last change, or someone asks. An
+ * unhurried checkpoint waits until the peer has acknowledged the position, because a checkpoint
+ * past a switch point costs a loser a full resync; when the layer is full it goes on without.
+ * By-reference data that lies unsynced for five seconds is made durable and marked (D5).
+ * Failure: the store merges the frozen layer back; the thread tries again every second, writers
+ * stop (ws_begin) when the layer reaches twice its limit, and get the error. A failed workspace
+ * makes no checkpoints.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -22,7 +26,8 @@ bool ws_layer_full(struct dmt_ws *ws, uint64_t times)
 {
     struct dmt_store_load load;
     dmt_store_load(ws->st, &load);
-    return load.dirty_rows >= times * DMT_DIRTY_ROWS_MAX || load.dirty_bytes >= times * DMT_DIRTY_BYTES_MAX;
+    return load.dirty_rows >= times * DMT_DIRTY_ROWS_MAX ||
+           load.dirty_bytes >= times * DMT_DIRTY_BYTES_MAX;
 }
 
 static void wait_on(pthread_cond_t *cond, pthread_mutex_t *lock, uint64_t ns)
@@ -156,7 +161,7 @@ int dmt_ws_checkpoint(struct dmt_ws *ws, struct dmt_err *err)
     return r;
 }
 
-/* --- the thread ------------------------------------------------------------------------------------ */
+/* --- the thread ------------------------------------------------------------------------------- */
 
 struct due {
     bool full, idle, bulk;
@@ -180,7 +185,8 @@ static struct due what_is_due(struct dmt_ws *ws)
             ws->behind_since_ns = now;
             ws->room_short = false;
         }
-        d.bulk = ws->role == WS_HOLDER && ws->bulk_ok && ws->bulk_since_ns && now - ws->bulk_since_ns >= WS_BULK_NS;
+        d.bulk = ws->role == WS_HOLDER && ws->bulk_ok && ws->bulk_since_ns &&
+                 now - ws->bulk_since_ns >= WS_BULK_NS;
     }
     ws_unlock(ws);
     return d;

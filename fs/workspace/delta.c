@@ -1,10 +1,13 @@
-/* delta.c: what differs between two views of a workspace: inodes that changed, and directory entries that are not the same.
+/* delta.c: what differs between two views of a workspace: inodes that changed, and directory
+ * entries that are not the same.
  *
- * Owns struct ws_delta. Happy path: the store names every inode that changed between the two positions (from lifetimes, not by
- * comparing trees), their rows are read in both views, and the directories among them are merged entry by entry. Cost follows
- * what changed, not the size of the workspace. An inode without a name (an open orphan) counts as absent.
- * Used by diff.c (what people see) and rollback.c (forward records). Failure: read errors end it with nothing half made.
- * Thread: any, never under the workspace lock; for the live view the caller stops writers or accepts a blurred picture.
+ * Owns struct ws_delta. Happy path: the store names every inode that changed between the two
+ * positions (from lifetimes, not by comparing trees), their rows are read in both views, and the
+ * directories among them are merged entry by entry. Cost follows what changed, not the size of the
+ * workspace. An inode without a name (an open orphan) counts as absent. Used by diff.c (what people
+ * see) and rollback.c (forward records). Failure: read errors end it with nothing half made.
+ * Thread: any, never under the workspace lock; for the live view the caller stops writers or
+ * accepts a blurred picture.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -38,7 +41,8 @@ static int add_ino(void *ctx, uint64_t ino)
     return ws_map_put(&d->index, ino, d->n_nodes);
 }
 
-int ws_delta_name(struct ws_delta *d, uint64_t dir, const char *name, uint64_t ino_a, uint64_t ino_b)
+int ws_delta_name(struct ws_delta *d, uint64_t dir, const char *name, uint64_t ino_a,
+                  uint64_t ino_b)
 {
     if (d->n_names == d->cap_names) {
         size_t cap = d->cap_names ? d->cap_names * 2 : 256;
@@ -55,7 +59,8 @@ int ws_delta_name(struct ws_delta *d, uint64_t dir, const char *name, uint64_t i
     return 0;
 }
 
-static int load_row(struct dmt_ws *ws, uint64_t view, uint64_t ino, struct dmt_inode *n, bool *there)
+static int load_row(struct dmt_ws *ws, uint64_t view, uint64_t ino, struct dmt_inode *n,
+                    bool *there)
 {
     ws_lock(ws);
     int r = dmt_store_inode_get(ws->st, view, ino, n);
@@ -112,9 +117,10 @@ void ws_delta_free(struct ws_delta *d)
     *d = (struct ws_delta){0};
 }
 
-/* --- comparing ------------------------------------------------------------------------------------------- */
+/* --- comparing -------------------------------------------------------------------------------- */
 
-int ws_content_differs(struct dmt_ws *ws, uint64_t a, const struct dmt_inode *na, uint64_t b, const struct dmt_inode *nb)
+int ws_content_differs(struct dmt_ws *ws, uint64_t a, const struct dmt_inode *na, uint64_t b,
+                       const struct dmt_inode *nb)
 {
     if (na->size != nb->size)
         return 1;

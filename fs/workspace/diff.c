@@ -1,9 +1,11 @@
 /* diff.c: differences between two views as people read them: one line a path, sorted.
  *
- * Owns nothing. Each differing entry of the delta becomes a loss in one view or a gain in the other; a gain and a loss of one inode are
- * a rename; a name that both views have with different inodes is a changed file (programs save by renaming over), not a
- * deletion and an addition. Inodes that changed in place are looked at closer: content, or attributes only; a directory whose
- * entries alone changed is not listed. Failure: read errors end it before the first line. Thread: any; never under the lock.
+ * Owns nothing. Each differing entry of the delta becomes a loss in one view or a gain in the
+ * other; a gain and a loss of one inode are a rename; a name that both views have with different
+ * inodes is a changed file (programs save by renaming over), not a deletion and an addition. Inodes
+ * that changed in place are looked at closer: content, or attributes only; a directory whose
+ * entries alone changed is not listed. Failure: read errors end it before the first line. Thread:
+ * any; never under the lock.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -22,7 +24,8 @@ struct report {
     const struct ws_delta *d;
     struct line *v;
     size_t n, cap;
-    char **dirs_a, **dirs_b; /* path of each name's directory in the two views, "" = root, NULL = not there */
+    /* path of each name's directory in the two views, "" = root, NULL = not there */
+    char **dirs_a, **dirs_b;
 };
 
 bool ws_path_inside(const char *path, const char *const *inside)
@@ -73,7 +76,8 @@ int ws_delta_dirs(struct dmt_ws *ws, const struct ws_delta *d, uint64_t view, ch
 {
     uint64_t *inos = calloc(d->n_names + 1, sizeof(*inos));
     int r = inos ? 0 : -ENOMEM;
-    /* Names come directory by directory, so climbing again for each would cost; the same pointer is copied instead. */
+    /* Names come directory by directory, so climbing again for each would cost; the same pointer is
+     * copied instead. */
     size_t n = 0;
     for (size_t i = 0; r == 0 && i < d->n_names; i++)
         if (i == 0 || d->names[i].dir != d->names[i - 1].dir)
@@ -96,7 +100,8 @@ int ws_delta_dirs(struct dmt_ws *ws, const struct ws_delta *d, uint64_t view, ch
     return r;
 }
 
-/* Where else view a has (inode) under a name that view b has not: the source of a rename. Each loss is used once. */
+/* Where else view a has (inode) under a name that view b has not: the source of a rename. Each loss
+ * is used once. */
 static size_t take_loss(const struct ws_delta *d, uint64_t ino, bool *used)
 {
     for (size_t i = 0; i < d->n_names; i++)
@@ -107,7 +112,8 @@ static size_t take_loss(const struct ws_delta *d, uint64_t ino, bool *used)
     return d->n_names;
 }
 
-/* A path in both views, with different inodes, the second of which is new: how do they differ? 0 = not at all. */
+/* A path in both views, with different inodes, the second of which is new: how do they differ? 0 =
+ * not at all. */
 static int replaced_kind(struct report *rp, const struct ws_dnode *a, const struct ws_dnode *b)
 {
     const struct ws_delta *d = rp->d;
@@ -121,7 +127,8 @@ static int gain(struct report *rp, size_t i, bool *used)
 {
     const struct ws_delta *d = rp->d;
     const struct ws_dname *nm = &d->names[i];
-    const struct ws_dnode *b = ws_delta_node(d, nm->ino_b), *a = nm->ino_a ? ws_delta_node(d, nm->ino_a) : NULL;
+    const struct ws_dnode *b = ws_delta_node(d, nm->ino_b),
+                          *a = nm->ino_a ? ws_delta_node(d, nm->ino_a) : NULL;
     if (b && b->in_a) {
         size_t from = take_loss(d, nm->ino_b, used);
         if (from < d->n_names)
@@ -134,7 +141,8 @@ static int gain(struct report *rp, size_t i, bool *used)
     return kind < 0 ? kind : add_line(rp, (char)kind, name_path(rp->dirs_b[i], nm->name), NULL);
 }
 
-/* Entry lines: gains first, since they use up losses; what is lost and not replaced under its name is deleted. */
+/* Entry lines: gains first, since they use up losses; what is lost and not replaced under its name
+ * is deleted. */
 static int report_names(struct report *rp)
 {
     const struct ws_delta *d = rp->d;
@@ -147,7 +155,8 @@ static int report_names(struct report *rp)
             r = gain(rp, i, used);
     for (size_t i = 0; r == 0 && i < d->n_names; i++) {
         const struct ws_dname *nm = &d->names[i];
-        bool same_path = nm->ino_b && rp->dirs_a[i] && rp->dirs_b[i] && strcmp(rp->dirs_a[i], rp->dirs_b[i]) == 0;
+        bool same_path = nm->ino_b && rp->dirs_a[i] && rp->dirs_b[i] &&
+                         strcmp(rp->dirs_a[i], rp->dirs_b[i]) == 0;
         if (nm->ino_a && !used[i] && !same_path && rp->dirs_a[i])
             r = add_line(rp, 'D', name_path(rp->dirs_a[i], nm->name), NULL);
     }
@@ -165,7 +174,8 @@ static int in_place_kind(struct report *rp, const struct ws_dnode *n)
         r = ws_content_differs(rp->ws, d->va, a, d->vb, b);
     if (r != 0)
         return r < 0 ? r : 'M';
-    if (a->mode != b->mode || a->uid != b->uid || a->gid != b->gid || (!S_ISDIR(a->mode) && a->mtime != b->mtime))
+    if (a->mode != b->mode || a->uid != b->uid || a->gid != b->gid ||
+        (!S_ISDIR(a->mode) && a->mtime != b->mtime))
         return 'm';
     r = ws_xattrs_differ(rp->ws, d->va, n->ino, d->vb, n->ino);
     return r < 0 ? r : r ? 'm' : 0;
@@ -205,8 +215,8 @@ static int by_path(const void *a, const void *b)
     return r ? r : x->kind - y->kind;
 }
 
-int ws_delta_report(struct dmt_ws *ws, const struct ws_delta *d, const char *const *inside, dmt_diff_fn fn, void *ctx,
-                    uint64_t *ret_n)
+int ws_delta_report(struct dmt_ws *ws, const struct ws_delta *d, const char *const *inside,
+                    dmt_diff_fn fn, void *ctx, uint64_t *ret_n)
 {
     struct report rp = {.ws = ws, .d = d};
     *ret_n = 0;
@@ -217,7 +227,8 @@ int ws_delta_report(struct dmt_ws *ws, const struct ws_delta *d, const char *con
         qsort(rp.v, rp.n, sizeof(*rp.v), by_path);
     for (size_t i = 0; i < rp.n; i++) {
         struct line *l = &rp.v[i];
-        bool wanted = ws_path_inside(l->path, inside) || (l->from && ws_path_inside(l->from, inside));
+        bool wanted =
+            ws_path_inside(l->path, inside) || (l->from && ws_path_inside(l->from, inside));
         if (r == 0 && wanted) {
             ++*ret_n;
             r = fn ? fn(ctx, l->kind, l->path, l->from) : 0;
@@ -231,7 +242,8 @@ int ws_delta_report(struct dmt_ws *ws, const struct ws_delta *d, const char *con
     return r;
 }
 
-int dmt_ws_diff(struct dmt_ws *ws, uint64_t a, uint64_t b, dmt_diff_fn fn, void *ctx, struct dmt_err *err)
+int dmt_ws_diff(struct dmt_ws *ws, uint64_t a, uint64_t b, dmt_diff_fn fn, void *ctx,
+                struct dmt_err *err)
 {
     struct ws_delta d;
     uint64_t n;
@@ -243,5 +255,6 @@ int dmt_ws_diff(struct dmt_ws *ws, uint64_t a, uint64_t b, dmt_diff_fn fn, void 
         r = ws_delta_report(ws, &d, NULL, fn, ctx, &n);
         ws_delta_free(&d);
     }
-    return r < 0 ? dmt_err_set(err, r, "the two states cannot be compared: %s", dmt_strerror(r)) : r;
+    return r < 0 ? dmt_err_set(err, r, "the two states cannot be compared: %s", dmt_strerror(r))
+                 : r;
 }

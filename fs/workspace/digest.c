@@ -1,11 +1,14 @@
 /* digest.c: one number for a whole tree, to prove that two of them are equal.
  *
- * SHA-256 over all entries, depth first, names in byte order: path, type, mode, owner, mtime in nanoseconds, then content hash and
- * size, symlink target or device number, then xattrs; a further name of an inode already seen says only which name that was
- * (docs/formats-records.md, "Tree digest"). Holes are zeros. Not in it: inode numbers, ctime, atime, link counts, sizes of
- * directories. tests/lib/bin/treedigest computes the same through POSIX calls on a mount or any directory.
- * Failure: any read error ends it. The live view is read entry by entry, so writers make it meaningless; callers stop them or ask for a
- * snapshot. Thread: any, never under the workspace lock.
+ * SHA-256 over all entries, depth first, names in byte order: path, type, mode, owner, mtime in
+ * nanoseconds, then content hash and size, symlink target or device number, then xattrs; a further
+ * name of an inode already seen says only which name that was (docs/formats-records.md, "Tree
+ * digest"). Holes are zeros. Not in it: inode numbers, ctime, atime, link counts, sizes of
+ * directories. tests/lib/bin/treedigest computes the same through POSIX calls on a mount or any
+ * directory.
+ * Failure: any read error ends it. The live view is read entry by entry, so writers make it
+ * meaningless; callers stop them or ask for a snapshot. Thread: any, never under the workspace
+ * lock.
  */
 #include <errno.h>
 #include <openssl/evp.h>
@@ -80,8 +83,9 @@ static int add_target(struct digest *g, const struct dmt_inode *n)
 
 static bool counts(const char *name)
 {
-    return strncmp(name, "user.", 5) == 0 || strncmp(name, "trusted.", 8) == 0 || strcmp(name, WS_CAPS) == 0 ||
-           strcmp(name, WS_ACL_ACCESS) == 0 || strcmp(name, WS_ACL_DEFAULT) == 0;
+    return strncmp(name, "user.", 5) == 0 || strncmp(name, "trusted.", 8) == 0 ||
+           strcmp(name, WS_CAPS) == 0 || strcmp(name, WS_ACL_ACCESS) == 0 ||
+           strcmp(name, WS_ACL_DEFAULT) == 0;
 }
 
 static int add_xattrs(struct digest *g, const struct dmt_inode *n)
@@ -103,7 +107,8 @@ static int add_xattrs(struct digest *g, const struct dmt_inode *n)
 }
 
 /* The first name of an inode with several: NULL the first time. */
-static int first_name(struct digest *g, const struct dmt_inode *n, const char *path, const char **ret)
+static int first_name(struct digest *g, const struct dmt_inode *n, const char *path,
+                      const char **ret)
 {
     *ret = NULL;
     if (S_ISDIR(n->mode) || n->nlink < 2)

@@ -1,11 +1,14 @@
-/* extract.c: the files of a branch as plain files: state at the switch point + the branch's records.
+/* extract.c: the files of a branch as plain files: state at the switch point + the branch's
+ * records.
  *
- * Happy path: a scratch store is made below STORE/branches; each record of the branch goes through the one apply there, after
- * what it refers to was brought in from the snapshot of the switch point: the inodes (rows, xattrs, content) and the entries it
- * names, nothing else. So the cost follows the branch, not the workspace. Then every file that was touched is written below the target
- * directory at its path, with owner, mode, xattrs and times. Groups without END are skipped as everywhere.
- * Failure: no snapshot of the switch point (deleted, or kept longer ago than WS_SWITCHES_MAX switches) is said plainly. The
- * scratch store is removed in any case. Thread: pool; blocks.
+ * Happy path: a scratch store is made below STORE/branches; each record of the branch goes through
+ * the one apply there, after what it refers to was brought in from the snapshot of the switch
+ * point: the inodes (rows, xattrs, content) and the entries it names, nothing else. So the cost
+ * follows the branch, not the workspace. Then every file that was touched is written below the
+ * target directory at its path, with owner, mode, xattrs and times. Groups without END are skipped
+ * as everywhere.
+ * Failure: no snapshot of the switch point (deleted, or kept longer ago than WS_SWITCHES_MAX
+ * switches) is said plainly. The scratch store is removed in any case. Thread: pool; blocks.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -34,19 +37,20 @@ struct extract {
     struct dmt_ws scratch; /* only what apply needs: the store */
     char dir[DMT_PATH_MAX];
     uint64_t view, floor;
-    struct ws_map seen;    /* inodes brought in or made: 1 file, 2 directory */
-    struct ws_map groups;  /* begin_seq of groups with an END */
+    struct ws_map seen;   /* inodes brought in or made: 1 file, 2 directory */
+    struct ws_map groups; /* begin_seq of groups with an END */
     bool skipping;
     struct name *names;
     size_t n_names, cap_names;
-    struct ws_map named;   /* ino -> place of its newest name + 1 */
+    struct ws_map named; /* ino -> place of its newest name + 1 */
     uint8_t *chunk;
 };
 
-/* --- bringing in what the records refer to ------------------------------------------------------------------ */
+/* --- bringing in what the records refer to ---------------------------------------------------- */
 
 /* Content straight into the scratch store's data file: a big file must not pass through memory. */
-static int put_bytes(struct extract *x, uint64_t ino, const void *p, size_t n, uint64_t off, uint64_t seq)
+static int put_bytes(struct extract *x, uint64_t ino, const void *p, size_t n, uint64_t off,
+                     uint64_t seq)
 {
     struct dmt_place pl;
     int r = dmt_store_ref_place(x->scratch.st, ino, off, n, &pl);
@@ -92,7 +96,8 @@ static int bring_inode(struct extract *x, uint64_t ino)
     if (r == 0 && n.flags & DMT_INO_XATTR)
         r = ws_xattrs(x->ws, x->view, ino, &xs);
     for (size_t i = 0; r == 0 && i < xs.n; i++)
-        r = dmt_store_xattr_put(x->scratch.st, ino, xs.v[i].name, xs.v[i].val, xs.v[i].len, x->floor);
+        r = dmt_store_xattr_put(x->scratch.st, ino, xs.v[i].name, xs.v[i].val, xs.v[i].len,
+                                x->floor);
     ws_xattrs_free(&xs);
     return r == 0 && !S_ISDIR(n.mode) ? bring_content(x, &n) : r;
 }
@@ -108,7 +113,9 @@ static int bring_entry(struct extract *x, uint64_t dir, struct dmt_span name)
     ws_unlock(x->ws);
     if (r == -ENOENT)
         return 0; /* the branch made it, in a directory of its own */
-    return r < 0 ? r : dmt_store_dentry_put(x->scratch.st, dir, name.p, name.n, d.ino, d.type, d.cookie, x->floor);
+    return r < 0 ? r
+                 : dmt_store_dentry_put(x->scratch.st, dir, name.p, name.n, d.ino, d.type, d.cookie,
+                                        x->floor);
 }
 
 static int bring(struct extract *x, const struct dmt_body *b)
@@ -150,7 +157,7 @@ static int bring(struct extract *x, const struct dmt_body *b)
     }
 }
 
-/* --- applying -------------------------------------------------------------------------------------------------- */
+/* --- applying --------------------------------------------------------------------------------- */
 
 static int name_given(struct extract *x, uint64_t ino, uint64_t parent, struct dmt_span name)
 {
@@ -173,7 +180,8 @@ static void name_taken(struct extract *x, uint64_t ino, uint64_t parent, struct 
 {
     for (size_t at = ws_map_get(&x->named, ino); at; at = x->names[at - 1].next) {
         struct name *n = &x->names[at - 1];
-        if (n->name && n->parent == parent && strlen(n->name) == name.n && memcmp(n->name, name.p, name.n) == 0) {
+        if (n->name && n->parent == parent && strlen(n->name) == name.n &&
+            memcmp(n->name, name.p, name.n) == 0) {
             free(n->name);
             n->name = NULL;
         }
@@ -210,7 +218,10 @@ static int apply_record(struct extract *x, const struct dmt_rec *r, const struct
         struct dmt_place pl;
         struct dmt_body ref = {
             .type = DMT_REC_WRITE_REF,
-            .WRITE_REF = {.ino = b->WRITE.ino, .off = b->WRITE.off, .length = b->WRITE.data.n, .mode = b->WRITE.mode},
+            .WRITE_REF = {.ino = b->WRITE.ino,
+                          .off = b->WRITE.off,
+                          .length = b->WRITE.data.n,
+                          .mode = b->WRITE.mode},
         };
         e = dmt_store_ref_place(x->scratch.st, b->WRITE.ino, b->WRITE.off, b->WRITE.data.n, &pl);
         if (e == 0)
@@ -250,7 +261,7 @@ static int each_record(void *ctx, const struct dmt_rec *r)
     return 0;
 }
 
-/* --- writing out ------------------------------------------------------------------------------------------------- */
+/* --- writing out ------------------------------------------------------------------------------ */
 
 static int make_parents(char *path, size_t from)
 {
@@ -273,7 +284,8 @@ static int write_bytes(struct extract *x, const struct dmt_inode *n, const char 
         if (data == -ENXIO)
             break;
         ssize_t got = data < 0 ? (ssize_t)data
-                               : ws_view_read(&x->scratch, DMT_LIVE, n->ino, x->chunk, CHUNK, (uint64_t)data, false);
+                               : ws_view_read(&x->scratch, DMT_LIVE, n->ino, x->chunk, CHUNK,
+                                              (uint64_t)data, false);
         if (got <= 0 || pwrite(fd, x->chunk, (size_t)got, data) != got)
             r = got < 0 ? (int)got : -EIO;
         off = (uint64_t)(data + got);
@@ -387,13 +399,14 @@ static int write_files(struct extract *x, const char *dir)
     int r = 0;
     for (size_t i = 0; r == 0 && i < x->seen.cap; i++) {
         uint64_t ino = x->seen.keys[i];
-        if (ino && x->seen.vals[i] == 1 && dmt_store_inode_get(x->scratch.st, DMT_LIVE, ino, &n) == 0 && n.nlink > 0)
+        if (ino && x->seen.vals[i] == 1 &&
+            dmt_store_inode_get(x->scratch.st, DMT_LIVE, ino, &n) == 0 && n.nlink > 0)
             r = write_names(x, &n, dir);
     }
     return r;
 }
 
-/* --- the whole ------------------------------------------------------------------------------------------------------ */
+/* --- the whole -------------------------------------------------------------------------------- */
 
 static int rm_one(const char *path, const struct stat *st, int flag, struct FTW *ftw)
 {
@@ -436,7 +449,8 @@ static int find_switch(void *ctx, const struct dmt_epoch_row *e)
     char name[64];
     if (e->switch_seq != x->floor || x->view)
         return 0;
-    (void)snprintf(name, sizeof(name), "switch/epoch-%" PRIu64 ".%" PRIu64, e->epoch >> 32, e->epoch & UINT32_MAX);
+    (void)snprintf(name, sizeof(name), "switch/epoch-%" PRIu64 ".%" PRIu64, e->epoch >> 32,
+                   e->epoch & UINT32_MAX);
     if (dmt_store_snap_get(x->ws->st, name, &s) == 0)
         x->view = s.seq;
     return 0;
@@ -456,14 +470,16 @@ static int run(struct extract *x, const char *branch, const char *dir, struct dm
     r = dmt_store_epoch_each(x->ws->st, find_switch, x);
     ws_unlock(x->ws);
     if (r == 0 && !x->view)
-        return dmt_err_set(err, -ENOENT, "the snapshot of the switch point of branch %s is gone", branch);
+        return dmt_err_set(err, -ENOENT, "the snapshot of the switch point of branch %s is gone",
+                           branch);
     r = open_scratch(x, branch, err);
     if (r == 0)
         r = dmt_journal_scan(io, path, each_record, x, err);
     return r < 0 ? r : write_files(x, dir);
 }
 
-int dmt_ws_branch_extract(struct dmt_ws *ws, const char *branch, const char *dir, struct dmt_err *err)
+int dmt_ws_branch_extract(struct dmt_ws *ws, const char *branch, const char *dir,
+                          struct dmt_err *err)
 {
     struct extract *x = calloc(1, sizeof(*x));
     int r = -ENOMEM;
@@ -476,7 +492,8 @@ int dmt_ws_branch_extract(struct dmt_ws *ws, const char *branch, const char *dir
         close_scratch(x);
     }
     if (r < 0 && err && err->code == 0)
-        dmt_err_set(err, r, "the files of branch %s cannot be written: %s", branch, dmt_strerror(r));
+        dmt_err_set(err, r, "the files of branch %s cannot be written: %s", branch,
+                    dmt_strerror(r));
     for (size_t i = 0; x && i < x->n_names; i++)
         free(x->names[i].name);
     if (x) {

@@ -1,14 +1,18 @@
 /* follow.c: epochs, following another holder, promotion, giving up.
  *
- * Owns the role and the follower's reader. Happy path of a follower: dmt_ws_receive appends the holder's records byte for byte and kicks the
- * journal; dmt_ws_apply_upto applies what is durable on both sides; dmt_ws_promote applies all that is durable here (the
- * holder's commit position limits apply only, never the journal); dmt_ws_begin_epoch writes the EPOCH record that makes this
- * store the holder: parent and switch position are facts of the log from then on. When the epoch comes from another
- * machine's, a snapshot of the switch point is taken first thing, so that both sides have it (branches are read against it), and
- * every orphan is reaped: nobody has it open here.
- * Failure: records that do not extend the chain are refused by the journal (DMT_E_HISTORY). A follower that cannot apply is failed; its
- * journal still holds the records. Demotion fails what is parked with -EIO and later calls with -EROFS.
- * Threads: loop (receive), applier (apply_upto), whoever the lease uses (promote, begin_epoch, demote).
+ * Owns the role and the follower's reader. Happy path of a follower: dmt_ws_receive appends the
+ * holder's records byte for byte and kicks the journal; dmt_ws_apply_upto applies what is durable
+ * on both sides; dmt_ws_promote applies all that is durable here (the holder's commit position
+ * limits apply only, never the journal); dmt_ws_begin_epoch writes the EPOCH record that makes this
+ * store the holder: parent and switch position are facts of the log from then on. When the epoch
+ * comes from another machine's, a snapshot of the switch point is taken first thing, so that both
+ * sides have it (branches are read against it), and every orphan is reaped: nobody has it open
+ * here.
+ * Failure: records that do not extend the chain are refused by the journal (DMT_E_HISTORY). A
+ * follower that cannot apply is failed; its journal still holds the records. Demotion fails what is
+ * parked with -EIO and later calls with -EROFS.
+ * Threads: loop (receive), applier (apply_upto), whoever the lease uses (promote, begin_epoch,
+ * demote).
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -34,7 +38,7 @@ uint64_t dmt_ws_epoch(struct dmt_ws *ws)
     return epoch;
 }
 
-/* --- following ------------------------------------------------------------------------------------- */
+/* --- following -------------------------------------------------------------------------------- */
 
 int dmt_ws_receive(struct dmt_ws *ws, const void *records, size_t len, struct dmt_err *err)
 {
@@ -98,9 +102,10 @@ int dmt_ws_promote(struct dmt_ws *ws, struct dmt_err *err)
     return r;
 }
 
-/* --- the opening of an epoch -------------------------------------------------------------------------- */
+/* --- the opening of an epoch ------------------------------------------------------------------ */
 
-static int log_epoch(struct dmt_ws *ws, uint64_t epoch, const char *node, const char *reason, uint64_t *ret_switch)
+static int log_epoch(struct dmt_ws *ws, uint64_t epoch, const char *node, const char *reason,
+                     uint64_t *ret_switch)
 {
     struct dmt_pos tail = dmt_journal_tail(ws->j);
     struct dmt_op op = {0};
@@ -131,7 +136,7 @@ static int count_switch(void *ctx, const struct dmt_snapshot *s)
     if (strncmp(s->name, "switch/", 7) != 0)
         return 0;
     if (sw->n++ == 0)
-        strcpy(sw->oldest, s->name);
+        memcpy(sw->oldest, s->name, sizeof(sw->oldest));
     return 0;
 }
 
@@ -140,7 +145,8 @@ static int keep_switch(struct dmt_ws *ws, uint64_t epoch, const char *from)
 {
     char name[64], note[128];
     struct switches sw = {.n = 0};
-    (void)snprintf(name, sizeof(name), "switch/epoch-%" PRIu64 ".%" PRIu64, epoch >> 32, epoch & UINT32_MAX);
+    (void)snprintf(name, sizeof(name), "switch/epoch-%" PRIu64 ".%" PRIu64, epoch >> 32,
+                   epoch & UINT32_MAX);
     (void)snprintf(note, sizeof(note), "state taken over from %s", from);
     struct dmt_body b = {
         .type = DMT_REC_SNAP,
@@ -174,14 +180,16 @@ static int check_epoch(struct dmt_ws *ws, uint64_t epoch, struct dmt_err *err)
     if (ws->failed)
         return dmt_err_set(err, -EIO, "%s", ws->failed_why);
     if (epoch <= ws->epoch || epoch <= tail.epoch)
-        return dmt_err_set(err, DMT_E_STALE, "epoch %" PRIu64 ".%" PRIu64 " is not higher than that of the journal",
+        return dmt_err_set(err, DMT_E_STALE,
+                           "epoch %" PRIu64 ".%" PRIu64 " is not higher than that of the journal",
                            epoch >> 32, epoch & UINT32_MAX);
     if (ws->applied.seq != tail.seq && !ws->group_begin)
         return dmt_err_set(err, -EINVAL, "records are not applied yet: promote first");
     return 0;
 }
 
-int dmt_ws_begin_epoch(struct dmt_ws *ws, uint64_t epoch, const char *node, const char *reason, struct dmt_err *err)
+int dmt_ws_begin_epoch(struct dmt_ws *ws, uint64_t epoch, const char *node, const char *reason,
+                       struct dmt_err *err)
 {
     char before[sizeof(ws->epoch_node)];
     struct dmt_missing any;
@@ -207,8 +215,8 @@ int dmt_ws_begin_epoch(struct dmt_ws *ws, uint64_t epoch, const char *node, cons
         r = dmt_journal_wait(ws->j, seq);
     }
     if (r < 0)
-        return dmt_err_set(err, r, "epoch %" PRIu64 ".%" PRIu64 " cannot be opened: %s", epoch >> 32,
-                           epoch & UINT32_MAX, dmt_strerror(r));
+        return dmt_err_set(err, r, "epoch %" PRIu64 ".%" PRIu64 " cannot be opened: %s",
+                           epoch >> 32, epoch & UINT32_MAX, dmt_strerror(r));
     ws_lock(ws);
     ws->role = WS_HOLDER;
     ws_unlock(ws);

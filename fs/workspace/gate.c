@@ -1,4 +1,5 @@
-/* gate.c: the gate of a workspace that is alone on one machine: nobody has to be asked. Owns nothing; any thread. */
+/* gate.c: the gate of a workspace that is alone on one machine: nobody has to be asked. Owns
+ * nothing; any thread. */
 #include "fs/workspace/gate.h"
 
 static int go(void *ctx)

@@ -1,10 +1,13 @@
-/* log.c: the middle of check -> log -> apply: may it start, is there room, append, apply, tell the gate.
+/* log.c: the middle of check -> log -> apply: may it start, is there room, append, apply, tell the
+ * gate.
  *
- * Owns the workspace clock. Happy path: an operation calls ws_begin, checks all it must, calls ws_room if it adds bytes, fills
- * a body with results and calls ws_log; the record is in the kernel when ws_log returns (J3) and its effect is in memory.
- * Failure: no space in the journal is -ENOSPC with nothing changed. Any other append error, or an apply that fails, makes the
- * workspace read-only: this call gets -EIO, later ones -EROFS, reads go on.
- * A write's payload is passed to the journal as its own iovec: it is copied once more only, into the store's memory.
+ * Owns the workspace clock. Happy path: an operation calls ws_begin, checks all it must, calls
+ * ws_room if it adds bytes, fills a body with results and calls ws_log; the record is in the kernel
+ * when ws_log returns (J3) and its effect is in memory.
+ * Failure: no space in the journal is -ENOSPC with nothing changed. Any other append error, or an
+ * apply that fails, makes the workspace read-only: this call gets -EIO, later ones -EROFS, reads go
+ * on. A write's payload is passed to the journal as its own iovec: it is copied once more only,
+ * into the store's memory.
  * Thread: any, workspace lock held.
  */
 #include <errno.h>
@@ -12,7 +15,9 @@
 
 #include "fs/workspace/ws.h"
 
-#define LOOK_EVERY 64 /* records between looks at the size of the dirty layer; writers are stopped only at twice its limit */
+/* records between looks at the size of the dirty layer; writers are stopped only at twice its
+ * limit */
+#define LOOK_EVERY 64
 
 uint64_t ws_mono(struct dmt_ws *ws)
 {
@@ -50,7 +55,8 @@ int ws_begin(struct dmt_ws *ws, bool grows)
     int r = may_write(ws);
     while (r == 0 && (ws->held || (grows && ws_layer_full(ws, 2)))) {
         if (!ws->held) {
-            if (ws->ckpt_err < 0) /* nothing makes room; what frees space (grows = false) still goes on */
+            /* nothing makes room; what frees space (grows = false) still goes on */
+            if (ws->ckpt_err < 0)
                 return dmt_err_errno(ws->ckpt_err);
             ws_ckpt_nudge(ws);
         }
@@ -101,7 +107,8 @@ static void encode(struct dmt_ws *ws, const struct dmt_body *b)
         dmt_st32(ws->enc.p + ws->enc.len - 4, b->WRITE.data.n);
 }
 
-int ws_append(struct dmt_ws *ws, struct dmt_op *op, const struct dmt_body *b, uint64_t time_ns, struct dmt_rec *ret)
+int ws_append(struct dmt_ws *ws, struct dmt_op *op, const struct dmt_body *b, uint64_t time_ns,
+              struct dmt_rec *ret)
 {
     struct dmt_err err = {0};
     struct iovec iov[2];
@@ -129,7 +136,8 @@ int ws_append(struct dmt_ws *ws, struct dmt_op *op, const struct dmt_body *b, ui
     ws->last_time = ret->time_ns;
     if (op)
         op->seq = ret->seq;
-    ws->gate.appended(ws->gate.ctx, ret->seq, DMT_REC_HDR + iov[0].iov_len + (n > 1 ? iov[1].iov_len : 0));
+    ws->gate.appended(ws->gate.ctx, ret->seq,
+                      DMT_REC_HDR + iov[0].iov_len + (n > 1 ? iov[1].iov_len : 0));
     return 0;
 }
 

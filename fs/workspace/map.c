@@ -1,8 +1,9 @@
 /* map.c: a hash from u64 to u64, open addressing with linear probing and backward-shift deletion.
  *
- * Owns two arrays, at most two thirds full. Used for sets that grow with what the kernel knows (lookup counts: 16 bytes an
- * inode) and for small exact sets (orphans). Keys are > 0. A put that finds no memory says -ENOMEM and changes nothing; callers
- * on the apply path treat that as any failed apply. Thread: the caller locks.
+ * Owns two arrays, at most two thirds full. Used for sets that grow with what the kernel knows
+ * (lookup counts: 16 bytes an inode) and for small exact sets (orphans). Keys are > 0. A put that
+ * finds no memory says -ENOMEM and changes nothing; callers on the apply path treat that as any
+ * failed apply. Thread: the caller locks.
  */
 #include <errno.h>
 #include <stdlib.h>

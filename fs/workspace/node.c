@@ -1,9 +1,10 @@
 /* node.c: node ids, and inodes as callers see them.
  *
- * Owns nothing. A node id is the inode number for the live tree; bit 63 | snapshot serial << 40 | inode number inside a
- * snapshot; DMT_NODE_SNAPSHOTS for the directory that holds them. No table stands behind it, so ids survive a restart, and
- * st_ino = node id keeps tools from taking a file and its snapshot for one hard link. Also: the memory of which directory an
- * inode was last seen in, a direct-mapped table that only ever saves a walk. Thread: any, workspace lock held.
+ * Owns nothing. A node id is the inode number for the live tree; bit 63 | snapshot serial << 40 |
+ * inode number inside a snapshot; DMT_NODE_SNAPSHOTS for the directory that holds them. No table
+ * stands behind it, so ids survive a restart, and st_ino = node id keeps tools from taking a file
+ * and its snapshot for one hard link. Also: the memory of which directory an inode was last seen
+ * in, a direct-mapped table that only ever saves a walk. Thread: any, workspace lock held.
  */
 #include <errno.h>
 #include <string.h>
@@ -89,7 +90,8 @@ static struct timespec ts_of(uint64_t ns)
     return (struct timespec){.tv_sec = (time_t)(ns / DMT_S), .tv_nsec = (long)(ns % DMT_S)};
 }
 
-void ws_fill(struct dmt_ws *ws, const struct ws_at *at, const struct dmt_inode *n, struct dmt_attr *ret)
+void ws_fill(struct dmt_ws *ws, const struct ws_at *at, const struct dmt_inode *n,
+             struct dmt_attr *ret)
 {
     uint64_t bytes = n->size;
     if (S_ISDIR(n->mode))

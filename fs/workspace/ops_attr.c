@@ -1,8 +1,9 @@
 /* ops_attr.c: setattr: chmod, chown, truncate, utimens.
  *
- * Owns nothing. chown of anything but a directory clears setuid, and setgid where the group may execute (as the VFS does on
- * other filesystems); the kernel leaves that to us. Truncate clears them when the kernel says so, and both drop
- * security.capability. All of it is one record: final mode, resolved times. Thread: any.
+ * Owns nothing. chown of anything but a directory clears setuid, and setgid where the group may
+ * execute (as the VFS does on other filesystems); the kernel leaves that to us. Truncate clears
+ * them when the kernel says so, and both drop security.capability. All of it is one record: final
+ * mode, resolved times. Thread: any.
  */
 #include <errno.h>
 
@@ -74,8 +75,8 @@ static int set(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, const struct
     return ws_log(ws, op, &b, t);
 }
 
-int dmt_ws_setattr(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, const struct dmt_setattr *sa,
-                   struct dmt_attr *ret)
+int dmt_ws_setattr(struct dmt_ws *ws, struct dmt_op *op, uint64_t node,
+                   const struct dmt_setattr *sa, struct dmt_attr *ret)
 {
     struct dmt_inode n;
     struct ws_at at;

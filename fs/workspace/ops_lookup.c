@@ -1,8 +1,9 @@
 /* ops_lookup.c: finding things: lookup, getattr, readlink, lookup counts, statfs.
  *
- * Owns the table of the kernel's lookup counts. Happy path: all in the store's memory or one of its reading connections, under the
- * lock for a few microseconds. `.snapshots` exists in the root by name only. An orphan whose count falls to 0 is reaped by a
- * record, so that every machine frees the same. Nothing here waits for a flush. Thread: any.
+ * Owns the table of the kernel's lookup counts. Happy path: all in the store's memory or one of its
+ * reading connections, under the lock for a few microseconds. `.snapshots` exists in the root by
+ * name only. An orphan whose count falls to 0 is reaped by a record, so that every machine frees
+ * the same. Nothing here waits for a flush. Thread: any.
  */
 #include <errno.h>
 #include <string.h>
@@ -16,7 +17,7 @@ static int lookup_snapshot(struct dmt_ws *ws, const char *name, struct dmt_snaps
     int r = dmt_store_snap_get(ws->st, name, s);
     if (r != -ENOENT || !strchr(name, '~') || strlen(name) >= sizeof(other))
         return r;
-    strcpy(other, name);
+    memcpy(other, name, strlen(name) + 1);
     *strchr(other, '~') = '/';
     return dmt_store_snap_get(ws->st, other, s);
 }
@@ -50,7 +51,8 @@ static int lookup(struct dmt_ws *ws, uint64_t parent, const char *name, struct d
         return 0;
     }
     r = dmt_store_dentry_get(ws->st, at.view, at.ino, name, strlen(name), &d);
-    if (r == -ENOENT && dmt_store_inode_get(ws->st, at.view, at.ino, &dir) == 0 && !S_ISDIR(dir.mode))
+    if (r == -ENOENT && dmt_store_inode_get(ws->st, at.view, at.ino, &dir) == 0 &&
+        !S_ISDIR(dir.mode))
         return -ENOTDIR;
     if (r == 0)
         r = dmt_store_inode_get(ws->st, at.view, d.ino, &n);
@@ -118,7 +120,7 @@ int dmt_ws_readlink(struct dmt_ws *ws, uint64_t node, char buf[4096])
     return dmt_err_errno(r);
 }
 
-/* --- the kernel's counts ----------------------------------------------------------------------------- */
+/* --- the kernel's counts ---------------------------------------------------------------------- */
 
 void dmt_ws_ref(struct dmt_ws *ws, uint64_t node)
 {
@@ -134,7 +136,7 @@ static void reap(struct dmt_ws *ws, uint64_t ino)
 {
     struct dmt_body b = {.type = DMT_REC_REAP, .REAP.ino = ino};
     if (ws->role != WS_HOLDER || ws->failed)
-        return; /* the next holder reaps what is left */
+        return;                    /* the next holder reaps what is left */
     (void)ws_log(ws, NULL, &b, 0); /* a full journal leaves the orphan to the next start */
 }
 

@@ -1,8 +1,9 @@
 /* ops_make.c: new names: make (file, directory, symlink, device, O_TMPFILE), link, unlink, rmdir.
  *
- * Owns nothing. Each checks all that can fail under the lock, then logs one record with results: the inode number, the final
- * mode after umask or default ACL, the group after the directory's setgid bit. Failure modes are the errnos of POSIX; ENOSPC
- * is decided before logging. unlink and rmdir need no room: they must work on a full disk. Thread: any.
+ * Owns nothing. Each checks all that can fail under the lock, then logs one record with results:
+ * the inode number, the final mode after umask or default ACL, the group after the directory's
+ * setgid bit. Failure modes are the errnos of POSIX; ENOSPC is decided before logging. unlink and
+ * rmdir need no room: they must work on a full disk. Thread: any.
  */
 #include <errno.h>
 #include <string.h>
@@ -22,14 +23,17 @@ static int free_name(struct dmt_ws *ws, uint64_t parent, const char *name)
     return r == 0 ? -EEXIST : r == -ENOENT ? 0 : r;
 }
 
-/* Mode and ACLs of a new inode: the directory's default ACL if it has one, else the umask. dflt and access are buffers that b points into. */
-static int inherit(struct dmt_ws *ws, const struct dmt_op *op, const struct dmt_inode *dir, struct dmt_rec_MAKE *m,
-                   uint8_t dflt[WS_ACL_BYTES_MAX], uint8_t access[WS_ACL_BYTES_MAX])
+/* Mode and ACLs of a new inode: the directory's default ACL if it has one, else the umask. dflt and
+ * access are buffers that b points into. */
+static int inherit(struct dmt_ws *ws, const struct dmt_op *op, const struct dmt_inode *dir,
+                   struct dmt_rec_MAKE *m, uint8_t dflt[WS_ACL_BYTES_MAX],
+                   uint8_t access[WS_ACL_BYTES_MAX])
 {
     size_t len = 0, access_len = 0;
     int r = -ENODATA;
     if (dir->flags & DMT_INO_XATTR && !S_ISLNK(m->mode))
-        r = dmt_store_xattr_get(ws->st, DMT_LIVE, dir->ino, WS_ACL_DEFAULT, dflt, WS_ACL_BYTES_MAX, &len);
+        r = dmt_store_xattr_get(ws->st, DMT_LIVE, dir->ino, WS_ACL_DEFAULT, dflt, WS_ACL_BYTES_MAX,
+                                &len);
     if (r == -ENODATA) {
         if (!S_ISLNK(m->mode))
             m->mode &= ~(op->umask & 0777u);
@@ -45,7 +49,8 @@ static int inherit(struct dmt_ws *ws, const struct dmt_op *op, const struct dmt_
     return 0;
 }
 
-static int make(struct dmt_ws *ws, struct dmt_op *op, uint64_t parent, struct dmt_body *b, const char *name)
+static int make(struct dmt_ws *ws, struct dmt_op *op, uint64_t parent, struct dmt_body *b,
+                const char *name)
 {
     struct dmt_rec_MAKE *m = &b->MAKE;
     struct dmt_inode dir;
@@ -72,8 +77,8 @@ static int make(struct dmt_ws *ws, struct dmt_op *op, uint64_t parent, struct dm
     return r < 0 ? r : ws_log(ws, op, b, 0);
 }
 
-int dmt_ws_make(struct dmt_ws *ws, struct dmt_op *op, uint64_t parent, const char *name, uint32_t mode, uint32_t rdev,
-                const char *target, struct dmt_attr *ret)
+int dmt_ws_make(struct dmt_ws *ws, struct dmt_op *op, uint64_t parent, const char *name,
+                uint32_t mode, uint32_t rdev, const char *target, struct dmt_attr *ret)
 {
     struct dmt_body b = {
         .type = DMT_REC_MAKE,
@@ -101,7 +106,8 @@ int dmt_ws_make(struct dmt_ws *ws, struct dmt_op *op, uint64_t parent, const cha
     return dmt_err_errno(r);
 }
 
-static int link_node(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, uint64_t parent, const char *name)
+static int link_node(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, uint64_t parent,
+                     const char *name)
 {
     struct dmt_inode n, dir;
     if ((node ^ parent) >> 63)
@@ -127,8 +133,8 @@ static int link_node(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, uint64
     return r < 0 ? r : ws_log(ws, op, &b, 0);
 }
 
-int dmt_ws_link(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, uint64_t parent, const char *name,
-                struct dmt_attr *ret)
+int dmt_ws_link(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, uint64_t parent,
+                const char *name, struct dmt_attr *ret)
 {
     struct dmt_inode n;
     struct ws_at at;
@@ -143,7 +149,8 @@ int dmt_ws_link(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, uint64_t pa
     return dmt_err_errno(r);
 }
 
-static int unlink_name(struct dmt_ws *ws, struct dmt_op *op, uint64_t parent, const char *name, bool want_dir)
+static int unlink_name(struct dmt_ws *ws, struct dmt_op *op, uint64_t parent, const char *name,
+                       bool want_dir)
 {
     struct dmt_dentry d;
     struct dmt_inode dir, n;
@@ -176,7 +183,10 @@ static int unlink_name(struct dmt_ws *ws, struct dmt_op *op, uint64_t parent, co
     bool last = S_ISDIR(n.mode) || n.nlink <= 1;
     struct dmt_body b = {
         .type = DMT_REC_UNLINK,
-        .UNLINK = {.parent = parent, .name = ws_span(name), .ino = d.ino, .orphan = last && ws_map_has(&ws->refs, d.ino)},
+        .UNLINK = {.parent = parent,
+                   .name = ws_span(name),
+                   .ino = d.ino,
+                   .orphan = last && ws_map_has(&ws->refs, d.ino)},
     };
     return ws_log(ws, op, &b, 0);
 }

@@ -1,16 +1,17 @@
 /* ops_read.c: read and seek, in the live tree and in snapshots.
  *
- * Owns nothing. Two steps: under the lock the map is asked, bytes in memory are copied and holes zeroed; without it the pieces that lie
- * in data files are read (nowait: -EAGAIN instead of waiting for the disk, and the caller gives the read to the pool). The
- * pieces hold their files, so a checkpoint meanwhile takes nothing away. Thread: any.
+ * Owns nothing. Two steps: under the lock the map is asked, bytes in memory are copied and holes
+ * zeroed; without it the pieces that lie in data files are read (nowait: -EAGAIN instead of waiting
+ * for the disk, and the caller gives the read to the pool). The pieces hold their files, so a
+ * checkpoint meanwhile takes nothing away. Thread: any.
  */
 #include <errno.h>
 #include <unistd.h>
 
 #include "fs/workspace/ws.h"
 
-static ssize_t read_inode(struct dmt_ws *ws, uint64_t view, const struct dmt_inode *n, void *buf, size_t len,
-                          uint64_t off, bool nowait)
+static ssize_t read_inode(struct dmt_ws *ws, uint64_t view, const struct dmt_inode *n, void *buf,
+                          size_t len, uint64_t off, bool nowait)
 {
     struct dmt_pieces ps = {0};
     if (off >= n->size || len == 0) {
@@ -29,7 +30,8 @@ static ssize_t read_inode(struct dmt_ws *ws, uint64_t view, const struct dmt_ino
     return r < 0 ? dmt_err_errno(r) : (ssize_t)len;
 }
 
-ssize_t ws_view_read(struct dmt_ws *ws, uint64_t view, uint64_t ino, void *buf, size_t len, uint64_t off, bool nowait)
+ssize_t ws_view_read(struct dmt_ws *ws, uint64_t view, uint64_t ino, void *buf, size_t len,
+                     uint64_t off, bool nowait)
 {
     struct dmt_inode n;
     ws_lock(ws);
@@ -41,7 +43,8 @@ ssize_t ws_view_read(struct dmt_ws *ws, uint64_t view, uint64_t ino, void *buf, 
     return read_inode(ws, view, &n, buf, len, off, nowait);
 }
 
-ssize_t dmt_ws_read(struct dmt_ws *ws, uint64_t node, void *buf, size_t len, uint64_t off, bool nowait)
+ssize_t dmt_ws_read(struct dmt_ws *ws, uint64_t node, void *buf, size_t len, uint64_t off,
+                    bool nowait)
 {
     struct dmt_inode n;
     struct ws_at at;

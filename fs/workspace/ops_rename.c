@@ -1,8 +1,9 @@
 /* ops_rename.c: rename with its flags.
  *
- * Owns nothing. The matrix: a name onto a link of the same inode does nothing; a directory only onto an empty directory or a
- * free name, never below itself; RENAME_NOREPLACE refuses a taken name; RENAME_EXCHANGE needs both and swaps them, with a new
- * cookie each; RENAME_WHITEOUT is not supported. No room is asked for: a rename must work on a full disk. Thread: any.
+ * Owns nothing. The matrix: a name onto a link of the same inode does nothing; a directory only
+ * onto an empty directory or a free name, never below itself; RENAME_NOREPLACE refuses a taken
+ * name; RENAME_EXCHANGE needs both and swaps them, with a new cookie each; RENAME_WHITEOUT is not
+ * supported. No room is asked for: a rename must work on a full disk. Thread: any.
  */
 #include <errno.h>
 #include <linux/fs.h>
@@ -15,7 +16,8 @@ struct ends {
     bool have_dst;
 };
 
-/* Is `dir` the directory `top`, or below it? Walks up; the tree is finite and has no cycles, so this ends. */
+/* Is `dir` the directory `top`, or below it? Walks up; the tree is finite and has no cycles, so
+ * this ends. */
 static int below(struct dmt_ws *ws, uint64_t dir, uint64_t top)
 {
     struct dmt_inode n;
@@ -30,8 +32,8 @@ static int below(struct dmt_ws *ws, uint64_t dir, uint64_t top)
     return 1;
 }
 
-static int find_ends(struct dmt_ws *ws, const struct dmt_rec_RENAME *m, const char *name, const char *newname,
-                     struct ends *e)
+static int find_ends(struct dmt_ws *ws, const struct dmt_rec_RENAME *m, const char *name,
+                     const char *newname, struct ends *e)
 {
     struct dmt_dentry d;
     int r = ws_live_dir(ws, m->parent, &e->from_dir);
@@ -76,7 +78,8 @@ static int check_loops(struct dmt_ws *ws, const struct dmt_rec_RENAME *m, const 
     return r > 0 ? -EINVAL : r;
 }
 
-static int do_rename(struct dmt_ws *ws, struct dmt_op *op, struct dmt_body *b, const char *name, const char *newname)
+static int do_rename(struct dmt_ws *ws, struct dmt_op *op, struct dmt_body *b, const char *name,
+                     const char *newname)
 {
     struct dmt_rec_RENAME *m = &b->RENAME;
     struct ends e = {.have_dst = false};
@@ -102,13 +105,14 @@ static int do_rename(struct dmt_ws *ws, struct dmt_op *op, struct dmt_body *b, c
         return r;
     m->ino = e.src.ino;
     m->replaced = e.have_dst ? e.dst.ino : 0;
-    bool last = e.have_dst && !(m->flags & RENAME_EXCHANGE) && (S_ISDIR(e.dst.mode) || e.dst.nlink <= 1);
+    bool last =
+        e.have_dst && !(m->flags & RENAME_EXCHANGE) && (S_ISDIR(e.dst.mode) || e.dst.nlink <= 1);
     m->orphan = last && ws_map_has(&ws->refs, e.dst.ino);
     return ws_log(ws, op, b, 0);
 }
 
-int dmt_ws_rename(struct dmt_ws *ws, struct dmt_op *op, uint64_t parent, const char *name, uint64_t newparent,
-                  const char *newname, uint32_t flags)
+int dmt_ws_rename(struct dmt_ws *ws, struct dmt_op *op, uint64_t parent, const char *name,
+                  uint64_t newparent, const char *newname, uint32_t flags)
 {
     struct dmt_body b = {
         .type = DMT_REC_RENAME,
@@ -119,7 +123,8 @@ int dmt_ws_rename(struct dmt_ws *ws, struct dmt_op *op, uint64_t parent, const c
                    .flags = flags},
     };
     op->seq = 0;
-    if (flags & ~(uint32_t)(RENAME_NOREPLACE | RENAME_EXCHANGE) || (flags & RENAME_NOREPLACE && flags & RENAME_EXCHANGE))
+    if (flags & ~(uint32_t)(RENAME_NOREPLACE | RENAME_EXCHANGE) ||
+        (flags & RENAME_NOREPLACE && flags & RENAME_EXCHANGE))
         return -EINVAL;
     ws_lock(ws);
     int r = do_rename(ws, op, &b, name, newname);

@@ -1,13 +1,14 @@
 /* ops_write.c: write and fallocate, and the choice between inline and by reference.
  *
- * Owns the table of runs: per file how far its last write reached, how long the current run of adjoining writes is, and how many
- * bytes it has written since its last sync. A write goes by reference when its file has DMT_INLINE_BUDGET unsynced bytes and
- * the run has DMT_REF_RUN_MIN: bytes to fresh space of the data file first (D2), then a record without them. All else is
- * inline: one copy into the store's memory, one pwritev of the payload from where it lies. The table is direct-mapped: two
- * busy files that share a slot stay inline, which is slower and never wrong. With sync=write everything is inline, because
- * each call waits for its own bytes anyway.
- * Failure: no room is found out before anything is logged; bytes put by reference whose record then fails lie in space that
- * nothing refers to. Thread: any, workspace lock held inside.
+ * Owns the table of runs: per file how far its last write reached, how long the current run of
+ * adjoining writes is, and how many bytes it has written since its last sync. A write goes by
+ * reference when its file has DMT_INLINE_BUDGET unsynced bytes and the run has DMT_REF_RUN_MIN:
+ * bytes to fresh space of the data file first (D2), then a record without them. All else is inline:
+ * one copy into the store's memory, one pwritev of the payload from where it lies. The table is
+ * direct-mapped: two busy files that share a slot stay inline, which is slower and never wrong.
+ * With sync=write everything is inline, because each call waits for its own bytes anyway.
+ * Failure: no room is found out before anything is logged; bytes put by reference whose record then
+ * fails lie in space that nothing refers to. Thread: any, workspace lock held inside.
  */
 #include <errno.h>
 #include <linux/falloc.h>
@@ -52,8 +53,8 @@ static bool by_reference(struct dmt_ws *ws, uint64_t ino, uint64_t off, size_t l
     return over && run->length >= DMT_REF_RUN_MIN && ws->conf.level != DMT_SYNC_WRITE;
 }
 
-static int write_ref(struct dmt_ws *ws, struct dmt_op *op, uint64_t ino, const void *p, size_t len, uint64_t off,
-                     uint32_t mode, bool drop_caps)
+static int write_ref(struct dmt_ws *ws, struct dmt_op *op, uint64_t ino, const void *p, size_t len,
+                     uint64_t off, uint32_t mode, bool drop_caps)
 {
     struct dmt_place pl;
     int r = dmt_store_ref_place(ws->st, ino, off, len, &pl);
@@ -79,19 +80,23 @@ static int write_ref(struct dmt_ws *ws, struct dmt_op *op, uint64_t ino, const v
     return ws_map_put(&ws->ref_seqs, ino, op->seq);
 }
 
-static int write_inline(struct dmt_ws *ws, struct dmt_op *op, uint64_t ino, const void *p, size_t len, uint64_t off,
-                        uint32_t mode, bool drop_caps)
+static int write_inline(struct dmt_ws *ws, struct dmt_op *op, uint64_t ino, const void *p,
+                        size_t len, uint64_t off, uint32_t mode, bool drop_caps)
 {
     struct dmt_body b = {
         .type = DMT_REC_WRITE,
-        .WRITE = {.ino = ino, .off = off, .mode = mode, .drop_caps = drop_caps, .data = {p, (uint32_t)len}},
+        .WRITE = {.ino = ino,
+                  .off = off,
+                  .mode = mode,
+                  .drop_caps = drop_caps,
+                  .data = {p, (uint32_t)len}},
     };
     return ws_log(ws, op, &b, 0);
 }
 
 /* One record's worth. */
-static int write_part(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, const void *p, size_t len, uint64_t off,
-                      bool kill)
+static int write_part(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, const void *p,
+                      size_t len, uint64_t off, bool kill)
 {
     struct dmt_inode n;
     int r = ws_begin(ws, true);
@@ -113,8 +118,8 @@ static int write_part(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, const
     return write_inline(ws, op, node, p, len, off, mode, caps > 0);
 }
 
-int dmt_ws_write(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, const void *p, size_t len, uint64_t off,
-                 bool kill_suidgid)
+int dmt_ws_write(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, const void *p, size_t len,
+                 uint64_t off, bool kill_suidgid)
 {
     int r = 0;
     op->seq = 0;
@@ -142,7 +147,8 @@ static int check_alloc(const struct dmt_inode *n, int flags, uint64_t off, uint6
     return off > DMT_FILE_SIZE_MAX || len > DMT_FILE_SIZE_MAX - off ? -EFBIG : 0;
 }
 
-static int do_fallocate(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, int flags, uint64_t off, uint64_t len)
+static int do_fallocate(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, int flags,
+                        uint64_t off, uint64_t len)
 {
     struct dmt_inode n;
     bool clears = flags & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE);
@@ -152,7 +158,8 @@ static int do_fallocate(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, int
     if (r == 0)
         r = check_alloc(&n, flags, off, len);
     if (r == 0 && !clears)
-        r = ws_room(ws, len / 2); /* nothing is written now, so the double counting of inline bytes does not apply */
+        /* nothing is written now, so the double counting of inline bytes does not apply */
+        r = ws_room(ws, len / 2);
     if (r < 0)
         return r;
     uint64_t size = n.size;
@@ -160,12 +167,18 @@ static int do_fallocate(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, int
         size = off + len;
     struct dmt_body b = {
         .type = DMT_REC_ALLOC,
-        .ALLOC = {.ino = node, .flags = (uint32_t)flags, .off = off, .length = len, .size = size, .mode = DMT_MODE_KEEP},
+        .ALLOC = {.ino = node,
+                  .flags = (uint32_t)flags,
+                  .off = off,
+                  .length = len,
+                  .size = size,
+                  .mode = DMT_MODE_KEEP},
     };
     return ws_log(ws, op, &b, 0);
 }
 
-int dmt_ws_fallocate(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, int flags, uint64_t off, uint64_t len)
+int dmt_ws_fallocate(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, int flags, uint64_t off,
+                     uint64_t len)
 {
     op->seq = 0;
     ws_lock(ws);

@@ -1,8 +1,9 @@
 /* ops_xattr.c: extended attributes, POSIX ACLs among them.
  *
- * Owns nothing. Namespaces: user, trusted, security, and the two ACL names of system; permissions on them are the kernel's. An
- * access ACL changes the mode in the same record; one that says no more than the mode bits is stored as the mode alone, as ext4
- * does. An empty default ACL or a removal takes it away. Thread: any.
+ * Owns nothing. Namespaces: user, trusted, security, and the two ACL names of system; permissions
+ * on them are the kernel's. An access ACL changes the mode in the same record; one that says no
+ * more than the mode bits is stored as the mode alone, as ext4 does. An empty default ACL or a
+ * removal takes it away. Thread: any.
  */
 #include <errno.h>
 #include <string.h>
@@ -35,7 +36,9 @@ ssize_t dmt_ws_getxattr(struct dmt_ws *ws, uint64_t node, const char *name, void
     ws_lock(ws);
     r = ws_inode(ws, node, &at, &n);
     if (r == 0)
-        r = n.flags & DMT_INO_XATTR ? dmt_store_xattr_get(ws->st, at.view, at.ino, name, buf, size, &len) : -ENODATA;
+        r = n.flags & DMT_INO_XATTR
+                ? dmt_store_xattr_get(ws->st, at.view, at.ino, name, buf, size, &len)
+                : -ENODATA;
     ws_unlock(ws);
     if (r == -EISDIR)
         return -ENODATA; /* .snapshots itself */
@@ -90,7 +93,8 @@ static int flags_check(struct dmt_ws *ws, const struct dmt_inode *n, const char 
 }
 
 /* Mode that comes with an access ACL; *drop: the mode says it all, no xattr is kept. */
-static int acl_mode(const struct dmt_inode *n, const char *name, struct dmt_span acl, uint32_t *mode, bool *drop)
+static int acl_mode(const struct dmt_inode *n, const char *name, struct dmt_span acl,
+                    uint32_t *mode, bool *drop)
 {
     if (strcmp(name, WS_ACL_DEFAULT) == 0)
         return !S_ISDIR(n->mode) ? -EACCES : ws_acl_check(acl);
@@ -102,7 +106,8 @@ static int acl_mode(const struct dmt_inode *n, const char *name, struct dmt_span
     return ws_acl_mode(acl, mode, drop);
 }
 
-static int remove_one(struct dmt_ws *ws, struct dmt_op *op, const struct dmt_inode *n, const char *name, uint32_t mode)
+static int remove_one(struct dmt_ws *ws, struct dmt_op *op, const struct dmt_inode *n,
+                      const char *name, uint32_t mode)
 {
     struct dmt_body b = {
         .type = DMT_REC_DELXATTR,
@@ -113,14 +118,17 @@ static int remove_one(struct dmt_ws *ws, struct dmt_op *op, const struct dmt_ino
     return r < 0 ? r : ws_log(ws, op, &b, 0);
 }
 
-static int set_mode_only(struct dmt_ws *ws, struct dmt_op *op, const struct dmt_inode *n, uint32_t mode)
+static int set_mode_only(struct dmt_ws *ws, struct dmt_op *op, const struct dmt_inode *n,
+                         uint32_t mode)
 {
     int r = remove_one(ws, op, n, WS_ACL_ACCESS, mode);
-    struct dmt_body b = {.type = DMT_REC_SETATTR, .SETATTR = {.ino = n->ino, .mask = DMT_SET_MODE, .mode = mode}};
+    struct dmt_body b = {.type = DMT_REC_SETATTR,
+                         .SETATTR = {.ino = n->ino, .mask = DMT_SET_MODE, .mode = mode}};
     return r == -ENODATA ? ws_log(ws, op, &b, 0) : r;
 }
 
-static int set_one(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, const char *name, struct dmt_span val, int flags)
+static int set_one(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, const char *name,
+                   struct dmt_span val, int flags)
 {
     struct dmt_inode n;
     uint32_t mode = DMT_MODE_KEEP;
@@ -145,8 +153,8 @@ static int set_one(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, const ch
     return ws_log(ws, op, &b, 0);
 }
 
-int dmt_ws_setxattr(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, const char *name, const void *val, size_t len,
-                    int flags)
+int dmt_ws_setxattr(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, const char *name,
+                    const void *val, size_t len, int flags)
 {
     int r = name_check(name);
     op->seq = 0;

@@ -1,8 +1,9 @@
 /* readdir.c: listing directories: for the kernel in batches by cookie, for tools as a whole.
  *
- * Owns nothing. A batch of entries (with attributes for readdirplus) is copied under the lock and handed out without it, so that
- * the caller's function may call back, for instance to count a reference. Cookies come from the directory's counter (3 and up; 1
- * and 2 are the dots), so a listing goes on correctly whatever happened in between. `.snapshots` is not listed. Thread: any.
+ * Owns nothing. A batch of entries (with attributes for readdirplus) is copied under the lock and
+ * handed out without it, so that the caller's function may call back, for instance to count a
+ * reference. Cookies come from the directory's counter (3 and up; 1 and 2 are the dots), so a
+ * listing goes on correctly whatever happened in between. `.snapshots` is not listed. Thread: any.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -33,7 +34,8 @@ static int take(void *ctx, const char *name, size_t len, const struct dmt_dentry
     return b->n == BATCH;
 }
 
-static int fill_batch(struct dmt_ws *ws, const struct ws_at *at, uint64_t after, bool plus, struct batch *b)
+static int fill_batch(struct dmt_ws *ws, const struct ws_at *at, uint64_t after, bool plus,
+                      struct batch *b)
 {
     struct dmt_inode n;
     b->n = 0;
@@ -62,7 +64,7 @@ static int take_snapshot(void *ctx, const struct dmt_snapshot *s)
     *it = (struct item){.d = {.ino = 1ull << 63 | s->serial << DMT_INO_BITS | DMT_ROOT,
                               .cookie = (uint32_t)s->serial + 2,
                               .type = S_IFDIR}};
-    strcpy(it->name, s->name);
+    memcpy(it->name, s->name, sizeof(s->name));
     for (char *p = it->name; *p; p++)
         *p = *p == '/' ? '~' : *p;
     return 0;
@@ -83,7 +85,8 @@ static int fill_snapshots(struct dmt_ws *ws, uint64_t after, bool plus, struct b
     return r < 0 ? r : 0;
 }
 
-static int emit_dots(const struct ws_at *at, uint64_t up, uint64_t *after, dmt_readdir_fn fn, void *ctx)
+static int emit_dots(const struct ws_at *at, uint64_t up, uint64_t *after, dmt_readdir_fn fn,
+                     void *ctx)
 {
     if (*after < 1) {
         if (fn(ctx, ".", at->node, S_IFDIR, 1, NULL))
@@ -115,7 +118,8 @@ static int find_dir(struct dmt_ws *ws, uint64_t node, struct ws_at *at, uint64_t
     return S_ISDIR(n.mode) ? 0 : -ENOTDIR;
 }
 
-int dmt_ws_readdir(struct dmt_ws *ws, uint64_t node, uint64_t after, bool plus, dmt_readdir_fn fn, void *ctx)
+int dmt_ws_readdir(struct dmt_ws *ws, uint64_t node, uint64_t after, bool plus, dmt_readdir_fn fn,
+                   void *ctx)
 {
     struct ws_at at;
     uint64_t up;
@@ -146,7 +150,7 @@ out:
     return dmt_err_errno(r);
 }
 
-/* --- whole directories, for tools ------------------------------------------------------------------------ */
+/* --- whole directories, for tools ------------------------------------------------------------- */
 
 static int collect(void *ctx, const char *name, size_t len, const struct dmt_dentry *d)
 {
@@ -160,7 +164,8 @@ static int collect(void *ctx, const char *name, size_t len, const struct dmt_den
         e->cap = cap;
     }
     struct ws_entry *it = &e->v[e->n];
-    *it = (struct ws_entry){.ino = d->ino, .cookie = d->cookie, .type = d->type, .name = strndup(name, len)};
+    *it = (struct ws_entry){
+        .ino = d->ino, .cookie = d->cookie, .type = d->type, .name = strndup(name, len)};
     if (!it->name)
         return -ENOMEM;
     e->n++;

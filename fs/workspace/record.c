@@ -1,9 +1,10 @@
 /* record.c: bodies of records, from the one field list in record.h.
  *
- * Owns nothing. Each type's encoder, decoder and printer is the field list expanded with another meaning of F, so a field
- * cannot be written without being read. The decoder trusts no byte: lengths are checked against what is left, names hold no
- * NUL, a body must end exactly where its last field ends; an unknown type is told apart from damage (a newer program may
- * have written it). Thread: any.
+ * Owns nothing. Each type's encoder, decoder and printer is the field list expanded with another
+ * meaning of F, so a field cannot be written without being read. The decoder trusts no byte:
+ * lengths are checked against what is left, names hold no NUL, a body must end exactly where its
+ * last field ends; an unknown type is told apart from damage (a newer program may have written it).
+ * Thread: any.
  */
 #include "fs/workspace/record.h"
 
@@ -24,10 +25,10 @@
 #define PUT_STR(f)    dmt_put_bytes(out, r->f.p, r->f.n);
 #define PUT_BYTES(f)  dmt_put_bytes(out, r->f.p, r->f.n);
 #define F(kind, name) PUT_##kind(name)
-#define REC(NAME, num, fields)                                                                     \
-    static void encode_##NAME(const struct dmt_rec_##NAME *r, struct dmt_buf *out)                 \
-    {                                                                                              \
-        fields                                                                                     \
+#define REC(NAME, num, fields)                                                     \
+    static void encode_##NAME(const struct dmt_rec_##NAME *r, struct dmt_buf *out) \
+    {                                                                              \
+        fields                                                                     \
     }
 DMT_RECORDS(REC)
 #undef REC
@@ -36,9 +37,9 @@ DMT_RECORDS(REC)
 void dmt_body_encode(const struct dmt_body *b, struct dmt_buf *out)
 {
     switch ((enum dmt_rec_type)b->type) {
-#define REC(NAME, num, fields)                                                                     \
-    case DMT_REC_##NAME:                                                                           \
-        encode_##NAME(&b->NAME, out);                                                              \
+#define REC(NAME, num, fields)        \
+    case DMT_REC_##NAME:              \
+        encode_##NAME(&b->NAME, out); \
         return;
         DMT_RECORDS(REC)
 #undef REC
@@ -74,10 +75,10 @@ static void get_id(struct dmt_cur *c, uint8_t id[16])
 #define GET_STR(f)    get_name(c, &r->f);
 #define GET_BYTES(f)  get_span(c, &r->f);
 #define F(kind, name) GET_##kind(name)
-#define REC(NAME, num, fields)                                                                     \
-    static void decode_##NAME(struct dmt_cur *c, struct dmt_rec_##NAME *r)                         \
-    {                                                                                              \
-        fields                                                                                     \
+#define REC(NAME, num, fields)                                             \
+    static void decode_##NAME(struct dmt_cur *c, struct dmt_rec_##NAME *r) \
+    {                                                                      \
+        fields                                                             \
     }
 DMT_RECORDS(REC)
 #undef REC
@@ -89,9 +90,9 @@ int dmt_body_decode(uint16_t type, const void *p, size_t n, struct dmt_body *ret
     memset(ret, 0, sizeof(*ret));
     ret->type = type;
     switch ((enum dmt_rec_type)type) {
-#define REC(NAME, num, fields)                                                                     \
-    case DMT_REC_##NAME:                                                                           \
-        decode_##NAME(&c, &ret->NAME);                                                             \
+#define REC(NAME, num, fields)         \
+    case DMT_REC_##NAME:               \
+        decode_##NAME(&c, &ret->NAME); \
         return dmt_cur_end(&c);
         DMT_RECORDS(REC)
 #undef REC
@@ -104,8 +105,8 @@ int dmt_body_decode(uint16_t type, const void *p, size_t n, struct dmt_body *ret
 const char *dmt_rec_name(uint16_t type)
 {
     switch ((enum dmt_rec_type)type) {
-#define REC(NAME, num, fields)                                                                     \
-    case DMT_REC_##NAME:                                                                           \
+#define REC(NAME, num, fields) \
+    case DMT_REC_##NAME:       \
         return #NAME;
         DMT_RECORDS(REC)
 #undef REC
@@ -157,10 +158,10 @@ static void say_id(struct text *t, const char *label, const uint8_t id[16])
 #define SAY_STR(f)    say_name(t, #f, r->f);
 #define SAY_BYTES(f)  say(t, " " #f "=[%" PRIu32 "]", r->f.n);
 #define F(kind, name) SAY_##kind(name)
-#define REC(NAME, num, fields)                                                                     \
-    static void print_##NAME(struct text *t, const struct dmt_rec_##NAME *r)                       \
-    {                                                                                              \
-        fields                                                                                     \
+#define REC(NAME, num, fields)                                               \
+    static void print_##NAME(struct text *t, const struct dmt_rec_##NAME *r) \
+    {                                                                        \
+        fields                                                               \
     }
 DMT_RECORDS(REC)
 #undef REC
@@ -173,9 +174,9 @@ char *dmt_body_print(const struct dmt_body *b, char *buf, size_t size)
         buf[0] = '\0';
     say(&t, "%s", dmt_rec_name(b->type));
     switch ((enum dmt_rec_type)b->type) {
-#define REC(NAME, num, fields)                                                                     \
-    case DMT_REC_##NAME:                                                                           \
-        print_##NAME(&t, &b->NAME);                                                                \
+#define REC(NAME, num, fields)      \
+    case DMT_REC_##NAME:            \
+        print_##NAME(&t, &b->NAME); \
         break;
         DMT_RECORDS(REC)
 #undef REC

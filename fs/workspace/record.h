@@ -1,6 +1,7 @@
-/* record.h: the record types of the journal and their bodies. One field list per type expands to the struct, the encoder, the decoder and
- * the fuzz target (record.c). Records carry RESULTS, not requests: inode numbers, final modes, resolved owners. The record's
- * time (header) is the mtime/ctime that the operation gives. All integers little-endian; STR and BYTES: u32 length + bytes.
+/* record.h: the record types of the journal and their bodies. One field list per type expands to the struct, the encoder, the
+ * decoder and the fuzz target (record.c). Records carry RESULTS, not requests: inode numbers, final modes, resolved owners. The
+ * record's time (header) is the mtime/ctime that the operation gives. All integers little-endian; STR and BYTES: u32 length +
+ * bytes.
  * Fields: U8 U32 U64 ID(16 raw bytes) STR BYTES. Bytes are specified in docs/formats.md ("Records"); numbers never change.
  */
 #ifndef DMT_WORKSPACE_RECORD_H

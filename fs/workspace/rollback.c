@@ -1,12 +1,14 @@
 /* rollback.c: back to a snapshot, whole or for given paths.
  *
- * Happy path: dirty mapped pages are fetched; under the lock new writers are stopped and a snapshot of now is taken (the undo of
- * the undo); a checkpoint lets the store name what changed; the plan is made without the lock (readers go on); the records
- * are logged and applied under it (rollback_log.c); writers go on; the kernel is told to forget, by the caller's callback,
- * with no lock held. Deleted files come back under new inode numbers, hard links as one group; times come back to the nanosecond.
- * With paths only what lies below them, now or then, changes; a file that was moved out of them stays where it is, and a copy
- * of its old state takes the old name.
- * Failure: before the records nothing has changed but the automatic snapshot, which is then removed again; after END it is done.
+ * Happy path: dirty mapped pages are fetched; under the lock new writers are stopped and a snapshot
+ * of now is taken (the undo of the undo); a checkpoint lets the store name what changed; the plan
+ * is made without the lock (readers go on); the records are logged and applied under it
+ * (rollback_log.c); writers go on; the kernel is told to forget, by the caller's callback, with no
+ * lock held. Deleted files come back under new inode numbers, hard links as one group; times come
+ * back to the nanosecond. With paths only what lies below them, now or then, changes; a file that
+ * was moved out of them stays where it is, and a copy of its old state takes the old name.
+ * Failure: before the records nothing has changed but the automatic snapshot, which is then removed
+ * again; after END it is done.
  * Thread: a pool thread; blocks.
  */
 #include <errno.h>
@@ -16,7 +18,8 @@
 
 #include "fs/workspace/rollback.h"
 
-#define SMALL (1u << 20) /* content up to here is compared, so that a chmod alone does not share extents */
+/* content up to here is compared, so that a chmod alone does not share extents */
+#define SMALL (1u << 20)
 
 static int grow_flags(struct ws_plan *p)
 {
@@ -68,7 +71,8 @@ static int plan_names(struct ws_plan *p)
     return r;
 }
 
-static int add_restore(struct ws_plan *p, uint64_t then, uint64_t now, bool fresh, const struct dmt_inode *row)
+static int add_restore(struct ws_plan *p, uint64_t then, uint64_t now, bool fresh,
+                       const struct dmt_inode *row)
 {
     if (p->n_restores == p->cap_restores) {
         size_t cap = p->cap_restores ? p->cap_restores * 2 : 256;
@@ -78,19 +82,22 @@ static int add_restore(struct ws_plan *p, uint64_t then, uint64_t now, bool fres
         p->restores = v;
         p->cap_restores = cap;
     }
-    p->restores[p->n_restores++] = (struct ws_restore){.then = then, .now = now, .fresh = fresh, .row = *row};
+    p->restores[p->n_restores++] =
+        (struct ws_restore){.then = then, .now = now, .fresh = fresh, .row = *row};
     return 0;
 }
 
 static bool has_gain(const struct ws_plan *p, uint64_t dir, const char *name)
 {
     for (size_t i = 0; i < p->d.n_names; i++)
-        if (p->d.names[i].dir == dir && p->d.names[i].ino_b && strcmp(p->d.names[i].name, name) == 0)
+        if (p->d.names[i].dir == dir && p->d.names[i].ino_b &&
+            strcmp(p->d.names[i].name, name) == 0)
             return true;
     return false;
 }
 
-/* A directory that lives on outside the paths: its copy needs all its old entries, not only those that differ. */
+/* A directory that lives on outside the paths: its copy needs all its old entries, not only those
+ * that differ. */
 static int gain_all_entries(struct ws_plan *p, uint64_t dir)
 {
     struct ws_entries list = {0};
@@ -147,7 +154,8 @@ static int check_parents(const struct ws_plan *p, struct dmt_err *err)
         const struct ws_dnode *n = ws_delta_node(&p->d, p->d.names[i].dir);
         if (!p->gain[i] || ws_map_has(&p->fresh, p->d.names[i].dir) || !n || n->in_a)
             continue;
-        dmt_err_set(err, -ENOENT, "the directory that \"%s\" was in is no longer there", p->d.names[i].name);
+        dmt_err_set(err, -ENOENT, "the directory that \"%s\" was in is no longer there",
+                    p->d.names[i].name);
         (void)dmt_err_hint(err, "roll back that directory instead");
         return -ENOENT;
     }
@@ -251,7 +259,8 @@ static int hold(struct dmt_ws *ws, struct dmt_rollback *rb, struct dmt_snapshot 
     ws_lock(ws);
     int r = ws_begin(ws, true);
     if (r == 0) {
-        (void)snprintf(rb->saved_as, sizeof(rb->saved_as), "before-rollback-%s", dmt_time_format(ws_time(ws), when));
+        (void)snprintf(rb->saved_as, sizeof(rb->saved_as), "before-rollback-%s",
+                       dmt_time_format(ws_time(ws), when));
         (void)snprintf(note, sizeof(note), "automatic, before the rollback to %s", rb->snapshot);
         r = ws_snap_log(ws, rb->saved_as, note, saved);
     }
@@ -311,7 +320,8 @@ static int run(struct ws_plan *p, struct dmt_rollback *rb, struct dmt_err *err)
     return r == 0 ? log_plan(p, rb->snapshot) : r;
 }
 
-static int find_snapshot(struct dmt_ws *ws, const char *name, uint64_t *ret_seq, struct dmt_err *err)
+static int find_snapshot(struct dmt_ws *ws, const char *name, uint64_t *ret_seq,
+                         struct dmt_err *err)
 {
     struct dmt_snapshot s;
     ws_lock(ws);

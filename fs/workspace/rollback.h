@@ -1,4 +1,5 @@
-/* rollback.h: the plan of a rollback, between rollback.c (what has to happen) and rollback_log.c (the records that make it so). */
+/* rollback.h: the plan of a rollback, between rollback.c (what has to happen) and rollback_log.c (the records that make it
+ * so). */
 #ifndef DMT_WORKSPACE_ROLLBACK_H
 #define DMT_WORKSPACE_ROLLBACK_H
 

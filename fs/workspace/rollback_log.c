@@ -1,12 +1,15 @@
 /* rollback_log.c: a rollback plan as forward records.
  *
- * Happy path, all between BEGIN and END: a staging directory is made in the root; every entry that is not as it was is moved
- * there, so all names are free and no move can meet another; inodes that are gone are made anew there; then each entry of the
- * snapshot takes its name, from the staging directory or as a link; what is left there is removed; xattrs, content (by
- * reference to the snapshot: no bytes) and attributes follow, times last. Moves cannot make a cycle: what stays in place is
- * part of both trees, and only edges of the snapshot's tree are added. At END it is applied as one (apply.c).
- * Failure before END: END with count 0 takes the group back; nothing was applied. If not even that can be written the
- * workspace is failed, and the next EPOCH record drops the group. Thread: the caller's, workspace lock held throughout.
+ * Happy path, all between BEGIN and END: a staging directory is made in the root; every entry that
+ * is not as it was is moved there, so all names are free and no move can meet another; inodes that
+ * are gone are made anew there; then each entry of the snapshot takes its name, from the staging
+ * directory or as a link; what is left there is removed; xattrs, content (by reference to the
+ * snapshot: no bytes) and attributes follow, times last. Moves cannot make a cycle: what stays in
+ * place is part of both trees, and only edges of the snapshot's tree are added. At END it is
+ * applied as one (apply.c).
+ * Failure before END: END with count 0 takes the group back; nothing was applied. If not even that
+ * can be written the workspace is failed, and the next EPOCH record drops the group. Thread: the
+ * caller's, workspace lock held throughout.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -53,11 +56,16 @@ static char *key_of(size_t i, char key[KEY_SIZE])
     return key;
 }
 
-static int put_rename(struct ws_plan *p, uint64_t from, const char *name, uint64_t to, const char *newname, uint64_t ino)
+static int put_rename(struct ws_plan *p, uint64_t from, const char *name, uint64_t to,
+                      const char *newname, uint64_t ino)
 {
     struct dmt_body b = {
         .type = DMT_REC_RENAME,
-        .RENAME = {.parent = from, .name = ws_span(name), .newparent = to, .newname = ws_span(newname), .ino = ino},
+        .RENAME = {.parent = from,
+                   .name = ws_span(name),
+                   .newparent = to,
+                   .newname = ws_span(newname),
+                   .ino = ino},
     };
     return put(p, &b);
 }
@@ -117,7 +125,8 @@ static int put_gain(struct ws_plan *p, const struct ws_dname *nm)
         p->staged[at - 1].used = true;
         return put_rename(p, p->staging, key_of(at - 1, key), dir, nm->name, ino);
     }
-    struct dmt_body b = {.type = DMT_REC_LINK, .LINK = {.ino = ino, .parent = dir, .name = ws_span(nm->name)}};
+    struct dmt_body b = {.type = DMT_REC_LINK,
+                         .LINK = {.ino = ino, .parent = dir, .name = ws_span(nm->name)}};
     return put(p, &b);
 }
 
@@ -134,7 +143,10 @@ static int put_unlink(struct ws_plan *p, uint64_t dir, const char *name, uint64_
 {
     struct dmt_body b = {
         .type = DMT_REC_UNLINK,
-        .UNLINK = {.parent = dir, .name = ws_span(name), .ino = ino, .orphan = ws_map_has(&p->ws->refs, ino)},
+        .UNLINK = {.parent = dir,
+                   .name = ws_span(name),
+                   .ino = ino,
+                   .orphan = ws_map_has(&p->ws->refs, ino)},
     };
     return put(p, &b);
 }
@@ -210,7 +222,8 @@ static int put_attr(struct ws_plan *p, uint64_t ino, const struct dmt_inode *row
     struct dmt_body b = {
         .type = DMT_REC_SETATTR,
         .SETATTR = {.ino = ino,
-                    .mask = DMT_SET_MODE | DMT_SET_UID | DMT_SET_GID | DMT_SET_ATIME | DMT_SET_MTIME,
+                    .mask =
+                        DMT_SET_MODE | DMT_SET_UID | DMT_SET_GID | DMT_SET_ATIME | DMT_SET_MTIME,
                     .mode = row->mode & 07777,
                     .uid = row->uid,
                     .gid = row->gid,
@@ -220,7 +233,8 @@ static int put_attr(struct ws_plan *p, uint64_t ino, const struct dmt_inode *row
     return put(p, &b);
 }
 
-/* 6: owners, modes and times, after everything that would change them. The staging directory touched the root. */
+/* 6: owners, modes and times, after everything that would change them. The staging directory
+ * touched the root. */
 static int put_attrs(struct ws_plan *p, const struct dmt_inode *root)
 {
     bool root_done = false;
@@ -242,7 +256,10 @@ static int put_all(struct ws_plan *p)
     (void)snprintf(name, sizeof(name), ".dumont-rollback-%" PRIu64, p->staging);
     struct dmt_body make = {
         .type = DMT_REC_MAKE,
-        .MAKE = {.parent = DMT_ROOT, .name = ws_span(name), .ino = p->staging, .mode = S_IFDIR | 0700},
+        .MAKE = {.parent = DMT_ROOT,
+                 .name = ws_span(name),
+                 .ino = p->staging,
+                 .mode = S_IFDIR | 0700},
     };
     if (r == 0)
         r = put(p, &make);

@@ -1,13 +1,17 @@
-/* settle.c: after a promotion or a power cut: what becomes of files whose by-reference bytes are missing here (rules 21, 22).
+/* settle.c: after a promotion or a power cut: what becomes of files whose by-reference bytes are
+ * missing here (rules 21, 22).
  *
- * Names, links and attributes are exact and stay. Happy path, per file with a missing range: if there is a complete content to fall
- * back to, a CONTENT record gives it that (with its size and time); else, or if the file only grew since, a SETATTR record cuts it
- * at the first missing byte. An INCOMPLETE record reports it, and the xattr user.dumont.incomplete tells programs. What had arrived
- * stays readable in the snapshot of the switch point. After a crash of this process alone (same boot) the page cache still has
- * everything: the data files are synced and the ranges marked instead.
- * A checkpoint comes before the first CONTENT record: which old contents are kept is part of it, so a replay finds them again.
- * Until this ran, nothing may be marked durable here (bulk_ok). Failure: can be called again; files already settled have no
- * missing ranges any more. Thread: pool or control; blocks.
+ * Names, links and attributes are exact and stay. Happy path, per file with a missing range: if
+ * there is a complete content to fall back to, a CONTENT record gives it that (with its size and
+ * time); else, or if the file only grew since, a SETATTR record cuts it at the first missing byte.
+ * An INCOMPLETE record reports it, and the xattr user.dumont.incomplete tells programs. What had
+ * arrived stays readable in the snapshot of the switch point. After a crash of this process alone
+ * (same boot) the page cache still has everything: the data files are synced and the ranges marked
+ * instead.
+ * A checkpoint comes before the first CONTENT record: which old contents are kept is part of it, so
+ * a replay finds them again. Until this ran, nothing may be marked durable here (bulk_ok). Failure:
+ * can be called again; files already settled have no missing ranges any more. Thread: pool or
+ * control; blocks.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -31,7 +35,8 @@ static bool is_live(struct dmt_ws *ws, const struct dmt_missing *m)
 {
     struct dmt_pieces ps = {0};
     uint8_t byte;
-    bool live = dmt_store_map(ws->st, DMT_LIVE, m->ino, m->off, &byte, 1, &ps) == 0 && ps.n == 1 && ps.v[0].born == m->seq;
+    bool live = dmt_store_map(ws->st, DMT_LIVE, m->ino, m->off, &byte, 1, &ps) == 0 && ps.n == 1 &&
+                ps.v[0].born == m->seq;
     dmt_store_pieces_free(ws->st, &ps);
     return live;
 }
@@ -63,7 +68,8 @@ static int find_losses(struct dmt_ws *ws, struct losses *l)
     while ((r = dmt_store_missing_next(ws->st, ino, off, &m)) == 1) {
         ino = m.ino;
         off = m.off + m.len;
-        if (dmt_store_inode_get(ws->st, DMT_LIVE, ino, &n) < 0 || m.off >= n.size || !is_live(ws, &m))
+        if (dmt_store_inode_get(ws->st, DMT_LIVE, ino, &n) < 0 || m.off >= n.size ||
+            !is_live(ws, &m))
             continue;
         r = note_lost(l, &m, m.len < n.size - m.off ? m.len : n.size - m.off);
         if (r < 0)
@@ -72,7 +78,8 @@ static int find_losses(struct dmt_ws *ws, struct losses *l)
     return r;
 }
 
-/* Is the older content still there, unchanged, as the beginning of the file? Then cutting loses less than falling back. Lock held. */
+/* Is the older content still there, unchanged, as the beginning of the file? Then cutting loses
+ * less than falling back. Lock held. */
 static int only_appended(struct dmt_ws *ws, const struct lost *f, const struct dmt_rec_CONTENT *old)
 {
     uint8_t *buf = malloc(CHUNK);
@@ -93,7 +100,8 @@ static int only_appended(struct dmt_ws *ws, const struct lost *f, const struct d
 static int log_content(struct dmt_ws *ws, const struct lost *f, struct dmt_inode *n, bool *fallback)
 {
     struct dmt_body b = {.type = DMT_REC_CONTENT, .CONTENT.ino = f->ino};
-    int r = dmt_store_fallback(ws->st, f->ino, &b.CONTENT.src, &b.CONTENT.view, &b.CONTENT.size, &b.CONTENT.mtime);
+    int r = dmt_store_fallback(ws->st, f->ino, &b.CONTENT.src, &b.CONTENT.view, &b.CONTENT.size,
+                               &b.CONTENT.mtime);
     int keep = r == 0 ? only_appended(ws, f, &b.CONTENT) : 1;
     if (keep < 0 || (r < 0 && r != -ENOENT))
         return keep < 0 ? keep : r;
@@ -103,7 +111,10 @@ static int log_content(struct dmt_ws *ws, const struct lost *f, struct dmt_inode
         return ws_log(ws, NULL, &b, 0);
     struct dmt_body cut = {
         .type = DMT_REC_SETATTR,
-        .SETATTR = {.ino = f->ino, .mask = DMT_SET_SIZE | DMT_SET_MTIME, .size = f->first, .mtime = n->mtime},
+        .SETATTR = {.ino = f->ino,
+                    .mask = DMT_SET_SIZE | DMT_SET_MTIME,
+                    .size = f->first,
+                    .mtime = n->mtime},
     };
     return ws_log(ws, NULL, &cut, 0);
 }
@@ -139,8 +150,8 @@ static int settle_file(struct dmt_ws *ws, const struct lost *f, const char *path
     return r < 0 ? r : ws_log(ws, NULL, &report, 0);
 }
 
-/* Ranges that only snapshots show (the switch point's among them) will not come any more: this store stops asking for them. Its own
- * list, so no record. Lock held. */
+/* Ranges that only snapshots show (the switch point's among them) will not come any more: this
+ * store stops asking for them. Its own list, so no record. Lock held. */
 static int give_up_rest(struct dmt_ws *ws)
 {
     struct dmt_missing m;
@@ -200,5 +211,7 @@ int dmt_ws_settle(struct dmt_ws *ws, bool own_crash_same_boot, struct dmt_err *e
         r = settle_all(ws, &l);
     int n = (int)l.n;
     free(l.v);
-    return r < 0 ? dmt_err_set(err, r, "files with missing data cannot be settled: %s", dmt_strerror(r)) : n;
+    return r < 0 ? dmt_err_set(err, r, "files with missing data cannot be settled: %s",
+                               dmt_strerror(r))
+                 : n;
 }

@@ -1,9 +1,11 @@
 /* snapshot.c: making, deleting and listing snapshots.
  *
- * A snapshot is one record: a name for a position. Happy path: dirty mapped pages are fetched from the kernel without the lock
- * (D7), then the record is logged; everything the log holds before it is in the snapshot. Names of people are one path
- * component; names with a '/' belong to the program (switch/..., shown as switch~... in .snapshots). Failure: taken names,
- * bad names; a deleted snapshot's space comes back with later checkpoints. Thread: any, not a handler thread (flush_mmap).
+ * A snapshot is one record: a name for a position. Happy path: dirty mapped pages are fetched from
+ * the kernel without the lock (D7), then the record is logged; everything the log holds before it
+ * is in the snapshot. Names of people are one path component; names with a '/' belong to the
+ * program (switch/..., shown as switch~... in .snapshots). Failure: taken names, bad names; a
+ * deleted snapshot's space comes back with later checkpoints. Thread: any, not a handler thread
+ * (flush_mmap).
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -20,7 +22,8 @@ static int check_name(const char *name, struct dmt_err *err)
     if (!bad)
         return 0;
     dmt_err_set(err, -EINVAL, "\"%.130s\" cannot be the name of a snapshot", name);
-    (void)dmt_err_hint(err, "use 1 to %u characters, not starting with a dot, without / and ~", DMT_SNAP_NAME_MAX);
+    (void)dmt_err_hint(err, "use 1 to %u characters, not starting with a dot, without / and ~",
+                       DMT_SNAP_NAME_MAX);
     return -EINVAL;
 }
 
@@ -46,11 +49,13 @@ int ws_snap_log(struct dmt_ws *ws, const char *name, const char *note, struct dm
 int ws_flush_mmap(struct dmt_ws *ws, struct dmt_err *err)
 {
     int r = ws->conf.flush_mmap ? ws->conf.flush_mmap(ws->conf.ctx) : 0;
-    return r < 0 ? dmt_err_set(err, r, "changes made through mapped memory cannot be fetched: %s", dmt_strerror(r)) : 0;
+    return r < 0 ? dmt_err_set(err, r, "changes made through mapped memory cannot be fetched: %s",
+                               dmt_strerror(r))
+                 : 0;
 }
 
-int dmt_ws_snap_create(struct dmt_ws *ws, const char *name, const char *note, struct dmt_snapshot *ret,
-                       struct dmt_err *err)
+int dmt_ws_snap_create(struct dmt_ws *ws, const char *name, const char *note,
+                       struct dmt_snapshot *ret, struct dmt_err *err)
 {
     struct dmt_snapshot s;
     int r = check_name(name, err);
@@ -118,7 +123,8 @@ static int collect(void *ctx, const struct dmt_snapshot *s)
 }
 
 /* fn runs without the lock: it may take its time, or call back. */
-int dmt_ws_snap_each(struct dmt_ws *ws, int (*fn)(void *ctx, const struct dmt_snapshot *s), void *ctx)
+int dmt_ws_snap_each(struct dmt_ws *ws, int (*fn)(void *ctx, const struct dmt_snapshot *s),
+                     void *ctx)
 {
     struct snaps a = {0};
     ws_lock(ws);

@@ -1,4 +1,5 @@
-/* status.c: what `dumont status` shows of a workspace. Copies numbers under the locks that guard them; no disk. Thread: any. */
+/* status.c: what `dumont status` shows of a workspace. Copies numbers under the locks that guard
+ * them; no disk. Thread: any. */
 #include <string.h>
 
 #include "fs/workspace/ws.h"
@@ -19,7 +20,8 @@ static void acks_status(struct dmt_ws *ws, struct dmt_ws_status *ret)
     uint64_t now = ws_mono(ws), oldest = now;
     pthread_mutex_lock(&ws->ack_lock);
     ret->parked_acks = ws->parked;
-    DMT_LIST_EACH(it, tmp, &ws->acks) {
+    DMT_LIST_EACH(it, tmp, &ws->acks)
+    {
         const struct ws_ack *a = DMT_CONTAINER(it, struct ws_ack, link);
         if (a->sync && a->since_ns < oldest)
             oldest = a->since_ns;
@@ -36,7 +38,8 @@ static int count_incomplete(void *ctx, const struct dmt_rec_INCOMPLETE *r)
 }
 
 /* Lock held. */
-static int each_incomplete(struct dmt_ws *ws, int (*fn)(void *ctx, const struct dmt_rec_INCOMPLETE *r), void *ctx)
+static int each_incomplete(struct dmt_ws *ws,
+                           int (*fn)(void *ctx, const struct dmt_rec_INCOMPLETE *r), void *ctx)
 {
     struct dmt_cur c = dmt_cur_of(ws->incomplete.p, ws->incomplete.len);
     struct dmt_body b;
@@ -53,7 +56,8 @@ static int each_incomplete(struct dmt_ws *ws, int (*fn)(void *ctx, const struct 
     return r;
 }
 
-int dmt_ws_incomplete_each(struct dmt_ws *ws, int (*fn)(void *ctx, const struct dmt_rec_INCOMPLETE *r), void *ctx)
+int dmt_ws_incomplete_each(struct dmt_ws *ws,
+                           int (*fn)(void *ctx, const struct dmt_rec_INCOMPLETE *r), void *ctx)
 {
     ws_lock(ws);
     int r = each_incomplete(ws, fn, ctx);

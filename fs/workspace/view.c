@@ -1,9 +1,11 @@
-/* view.c: paths and attributes of any view, for tools: resolve, path, the paths of many inodes, all xattrs of one.
+/* view.c: paths and attributes of any view, for tools: resolve, path, the paths of many inodes, all
+ * xattrs of one.
  *
- * Owns nothing. A directory's path is found by climbing its parents; a file's through the remembered directory or, for those
- * not found so, by one walk over the whole tree for all of them together. Each directory is read under the lock, the walk
- * between them is not: in the live view names may move meanwhile, and then a path may be missed; callers show paths, they do
- * not act on them. Thread: any; never under the workspace lock.
+ * Owns nothing. A directory's path is found by climbing its parents; a file's through the
+ * remembered directory or, for those not found so, by one walk over the whole tree for all of them
+ * together. Each directory is read under the lock, the walk between them is not: in the live view
+ * names may move meanwhile, and then a path may be missed; callers show paths, they do not act on
+ * them. Thread: any; never under the workspace lock.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -34,7 +36,7 @@ int dmt_ws_resolve(struct dmt_ws *ws, uint64_t view, const char *path, uint64_t 
     return dmt_err_errno(r);
 }
 
-/* --- paths ------------------------------------------------------------------------------------------- */
+/* --- paths ------------------------------------------------------------------------------------ */
 
 struct name_of {
     uint64_t ino;
@@ -70,7 +72,8 @@ static char *join(char *dir, char *name)
     return path;
 }
 
-/* Path of a directory ("" for the root), or of a file whose directory is known. NULL when not found. */
+/* Path of a directory ("" for the root), or of a file whose directory is known. NULL when not
+ * found. */
 static char *path_up(struct dmt_ws *ws, uint64_t view, uint64_t ino, unsigned depth)
 {
     struct dmt_inode n;
@@ -92,7 +95,10 @@ static char *path_up(struct dmt_ws *ws, uint64_t view, uint64_t ino, unsigned de
 }
 
 struct walk {
-    struct { uint64_t ino; char *path; } *dirs;
+    struct {
+        uint64_t ino;
+        char *path;
+    } * dirs;
     size_t n, cap, next;
     struct ws_map want; /* ino -> place in paths + 1 */
     char **paths;
@@ -196,7 +202,7 @@ int dmt_ws_path(struct dmt_ws *ws, uint64_t view, uint64_t ino, char *buf, size_
     return r;
 }
 
-/* --- xattrs -------------------------------------------------------------------------------------------- */
+/* --- xattrs ----------------------------------------------------------------------------------- */
 
 static int take_xattr(void *ctx, const char *name, const void *val, size_t len)
 {

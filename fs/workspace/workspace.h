@@ -1,10 +1,12 @@
 /* workspace.h: what a workspace does. check -> log -> apply, one apply for everybody (fs/fuse, crash recovery, standby, restore).
  *
- * Life:  dmt_ws_open (= recovery up to the journal's tail for a holder; a follower applies later)  ->  dmt_ws_begin_epoch (a holder's
+ * Life:  dmt_ws_open (= recovery up to the journal's tail for a holder; a follower applies later)  ->  dmt_ws_begin_epoch (a
+ *                                                                                                      holder's
  * new epoch is its first record)  ->  operations  ->  dmt_ws_close (drain + checkpoint).
  *
- * Inode numbers given to and by callers are node ids: live inodes are themselves; `.snapshots` is DMT_NODE_SNAPSHOTS, a node inside
- * a snapshot is bit 63 | snapshot serial << 40 | ino: stateless, never equal to a live number. All of those are read-only (-EROFS), rename/link across is -EXDEV.
+ * Inode numbers given to and by callers are node ids: live inodes are themselves; `.snapshots` is DMT_NODE_SNAPSHOTS, a node
+ * inside a snapshot is bit 63 | snapshot serial << 40 | ino: stateless, never equal to a live number. All of those are read-only
+ * (-EROFS), rename/link across is -EXDEV.
  *
  * Threads: all functions take the workspace lock themselves unless a note says otherwise; none waits for a disk flush or the
  * network unless marked [blocks]. Callbacks come from the thread named with them and hold no lock.
@@ -37,12 +39,13 @@ struct dmt_ws_conf {
     uint64_t quota_bytes;     /* 0 = none */
     uint64_t segment_bytes;   /* 0 = default */
     bool follower;            /* apply nothing at open beyond the last checkpoint; operations are -EROFS until dmt_ws_promote */
-    /* The kernel's caches must forget these (rollback, promotion): called from the thread that applied, no lock held, AFTER the change. all =
-     * true: everything may have changed (epoch bump) and inos lists changed inodes. */
+    /* The kernel's caches must forget these (rollback, promotion): called from the thread that applied, no lock held, AFTER the
+     * change. all = true: everything may have changed (epoch bump) and inos lists changed inodes. */
     void (*invalidate)(void *ctx, const uint64_t *inos, size_t n, bool all);
     /* The workspace went read-only because something could not be applied or the journal failed. */
     void (*failed)(void *ctx, const char *why);
-    /* Dirty mapped pages of the mount must reach us before a snapshot or rollback (D7): syncfs on the mount from the calling thread; may be NULL. */
+    /* Dirty mapped pages of the mount must reach us before a snapshot or rollback (D7): syncfs on the mount from the calling
+     * thread; may be NULL. */
     int (*flush_mmap)(void *ctx);
     void *ctx;
 };
@@ -55,7 +58,8 @@ struct dmt_journal *dmt_ws_journal(struct dmt_ws *ws);
 struct dmt_lockfn dmt_ws_lockfn(struct dmt_ws *ws); /* the workspace lock, for store functions marked [nolock] */
 
 /* --- epochs, following, promotion (called by L4 on the lease's word) ------------------------------------------------------- */
-/* Appends the EPOCH record (parent, switch position = tail) and makes it durable; operations are allowed from then. A higher epoch only. [blocks] */
+/* Appends the EPOCH record (parent, switch position = tail) and makes it durable; operations are allowed from then. A higher
+ * epoch only. [blocks] */
 int dmt_ws_begin_epoch(struct dmt_ws *ws, uint64_t epoch, const char *node, const char *reason, struct dmt_err *err);
 uint64_t dmt_ws_epoch(struct dmt_ws *ws);
 /* Follower: appends records as the holder made them. An EPOCH record among them is remembered. Also calls kick. */
@@ -65,27 +69,29 @@ int dmt_ws_apply_upto(struct dmt_ws *ws, uint64_t seq, struct dmt_err *err);
 uint64_t dmt_ws_applied(struct dmt_ws *ws); /* last applied seq (memory) */
 /* Promotion: makes durable and applies everything received; then the caller begins the epoch and settles. [blocks] */
 int dmt_ws_promote(struct dmt_ws *ws, struct dmt_err *err);
-/* Journals the fallback or cut of every file with missing ranges (rules 21, 22) and INCOMPLETE reports. own_crash_same_boot: ranges are in
- * the page cache: fdatasync + MARK instead. Returns files settled or < 0. [blocks] */
+/* Journals the fallback or cut of every file with missing ranges (rules 21, 22) and INCOMPLETE reports. own_crash_same_boot:
+ * ranges are in the page cache: fdatasync + MARK instead. Returns files settled or < 0. [blocks] */
 int dmt_ws_settle(struct dmt_ws *ws, bool own_crash_same_boot, struct dmt_err *err);
 /* Stops being holder: operations fail -EROFS/-EIO, parked acks fail with -EIO; state stays readable. */
 void dmt_ws_demote(struct dmt_ws *ws);
-/* Loser: saves records after switch_seq, with by-reference bytes inline, as STORE/branches/NAME (journal format; listed by dmt_ws_branches),
- * durable; then cuts the journal to switch_seq and reloads. DMT_E_HISTORY if the last checkpoint is beyond it (caller: full resync). [blocks] */
+/* Loser: saves records after switch_seq, with by-reference bytes inline, as STORE/branches/NAME (journal format; listed by
+ * dmt_ws_branches), durable; then cuts the journal to switch_seq and reloads. DMT_E_HISTORY if the last checkpoint is beyond it
+ * (caller: full resync). [blocks] */
 int dmt_ws_branch_and_cut(struct dmt_ws *ws, uint64_t switch_seq, const char *branch, struct dmt_err *err);
 
-/* --- acknowledging ----------------------------------------------------------------------------------------------------------- */
+/* --- acknowledging ---------------------------------------------------------------------------------------------------------- */
 typedef void (*dmt_ack_fn)(void *arg, int err); /* err 0 or -errno; from commit, loop or pool thread */
-/* After a mutating call: may the reply go now? 1 yes (fn not called); 0 parked, fn will be called once; < 0 reply with that error. seq: what
- * the op returned. With sync=write this waits like a sync. */
+/* After a mutating call: may the reply go now? 1 yes (fn not called); 0 parked, fn will be called once; < 0 reply with that
+ * error. seq: what the op returned. With sync=write this waits like a sync. */
 int dmt_ws_ack(struct dmt_ws *ws, uint64_t seq, dmt_ack_fn fn, void *arg);
-/* fsync of ino (0 = sync of everything): by-reference data durable, MARK, journal durable, gate. Always answers through fn. Names-only: datasync of a directory. */
+/* fsync of ino (0 = sync of everything): by-reference data durable, MARK, journal durable, gate. Always answers through fn.
+ * Names-only: datasync of a directory. */
 void dmt_ws_sync(struct dmt_ws *ws, uint64_t ino, dmt_ack_fn fn, void *arg);
 int dmt_ws_sync_wait(struct dmt_ws *ws, uint64_t ino); /* [blocks] */
 /* The gate's answer may have changed: looks at parked acks again. Any thread. */
 void dmt_ws_poke(struct dmt_ws *ws);
 
-/* --- operations ---------------------------------------------------------------------------------------------------------------- */
+/* --- operations ------------------------------------------------------------------------------------------------------------- */
 struct dmt_op {
     uint32_t uid, gid;  /* of the caller, for new inodes */
     uint32_t umask;
@@ -107,41 +113,47 @@ struct dmt_setattr {
     bool atime_now, mtime_now, kill_suidgid;
 };
 int dmt_ws_setattr(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, const struct dmt_setattr *sa, struct dmt_attr *ret);
-/* Any type but links: mode has the S_IFMT bits, umask is applied unless the parent has a default ACL; target: symlinks only; name NULL: O_TMPFILE.
- * setgid directories and owner rules as ext4. The kernel has checked permissions (default_permissions). */
+/* Any type but links: mode has the S_IFMT bits, umask is applied unless the parent has a default ACL; target: symlinks only; name
+ * NULL: O_TMPFILE. setgid directories and owner rules as ext4. The kernel has checked permissions (default_permissions). */
 int dmt_ws_make(struct dmt_ws *ws, struct dmt_op *op, uint64_t parent, const char *name, uint32_t mode, uint32_t rdev,
                 const char *target, struct dmt_attr *ret);
 int dmt_ws_link(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, uint64_t parent, const char *name, struct dmt_attr *ret);
 int dmt_ws_unlink(struct dmt_ws *ws, struct dmt_op *op, uint64_t parent, const char *name, bool dir);
-int dmt_ws_rename(struct dmt_ws *ws, struct dmt_op *op, uint64_t parent, const char *name, uint64_t newparent, const char *newname,
-                  uint32_t flags);
+int dmt_ws_rename(struct dmt_ws *ws, struct dmt_op *op, uint64_t parent, const char *name, uint64_t newparent,
+                  const char *newname, uint32_t flags);
 int dmt_ws_readlink(struct dmt_ws *ws, uint64_t node, char buf[4096]);
-/* Kernel reference counts: an orphan is reaped (journaled) when its count falls to 0. lookup/make/link/readdirplus entries count 1 each, by the caller's call. */
+/* Kernel reference counts: an orphan is reaped (journaled) when its count falls to 0. lookup/make/link/readdirplus entries count
+ * 1 each, by the caller's call. */
 void dmt_ws_ref(struct dmt_ws *ws, uint64_t node);
 void dmt_ws_forget(struct dmt_ws *ws, uint64_t node, uint64_t n);
-/* p: may be used without copying until return. kill_suidgid: WRITE_KILL_SUIDGID. Decides itself inline or by reference (design 6). */
+/* p: may be used without copying until return. kill_suidgid: WRITE_KILL_SUIDGID. Decides itself inline or by reference (design
+ * 6). */
 int dmt_ws_write(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, const void *p, size_t len, uint64_t off, bool kill_suidgid);
 /* nowait: -EAGAIN when it would have to wait for the disk (caller hands it to the pool). Returns bytes. */
 ssize_t dmt_ws_read(struct dmt_ws *ws, uint64_t node, void *buf, size_t len, uint64_t off, bool nowait);
 int dmt_ws_fallocate(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, int flags, uint64_t off, uint64_t len);
 int64_t dmt_ws_seek(struct dmt_ws *ws, uint64_t node, uint64_t off, int whence); /* SEEK_DATA / SEEK_HOLE */
-/* Entries with cookie > after, "." and ".." (cookies 1, 2) included. fn returns non-zero when its buffer is full. attr is NULL unless plus. */
-typedef int (*dmt_readdir_fn)(void *ctx, const char *name, uint64_t node, uint32_t type, uint64_t cookie, const struct dmt_attr *attr);
+/* Entries with cookie > after, "." and ".." (cookies 1, 2) included. fn returns non-zero when its buffer is full. attr is NULL
+ * unless plus. */
+typedef int (*dmt_readdir_fn)(void *ctx, const char *name, uint64_t node, uint32_t type, uint64_t cookie,
+                              const struct dmt_attr *attr);
 int dmt_ws_readdir(struct dmt_ws *ws, uint64_t node, uint64_t after, bool plus, dmt_readdir_fn fn, void *ctx);
 ssize_t dmt_ws_getxattr(struct dmt_ws *ws, uint64_t node, const char *name, void *buf, size_t size);
 ssize_t dmt_ws_listxattr(struct dmt_ws *ws, uint64_t node, char *buf, size_t size);
-int dmt_ws_setxattr(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, const char *name, const void *val, size_t len, int flags);
+int dmt_ws_setxattr(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, const char *name, const void *val, size_t len,
+                    int flags);
 int dmt_ws_removexattr(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, const char *name);
 int dmt_ws_statfs(struct dmt_ws *ws, struct statvfs *ret);
 /* "/a/b" -> node id, and node -> path (first name found); for tools. */
 int dmt_ws_resolve(struct dmt_ws *ws, uint64_t view, const char *path, uint64_t *ret_ino);
 int dmt_ws_path(struct dmt_ws *ws, uint64_t view, uint64_t ino, char *buf, size_t size);
 
-/* --- snapshots ------------------------------------------------------------------------------------------------------------------ */
+/* --- snapshots -------------------------------------------------------------------------------------------------------------- */
 int dmt_ws_snap_create(struct dmt_ws *ws, const char *name, const char *note, struct dmt_snapshot *ret, struct dmt_err *err);
 int dmt_ws_snap_delete(struct dmt_ws *ws, const char *name, struct dmt_err *err);
 int dmt_ws_snap_each(struct dmt_ws *ws, int (*fn)(void *ctx, const struct dmt_snapshot *s), void *ctx);
-/* Differences between two views (seq or DMT_LIVE), sorted by path. kind: 'A' added, 'D' deleted, 'M' content, 'm' attributes only, 'T' type, 'R' renamed (from). [blocks] */
+/* Differences between two views (seq or DMT_LIVE), sorted by path. kind: 'A' added, 'D' deleted, 'M' content, 'm' attributes
+ * only, 'T' type, 'R' renamed (from). [blocks] */
 typedef int (*dmt_diff_fn)(void *ctx, char kind, const char *path, const char *from);
 int dmt_ws_diff(struct dmt_ws *ws, uint64_t a, uint64_t b, dmt_diff_fn fn, void *ctx, struct dmt_err *err);
 struct dmt_rollback {
@@ -155,13 +167,14 @@ struct dmt_rollback {
 };
 int dmt_ws_rollback(struct dmt_ws *ws, struct dmt_rollback *rb, struct dmt_err *err); /* [blocks] */
 /* Branches kept by a loser: fn(name, first seq, last seq, records, bytes). */
-int dmt_ws_branches(struct dmt_ws *ws, int (*fn)(void *ctx, const char *name, uint64_t first, uint64_t last, uint64_t bytes), void *ctx);
+int dmt_ws_branches(struct dmt_ws *ws, int (*fn)(void *ctx, const char *name, uint64_t first, uint64_t last, uint64_t bytes),
+                    void *ctx);
 /* Writes the files that a branch's records name (state at the switch point + the branch) below dir as plain files. [blocks] */
 int dmt_ws_branch_extract(struct dmt_ws *ws, const char *branch, const char *dir, struct dmt_err *err);
 
-/* --- bulk lane (used by replica and archive) --------------------------------------------------------------------------------------- */
-/* Bytes of [off, off+len) of ino as last written at exactly seq: *ret_n bytes from off are right (checked before and after reading);
- * DMT_E_GONE when the start of the range has been overwritten, cut or deleted since. [blocks on disk] */
+/* --- bulk lane (used by replica and archive) -------------------------------------------------------------------------------- */
+/* Bytes of [off, off+len) of ino as last written at exactly seq: *ret_n bytes from off are right (checked before and after
+ * reading); DMT_E_GONE when the start of the range has been overwritten, cut or deleted since. [blocks on disk] */
 int dmt_ws_bulk_read(struct dmt_ws *ws, uint64_t ino, uint64_t off, uint64_t len, uint64_t seq, void *buf, uint64_t *ret_n);
 /* Follower: next range still lacking after (ino, off): 1/0; fill; then sync makes what was filled durable and drops the rows. */
 int dmt_ws_missing_next(struct dmt_ws *ws, uint64_t ino, uint64_t off, struct dmt_missing *ret);
@@ -169,15 +182,16 @@ int dmt_ws_missing_fill(struct dmt_ws *ws, const struct dmt_missing *m, const vo
 int dmt_ws_missing_sync(struct dmt_ws *ws); /* [blocks] */
 bool dmt_ws_missing_ino(struct dmt_ws *ws, uint64_t ino, uint64_t upto_seq); /* ino 0 = any */
 
-/* --- checkpoint, stream, status ------------------------------------------------------------------------------------------------------ */
+/* --- checkpoint, stream, status --------------------------------------------------------------------------------------------- */
 int dmt_ws_checkpoint(struct dmt_ws *ws, struct dmt_err *err); /* [blocks] */
-/* Journal segments may go once all of these allow it: the checkpoint (known here) and the two named here (UINT64_MAX = no such reader). Until
- * the first call nothing goes. */
+/* Journal segments may go once all of these allow it: the checkpoint (known here) and the two named here (UINT64_MAX = no such
+ * reader). Until the first call nothing goes. */
 void dmt_ws_set_retention(struct dmt_ws *ws, uint64_t standby_durable, uint64_t archived);
 /* checkpoint + dmt_store_export. [blocks] */
 int dmt_ws_export(struct dmt_ws *ws, struct dmt_pos *ret_pos, int (*emit)(void *ctx, const void *p, size_t len), void *ctx,
                   struct dmt_err *err);
-/* Digest of a view's tree, the same that tests/lib/bin/treedigest computes by POSIX calls; hex into ret. path NULL = root. [blocks] */
+/* Digest of a view's tree, the same that tests/lib/bin/treedigest computes by POSIX calls; hex into ret. path NULL = root.
+ * [blocks] */
 int dmt_ws_digest(struct dmt_ws *ws, uint64_t view, char ret[65], struct dmt_err *err);
 
 struct dmt_ws_status {

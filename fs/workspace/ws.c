@@ -1,11 +1,13 @@
-/* ws.c: opening and closing a workspace, its lock, and what it derives from records but keeps in memory.
+/* ws.c: opening and closing a workspace, its lock, and what it derives from records but keeps in
+ * memory.
  *
- * Happy path of open: the store opens at its last checkpoint; the journal finds its tail (the store's position is its floor);
- * the values in the store's meta table (next inode number, orphans ...) are loaded; a holder-to-be replays the journal from the
- * checkpoint to the tail through the one apply; the checkpointer starts. Recovery is nothing else. Close makes by-reference
- * data and the journal durable, makes a last checkpoint and lets go.
- * Failure: open gives back everything it took. A workspace that has failed closes without a checkpoint: disk and journal
- * hold a consistent state, memory may not.
+ * Happy path of open: the store opens at its last checkpoint; the journal finds its tail (the
+ * store's position is its floor); the values in the store's meta table (next inode number, orphans
+ * ...) are loaded; a holder-to-be replays the journal from the checkpoint to the tail through the
+ * one apply; the checkpointer starts. Recovery is nothing else. Close makes by-reference data and
+ * the journal durable, makes a last checkpoint and lets go.
+ * Failure: open gives back everything it took. A workspace that has failed closes without a
+ * checkpoint: disk and journal hold a consistent state, memory may not.
  * Thread: open and close from one thread; ws_fail from any, lock held.
  */
 #include <errno.h>
@@ -62,7 +64,7 @@ struct dmt_lockfn dmt_ws_lockfn(struct dmt_ws *ws)
     return (struct dmt_lockfn){lockfn_lock, lockfn_unlock, ws};
 }
 
-/* --- memory derived from records --------------------------------------------------------------- */
+/* --- memory derived from records -------------------------------------------------------------- */
 
 static int load_blob(struct dmt_ws *ws, const char *key, void **ret, size_t *len)
 {
@@ -146,7 +148,8 @@ int ws_meta_load(struct dmt_ws *ws, struct dmt_err *err)
     if (r == 0)
         r = dmt_store_epoch_each(ws->st, last_epoch, ws);
     if (r < 0)
-        return dmt_err_set(err, r, "cannot read the workspace's values from the store: %s", dmt_strerror(r));
+        return dmt_err_set(err, r, "cannot read the workspace's values from the store: %s",
+                           dmt_strerror(r));
     return 0;
 }
 
@@ -185,7 +188,7 @@ void ws_memory_clear(struct dmt_ws *ws)
     ws->space_at_ns = 0;
 }
 
-/* --- open, close --------------------------------------------------------------------------------- */
+/* --- open, close ------------------------------------------------------------------------------ */
 
 static int alloc_ws(struct dmt_ws **ret, const struct dmt_ws_conf *conf)
 {
@@ -199,7 +202,8 @@ static int alloc_ws(struct dmt_ws **ret, const struct dmt_ws_conf *conf)
     ws->hints = calloc(WS_HINTS, sizeof(*ws->hints));
     ws->gate = conf->gate ? *conf->gate : *dmt_gate_open();
     ws->role = conf->follower ? WS_FOLLOWER : WS_IDLE;
-    ws->keep_standby = ws->keep_archive = 0; /* everything is kept until someone who knows the readers says otherwise */
+    /* everything is kept until someone who knows the readers says otherwise */
+    ws->keep_standby = ws->keep_archive = 0;
     ws->sync_gen = 1;
     dmt_list_init(&ws->acks);
     pthread_condattr_init(&mono);
@@ -274,8 +278,8 @@ static int recover(struct dmt_ws *ws, struct dmt_err *err)
         r = ws_apply_from(ws, rd, &pos, tail, true, err);
     dmt_jreader_close(rd);
     if (r == 0)
-        dmt_info("recovered: %" PRIu64 " records replayed in %" PRIu64 " ms", tail - ws->checkpointed,
-                 (uint64_t)((ws_mono(ws) - t0) / DMT_MS));
+        dmt_info("recovered: %" PRIu64 " records replayed in %" PRIu64 " ms",
+                 tail - ws->checkpointed, (uint64_t)((ws_mono(ws) - t0) / DMT_MS));
     return r;
 }
 

@@ -144,8 +144,8 @@ static inline struct dmt_span ws_span(const char *s)
 }
 
 /* --- log.c ------------------------------------------------------------------------------------------------------------ */
-/* May a mutating operation start (role, failure, gate, rollback under way, room in memory when it grows the state)? Lock held; may
- * wait, with the lock released meanwhile: call it first. 0 or -errno. */
+/* May a mutating operation start (role, failure, gate, rollback under way, room in memory when it grows the state)? Lock held;
+ * may wait, with the lock released meanwhile: call it first. 0 or -errno. */
 int ws_begin(struct dmt_ws *ws, bool grows);
 /* Room for `bytes` more on this disk and the peer's, and in the quota? 0, -ENOSPC, -EDQUOT. */
 int ws_room(struct dmt_ws *ws, uint64_t bytes);
@@ -186,7 +186,7 @@ int ws_acl_chmod(uint8_t *buf, size_t len, uint32_t mode);
 /* A new inode below a directory with default ACL: its access ACL in buf (len 0 = none needed) and its mode. */
 int ws_acl_inherit(struct dmt_span dflt, uint8_t buf[WS_ACL_BYTES_MAX], size_t *ret_len, uint32_t *mode);
 
-/* --- node.c: node ids, attributes --------------------------------------------------------------------------------------------- */
+/* --- node.c: node ids, attributes ------------------------------------------------------------------------------------------- */
 struct ws_at {
     uint64_t node, view, ino, serial;
     bool snapdir; /* the .snapshots directory itself */
@@ -202,7 +202,7 @@ int ws_live_dir(struct dmt_ws *ws, uint64_t node, struct dmt_inode *ret); /* als
 int ws_name_check(const char *name);
 void ws_hint(struct dmt_ws *ws, uint64_t ino, uint64_t parent);
 
-/* --- ops ------------------------------------------------------------------------------------------------------------------------- */
+/* --- ops -------------------------------------------------------------------------------------------------------------------- */
 /* mode after a write, truncate or chown kills suid/sgid; DMT_MODE_KEEP when nothing changes. */
 uint32_t ws_kill_mode(const struct dmt_inode *n, bool kill);
 /* 1 if security.capability is there to be dropped. */
@@ -231,7 +231,7 @@ void ws_entries_free(struct ws_entries *e);
 int ws_paths(struct dmt_ws *ws, uint64_t view, const uint64_t *inos, size_t n, char ***ret);
 void ws_paths_free(char **paths, size_t n);
 
-/* --- diff.c: what differs between two views ------------------------------------------------------------------------------------------- */
+/* --- diff.c: what differs between two views --------------------------------------------------------------------------------- */
 struct ws_dnode { /* an inode that changed in between */
     uint64_t ino;
     bool in_a, in_b; /* exists there with a name */
@@ -280,7 +280,7 @@ void ws_xattrs_free(struct ws_xattrs *x);
 int ws_snap_log(struct dmt_ws *ws, const char *name, const char *note, struct dmt_snapshot *ret);
 int ws_flush_mmap(struct dmt_ws *ws, struct dmt_err *err); /* lock NOT held */
 
-/* --- ack.c, checkpoint.c ----------------------------------------------------------------------------------------------------------- */
+/* --- ack.c, checkpoint.c ---------------------------------------------------------------------------------------------------- */
 void ws_acks_evaluate(struct dmt_ws *ws);
 void ws_acks_fail(struct dmt_ws *ws, int err);
 void ws_on_durable(void *ctx, uint64_t durable_seq, int err);

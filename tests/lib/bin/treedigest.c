@@ -2,11 +2,13 @@
  *
  *   treedigest [-l] [-x PREFIX]... [-X REGEX] DIR
  *
- * The same SHA-256 as dmt_ws_digest computes from a store (docs/formats-records.md, "Tree digest"), written independently of it: entries
- * depth first, names in byte order; path, type, mode, owner, mtime, content or target or device, xattrs; a second name of an
- * inode says which name was the first. A mount, a native directory, a restored tree: equal numbers mean equal trees. -l prints
- * each entry's own hash first, so that two runs can be compared with diff. -x leaves out a path (whole names) and what is below it, -X what
- * matches. `.snapshots` is skipped if listed. Exit 1 on any read error, 2 when DIR is no directory.
+ * The same SHA-256 as dmt_ws_digest computes from a store (docs/formats-records.md, "Tree digest"),
+ * written independently of it: entries depth first, names in byte order; path, type, mode, owner,
+ * mtime, content or target or device, xattrs; a second name of an inode says which name was the
+ * first. A mount, a native directory, a restored tree: equal numbers mean equal trees. -l prints
+ * each entry's own hash first, so that two runs can be compared with diff. -x leaves out a path
+ * (whole names) and what is below it, -X what matches. `.snapshots` is skipped if listed. Exit 1 on
+ * any read error, 2 when DIR is no directory.
  * Thread: main only. */
 #include <dirent.h>
 #include <errno.h>
@@ -84,7 +86,8 @@ static const char *first_name(const struct stat *st, const char *path)
     return NULL;
 }
 
-static void add_content(struct dmt_buf *e, int dirfd, const char *name, const char *path, uint64_t size)
+static void add_content(struct dmt_buf *e, int dirfd, const char *name, const char *path,
+                        uint64_t size)
 {
     unsigned char sum[EVP_MAX_MD_SIZE] = {0};
     unsigned len;
@@ -119,7 +122,8 @@ static int by_string(const void *a, const void *b)
 static int counts(const char *name)
 {
     return strncmp(name, "user.", 5) == 0 || strncmp(name, "trusted.", 8) == 0 ||
-           strcmp(name, "security.capability") == 0 || strcmp(name, "system.posix_acl_access") == 0 ||
+           strcmp(name, "security.capability") == 0 ||
+           strcmp(name, "system.posix_acl_access") == 0 ||
            strcmp(name, "system.posix_acl_default") == 0;
 }
 
@@ -166,7 +170,8 @@ static char letter(mode_t mode)
     }
 }
 
-static void add_entry(int dirfd, const char *name, const char *full, const char *path, const struct stat *st)
+static void add_entry(int dirfd, const char *name, const char *full, const char *path,
+                      const struct stat *st)
 {
     static char target[4097];
     struct dmt_buf e;
@@ -198,7 +203,8 @@ static void add_entry(int dirfd, const char *name, const char *full, const char 
         must(NULL);
     EVP_DigestUpdate(all, e.p, e.len);
     if (verbose)
-        printf("%016llx %c %s\n", (unsigned long long)dmt_hash64(0, e.p, e.len), letter(st->st_mode), path);
+        printf("%016llx %c %s\n", (unsigned long long)dmt_hash64(0, e.p, e.len),
+               letter(st->st_mode), path);
     dmt_buf_free(&e);
 }
 
@@ -221,7 +227,8 @@ static void walk_dir(int fd, const char *full, const char *path)
         qsort(names, n, sizeof(*names), by_string);
     for (size_t i = 0; i < n; i++) {
         char *f, *p;
-        if (asprintf(&f, "%s/%s", full, names[i]) < 0 || asprintf(&p, "%s%s%s", path, *path ? "/" : "", names[i]) < 0)
+        if (asprintf(&f, "%s/%s", full, names[i]) < 0 ||
+            asprintf(&p, "%s%s%s", path, *path ? "/" : "", names[i]) < 0)
             must(NULL);
         walk(dirfd(d), names[i], f, p);
         free(f);

@@ -1,18 +1,21 @@
-/* test_model.c: random operations against an in-memory model, with everything that may happen in between.
+/* test_model.c: random operations against an in-memory model, with everything that may happen in
+ * between.
  *
- * One run = one seed: a holder and a follower; some hundreds of random operations on a small tree (so that names collide),
- * mixed with checkpoints, crashes of the holder, restarts of the follower, snapshots, their deletion, and rollbacks. After every
- * batch the holder is compared with the model name by name and byte by byte; the follower and every snapshot by tree digest: live == recovered
- * == followed, and a snapshot shows for ever what it showed first. The model knows nothing of logs, maps or lifetimes.
- * DMT_SEED=N runs that seed alone, DMT_SEEDS=N that many, DMT_OPS=N operations in each; a failure prints the seed. */
+ * One run = one seed: a holder and a follower; some hundreds of random operations on a small tree
+ * (so that names collide), mixed with checkpoints, crashes of the holder, restarts of the follower,
+ * snapshots, their deletion, and rollbacks. After every batch the holder is compared with the model
+ * name by name and byte by byte; the follower and every snapshot by tree digest: live == recovered
+ * == followed, and a snapshot shows for ever what it showed first. The model knows nothing of logs,
+ * maps or lifetimes. DMT_SEED=N runs that seed alone, DMT_SEEDS=N that many, DMT_OPS=N operations
+ * in each; a failure prints the seed. */
 #include "tests/unit/workspace/pair.h"
 
-#define INODES    64
-#define ENTRIES   24
-#define SNAPS     6
-#define FILE_MAX  (3u << 20)
-#define NAMES     12
-#define XATTRS    3
+#define INODES   64
+#define ENTRIES  24
+#define SNAPS    6
+#define FILE_MAX (3u << 20)
+#define NAMES    12
+#define XATTRS   3
 
 struct m_entry {
     int ino; /* 0 = free */
@@ -58,13 +61,14 @@ static uint64_t rnd(struct run *r, uint64_t n)
     return r->rng % n;
 }
 
-#define CHECK(cond)                                                                                                    \
-    do {                                                                                                               \
-        if (!(cond))                                                                                                   \
-            fail_msg("seed %llu, operation %d: %s (line %d)", (unsigned long long)r->seed, r->ops, #cond, __LINE__);    \
+#define CHECK(cond)                                                                                \
+    do {                                                                                           \
+        if (!(cond))                                                                               \
+            fail_msg("seed %llu, operation %d: %s (line %d)", (unsigned long long)r->seed, r->ops, \
+                     #cond, __LINE__);                                                             \
     } while (0)
 
-/* --- the model ------------------------------------------------------------------------------------------------ */
+/* --- the model -------------------------------------------------------------------------------- */
 
 static bool is_dir(const struct m_inode *n)
 {
@@ -144,11 +148,12 @@ static bool m_below(struct model *m, int dir, int top)
     return true;
 }
 
-/* --- choosing ---------------------------------------------------------------------------------------------------- */
+/* --- choosing --------------------------------------------------------------------------------- */
 
 static const char *some_name(struct run *r)
 {
-    static const char *const names[NAMES] = {"a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"};
+    static const char *const names[NAMES] = {"a", "b", "c", "d", "e", "f",
+                                             "g", "h", "i", "j", "k", "l"};
     return names[rnd(r, NAMES)];
 }
 
@@ -189,7 +194,7 @@ static bool anything(const struct m_inode *n)
     return n->nlink > 0;
 }
 
-/* --- operations on both -------------------------------------------------------------------------------------------- */
+/* --- operations on both ----------------------------------------------------------------------- */
 
 static void do_make(struct run *r)
 {
@@ -204,11 +209,15 @@ static void do_make(struct run *r)
     if (ino == INODES || m_count(&r->m.in[dir]) == ENTRIES)
         return;
     int want = m_find(&r->m.in[dir], name) ? -EEXIST : 0;
-    CHECK(dmt_ws_make(r->f->ws, &op, r->m.in[dir].node, name, mode, 0, S_ISLNK(mode) ? "to" : NULL, &a) == want);
+    CHECK(dmt_ws_make(r->f->ws, &op, r->m.in[dir].node, name, mode, 0, S_ISLNK(mode) ? "to" : NULL,
+                      &a) == want);
     if (want < 0)
         return;
-    r->m.in[ino] = (struct m_inode){
-        .used = true, .mode = S_ISLNK(mode) ? S_IFLNK | 0777 : mode, .nlink = 1, .parent = dir, .node = a.node};
+    r->m.in[ino] = (struct m_inode){.used = true,
+                                    .mode = S_ISLNK(mode) ? S_IFLNK | 0777 : mode,
+                                    .nlink = 1,
+                                    .parent = dir,
+                                    .node = a.node};
     m_add(&r->m.in[dir], name, ino);
 }
 
@@ -251,7 +260,8 @@ static void do_remove(struct run *r)
     }
 }
 
-static int rename_expected(struct run *r, int d1, struct m_entry *a, int d2, struct m_entry *b, uint32_t flags)
+static int rename_expected(struct run *r, int d1, struct m_entry *a, int d2, struct m_entry *b,
+                           uint32_t flags)
 {
     struct model *m = &r->m;
     if (!a)
@@ -376,7 +386,8 @@ static void do_attr(struct run *r)
     if (S_ISLNK(n->mode))
         return;
     n->mode = (n->mode & S_IFMT) | (0700u + (uint32_t)rnd(r, 64));
-    struct dmt_setattr sa = {.mask = DMT_SET_MODE | DMT_SET_MTIME, .mode = n->mode, .mtime = 1 + rnd(r, 1000000000)};
+    struct dmt_setattr sa = {
+        .mask = DMT_SET_MODE | DMT_SET_MTIME, .mode = n->mode, .mtime = 1 + rnd(r, 1000000000)};
     CHECK(dmt_ws_setattr(r->f->ws, &op, n->node, &sa, &a) == 0);
 }
 
@@ -430,14 +441,15 @@ static void do_close(struct run *r)
         close_one(r, ino);
 }
 
-/* --- comparing ------------------------------------------------------------------------------------------------------ */
+/* --- comparing -------------------------------------------------------------------------------- */
 
 struct names {
     int n;
     char text[ENTRIES + 2][8];
 };
 
-static int list_name(void *ctx, const char *name, uint64_t node, uint32_t type, uint64_t cookie, const struct dmt_attr *attr)
+static int list_name(void *ctx, const char *name, uint64_t node, uint32_t type, uint64_t cookie,
+                     const struct dmt_attr *attr)
 {
     struct names *l = ctx;
     (void)node, (void)type, (void)cookie, (void)attr;
@@ -453,8 +465,8 @@ static void compare_file(struct run *r, const struct m_inode *n)
     CHECK(dmt_ws_read(r->f->ws, n->node, got, n->size + 1, 0, false) == (ssize_t)n->size);
     for (uint32_t i = 0; i < n->size; i++)
         if (got[i] != n->data[i])
-            fail_msg("seed %llu, operation %d: byte %u of %u differs in node %llu", (unsigned long long)r->seed, r->ops,
-                     i, n->size, (unsigned long long)n->node);
+            fail_msg("seed %llu, operation %d: byte %u of %u differs in node %llu",
+                     (unsigned long long)r->seed, r->ops, i, n->size, (unsigned long long)n->node);
     free(got);
 }
 
@@ -529,7 +541,7 @@ static void expect_digest(struct run *r, struct fx *f, uint64_t view, const char
     CHECK(strcmp(got, want) == 0);
 }
 
-/* --- what happens in between -------------------------------------------------------------------------------------------- */
+/* --- what happens in between ------------------------------------------------------------------ */
 
 static void close_all(struct run *r)
 {
@@ -618,18 +630,20 @@ static void explain(struct run *r, struct fx *b)
                           (long long)aa.st.st_size, (long long)ab.st.st_size);
         if (!file(n))
             continue;
-        ssize_t na = dmt_ws_read(r->f->ws, node, x, FILE_MAX, 0, false), nb = dmt_ws_read(b->ws, node, y, FILE_MAX, 0, false);
+        ssize_t na = dmt_ws_read(r->f->ws, node, x, FILE_MAX, 0, false),
+                nb = dmt_ws_read(b->ws, node, y, FILE_MAX, 0, false);
         ssize_t from = 0, to = na < nb ? na : nb;
         while (from < to && x[from] == y[from])
             from++;
         while (to > from && x[to - 1] == y[to - 1])
             to--;
         if (from < to)
-            print_message("node %llu: bytes %zd to %zd of %zd differ (%02x, %02x)\n", (unsigned long long)node, from, to, na,
-                          x[from], y[from]);
-        for (uint64_t off = 0; dmt_ws_missing_next(b->ws, node, off, &m) == 1 && m.ino == node; off = m.off + m.len)
-            print_message("  missing %llu + %llu at %llu\n", (unsigned long long)m.off, (unsigned long long)m.len,
-                          (unsigned long long)m.seq);
+            print_message("node %llu: bytes %zd to %zd of %zd differ (%02x, %02x)\n",
+                          (unsigned long long)node, from, to, na, x[from], y[from]);
+        for (uint64_t off = 0; dmt_ws_missing_next(b->ws, node, off, &m) == 1 && m.ino == node;
+             off = m.off + m.len)
+            print_message("  missing %llu + %llu at %llu\n", (unsigned long long)m.off,
+                          (unsigned long long)m.len, (unsigned long long)m.seq);
     }
     free(x);
     free(y);
@@ -660,10 +674,12 @@ static void do_follow(struct run *r)
 
 static void step(struct run *r)
 {
-    static void (*const common[])(struct run *) = {do_make,   do_make,  do_make,     do_link,  do_remove, do_rename,
-                                                   do_rename, do_write, do_write,    do_write, do_write,  do_truncate,
-                                                   do_punch,  do_attr,  do_xattr,    do_open,  do_close};
-    static void (*const rare[])(struct run *) = {do_crash, do_snapshot, do_snapshot, do_snapshot, do_rollback, do_follow};
+    static void (*const common[])(struct run *) = {
+        do_make,   do_make,  do_make,  do_link,  do_remove, do_rename,
+        do_rename, do_write, do_write, do_write, do_write,  do_truncate,
+        do_punch,  do_attr,  do_xattr, do_open,  do_close};
+    static void (*const rare[])(struct run *) = {do_crash,    do_snapshot, do_snapshot,
+                                                 do_snapshot, do_rollback, do_follow};
     uint64_t x = rnd(r, 100);
     if (x < 4)
         rare[rnd(r, 6)](r);
@@ -683,7 +699,8 @@ static void run_seed(struct pair *p, uint64_t seed, int ops)
     r->f = &p->a;
     r->seed = seed;
     r->rng = seed * 0x9e3779b97f4a7c15ull + 1;
-    r->m.in[1] = (struct m_inode){.used = true, .mode = S_IFDIR | 0755, .nlink = 1, .parent = 1, .node = DMT_ROOT};
+    r->m.in[1] = (struct m_inode){
+        .used = true, .mode = S_IFDIR | 0755, .nlink = 1, .parent = 1, .node = DMT_ROOT};
     for (r->ops = 0; r->ops < ops; r->ops++) {
         step(r);
         if (r->ops % 40 == 39) {

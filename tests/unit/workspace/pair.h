@@ -2,7 +2,7 @@
 #ifndef DMT_TESTS_WORKSPACE_PAIR_H
 #define DMT_TESTS_WORKSPACE_PAIR_H
 
-#include "fixture.h"
+#include "tests/unit/workspace/fixture.h"
 
 struct pair {
     struct fx a, b; /* a starts as holder */

@@ -1,5 +1,5 @@
 /* test_follow.c: following, promotion, settling of incomplete files, the loser's branch. */
-#include "pair.h"
+#include "tests/unit/workspace/pair.h"
 
 static void some_work(struct fx *f, const char *name)
 {
@@ -104,7 +104,7 @@ static void promotion_reaps_what_was_open_there(void **state)
     assert_int_equal(dmt_ws_getattr(p->b.ws, x, &at), -ENOENT);
 }
 
-/* --- bulk ------------------------------------------------------------------------------------------------- */
+/* --- bulk ------------------------------------------------------------------------------------- */
 
 static void bulk_is_pulled_and_becomes_equal(void **state)
 {
@@ -160,7 +160,7 @@ static void marks_of_the_holder_do_not_complete_the_follower(void **state)
     assert_true(dmt_ws_missing_ino(p->b.ws, x, UINT64_MAX));
 }
 
-/* --- settling ------------------------------------------------------------------------------------------------ */
+/* --- settling --------------------------------------------------------------------------------- */
 
 struct reports {
     int n, fallback;
@@ -296,7 +296,7 @@ static void overwritten_in_place_falls_back(void **state)
     fx_expect_pattern(&p->b, x, 1u << 20, 2u << 20, 1);
 }
 
-/* --- the loser ---------------------------------------------------------------------------------------------------- */
+/* --- the loser -------------------------------------------------------------------------------- */
 
 /* b was promoted at b's tail; a gives up and follows b. */
 static void lose(struct pair *p, uint64_t switch_seq)
@@ -419,7 +419,9 @@ static void roles_change_back_and_forth(void **state)
     some_work(&p->a, "three");
     fx_expect_pattern(&p->a, x, 3u << 20, 0, 5);
     struct dmt_err err = {0};
-    fx_check(dmt_ws_branch_and_cut(p->b.ws, dmt_journal_tail(dmt_ws_journal(p->b.ws)).seq, "epoch-2-beta", &err), &err);
+    fx_check(dmt_ws_branch_and_cut(p->b.ws, dmt_journal_tail(dmt_ws_journal(p->b.ws)).seq,
+                                   "epoch-2-beta", &err),
+             &err);
     pair_send(&p->a, &p->b, UINT64_MAX);
     pair_apply(&p->b);
     pair_equal(&p->a, &p->b, DMT_LIVE);
@@ -446,7 +448,7 @@ static void loser_pulls_fallback_content_it_no_longer_has(void **state)
     pair_equal(&p->a, &p->b, DMT_LIVE);
 }
 
-/* --- first synchronisation ------------------------------------------------------------------------------------------- */
+/* --- first synchronisation -------------------------------------------------------------------- */
 
 static int feed(void *ctx, const void *p, size_t len)
 {
@@ -495,8 +497,10 @@ static void resynchronised_store_follows_and_takes_over(void **state)
     pair_send(&p->a, &p->b, UINT64_MAX);
     pair_promote(&p->b, "beta", FX_EPOCH(2, 0));
     struct dmt_attr at;
-    assert_int_equal(dmt_ws_getattr(p->b.ws, open_file, &at), -ENOENT); /* the orphan came along and was reaped */
-    assert_true(fx_file(&p->b, DMT_ROOT, "next") > last);               /* numbers go on where they were */
+    /* the orphan came along and was reaped */
+    assert_int_equal(dmt_ws_getattr(p->b.ws, open_file, &at), -ENOENT);
+    /* numbers go on where they were */
+    assert_true(fx_file(&p->b, DMT_ROOT, "next") > last);
     fx_check(dmt_ws_snap_create(p->b.ws, "t", "", &s, &err), &err);
     assert_true(s.serial > 1);
 }

@@ -1,5 +1,6 @@
-/* test_ops.c: every operation against what POSIX and ext4 say. One behaviour a test; each has a workspace of its own. */
-#include "fixture.h"
+/* test_ops.c: every operation against what POSIX and ext4 say. One behaviour a test; each has a
+ * workspace of its own. */
+#include "tests/unit/workspace/fixture.h"
 
 static void make_file_has_owner_mode_and_times(void **state)
 {
@@ -26,9 +27,11 @@ static void make_refuses_taken_bad_and_long_names(void **state)
     char name[300];
     fx_file(f, DMT_ROOT, "f");
     assert_int_equal(dmt_ws_make(f->ws, &op, DMT_ROOT, "f", S_IFREG, 0, NULL, &a), -EEXIST);
-    assert_int_equal(dmt_ws_make(f->ws, &op, DMT_ROOT, ".snapshots", S_IFDIR, 0, NULL, &a), -EEXIST);
+    assert_int_equal(dmt_ws_make(f->ws, &op, DMT_ROOT, ".snapshots", S_IFDIR, 0, NULL, &a),
+                     -EEXIST);
     assert_int_equal(dmt_ws_make(f->ws, &op, 999, "x", S_IFREG, 0, NULL, &a), -ENOENT);
-    assert_int_equal(dmt_ws_make(f->ws, &op, fx_lookup(f, DMT_ROOT, "f"), "x", S_IFREG, 0, NULL, &a), -ENOTDIR);
+    assert_int_equal(
+        dmt_ws_make(f->ws, &op, fx_lookup(f, DMT_ROOT, "f"), "x", S_IFREG, 0, NULL, &a), -ENOTDIR);
     memset(name, 'n', sizeof(name));
     name[256] = '\0';
     assert_int_equal(dmt_ws_make(f->ws, &op, DMT_ROOT, name, S_IFREG, 0, NULL, &a), -ENAMETOOLONG);
@@ -176,11 +179,17 @@ static void fallocate_modes(void **state)
     assert_int_equal(fx_attr(f, x).st.st_size, 20);
     assert_int_equal(falloc(f, x, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 2, 3), 0);
     assert_int_equal(dmt_ws_read(f->ws, x, buf, 32, 0, false), 20);
-    assert_memory_equal(buf, "01\0\0\0" "56789\0\0\0\0\0\0\0\0\0\0", 20);
+    assert_memory_equal(buf,
+                        "01\0\0\0"
+                        "56789\0\0\0\0\0\0\0\0\0\0",
+                        20);
     assert_int_equal(falloc(f, x, FALLOC_FL_ZERO_RANGE, 8, 32), 0);
     assert_int_equal(fx_attr(f, x).st.st_size, 40);
     assert_int_equal(dmt_ws_read(f->ws, x, buf, 32, 0, false), 32);
-    assert_memory_equal(buf, "01\0\0\0" "567\0\0\0", 11);
+    assert_memory_equal(buf,
+                        "01\0\0\0"
+                        "567\0\0\0",
+                        11);
     assert_int_equal(falloc(f, x, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, 38, 100), 0);
     assert_int_equal(fx_attr(f, x).st.st_size, 40);
     assert_int_equal(falloc(f, x, FALLOC_FL_COLLAPSE_RANGE, 0, 4096), -EOPNOTSUPP);
@@ -189,7 +198,10 @@ static void fallocate_modes(void **state)
     assert_int_equal(falloc(f, DMT_ROOT, 0, 0, 1), -ENODEV);
     fx_reopen(f);
     assert_int_equal(dmt_ws_read(f->ws, x, buf, 32, 0, false), 32);
-    assert_memory_equal(buf, "01\0\0\0" "567\0\0\0", 11);
+    assert_memory_equal(buf,
+                        "01\0\0\0"
+                        "567\0\0\0",
+                        11);
 }
 
 static void hard_links_share_one_inode(void **state)
@@ -289,12 +301,13 @@ static void tmpfile_gets_a_name_by_link(void **state)
     fx_expect_text(f, fx_lookup(f, DMT_ROOT, "named"), "tmp");
 }
 
-/* --- rename ------------------------------------------------------------------------------------------- */
+/* --- rename ----------------------------------------------------------------------------------- */
 
 static void rename_matrix(void **state)
 {
     struct fx *f = *state;
-    uint64_t a = fx_dir(f, DMT_ROOT, "a"), b = fx_dir(f, DMT_ROOT, "b"), full = fx_dir(f, DMT_ROOT, "full");
+    uint64_t a = fx_dir(f, DMT_ROOT, "a"), b = fx_dir(f, DMT_ROOT, "b"),
+             full = fx_dir(f, DMT_ROOT, "full");
     uint64_t x = fx_file(f, DMT_ROOT, "x"), y = fx_file(f, DMT_ROOT, "y");
     fx_file(f, full, "f");
     assert_int_equal(fx_try_rename(f, DMT_ROOT, "nope", DMT_ROOT, "z", 0), -ENOENT);
@@ -315,7 +328,9 @@ static void rename_matrix(void **state)
     assert_true(fx_lookup(f, a, "deep") == deep);
     assert_int_equal(fx_try_rename(f, DMT_ROOT, "y", DMT_ROOT, ".snapshots", 0), -EBUSY);
     assert_int_equal(fx_try_rename(f, DMT_ROOT, "y", DMT_ROOT, "w", RENAME_WHITEOUT), -EINVAL);
-    assert_int_equal(fx_try_rename(f, DMT_ROOT, "y", DMT_ROOT, "w", RENAME_EXCHANGE | RENAME_NOREPLACE), -EINVAL);
+    assert_int_equal(
+        fx_try_rename(f, DMT_ROOT, "y", DMT_ROOT, "w", RENAME_EXCHANGE | RENAME_NOREPLACE),
+        -EINVAL);
 }
 
 static void rename_noreplace_and_exchange(void **state)
@@ -364,7 +379,7 @@ static void rename_over_open_file_makes_an_orphan(void **state)
     assert_int_equal(dmt_ws_getattr(f->ws, y, &a), -ENOENT);
 }
 
-/* --- attributes --------------------------------------------------------------------------------------------- */
+/* --- attributes ------------------------------------------------------------------------------- */
 
 static void utimens_sets_nanoseconds(void **state)
 {
@@ -372,7 +387,8 @@ static void utimens_sets_nanoseconds(void **state)
     struct dmt_op op = FX_OP(0);
     struct dmt_attr a;
     uint64_t x = fx_file(f, DMT_ROOT, "x");
-    struct dmt_setattr sa = {.mask = DMT_SET_ATIME | DMT_SET_MTIME, .atime = 1000000001, .mtime_now = true};
+    struct dmt_setattr sa = {
+        .mask = DMT_SET_ATIME | DMT_SET_MTIME, .atime = 1000000001, .mtime_now = true};
     assert_int_equal(dmt_ws_setattr(f->ws, &op, x, &sa, &a), 0);
     assert_int_equal(a.st.st_atim.tv_sec, 1);
     assert_int_equal(a.st.st_atim.tv_nsec, 1);
@@ -386,7 +402,8 @@ static void chown_and_writes_kill_setuid(void **state)
 {
     struct fx *f = *state;
     struct dmt_op op = FX_OP(0);
-    struct dmt_setattr own = {.mask = DMT_SET_UID, .uid = 5}, cut = {.mask = DMT_SET_SIZE, .kill_suidgid = true};
+    struct dmt_setattr own = {.mask = DMT_SET_UID, .uid = 5},
+                       cut = {.mask = DMT_SET_SIZE, .kill_suidgid = true};
     struct dmt_attr a;
     uint64_t x = fx_file(f, DMT_ROOT, "x"), d = fx_dir(f, DMT_ROOT, "d");
     fx_chmod(f, x, 06755);
@@ -422,7 +439,8 @@ static void xattr_flags_sizes_and_list(void **state)
     assert_int_equal(dmt_ws_setxattr(f->ws, &op, x, "user.a", "22", 2, XATTR_REPLACE), 0);
     assert_int_equal(dmt_ws_setxattr(f->ws, &op, x, "user.empty", "", 0, 0), 0);
     assert_int_equal(dmt_ws_setxattr(f->ws, &op, x, "bogus.a", "1", 1, 0), -EOPNOTSUPP);
-    assert_int_equal(dmt_ws_setxattr(f->ws, &op, x, "user.big", big, DMT_XATTR_VALUE_MAX + 1, 0), -E2BIG);
+    assert_int_equal(dmt_ws_setxattr(f->ws, &op, x, "user.big", big, DMT_XATTR_VALUE_MAX + 1, 0),
+                     -E2BIG);
     assert_int_equal(dmt_ws_setxattr(f->ws, &op, x, "user.big", big, DMT_XATTR_VALUE_MAX, 0), 0);
     assert_int_equal(dmt_ws_getxattr(f->ws, x, "user.a", NULL, 0), 2);
     assert_int_equal(dmt_ws_getxattr(f->ws, x, "user.a", buf, 1), -ERANGE);
@@ -441,7 +459,7 @@ static void xattr_flags_sizes_and_list(void **state)
     free(big);
 }
 
-/* --- ACLs -------------------------------------------------------------------------------------------------------- */
+/* --- ACLs ------------------------------------------------------------------------------------- */
 
 struct acl_entry {
     uint16_t tag, perm;
@@ -459,7 +477,8 @@ static size_t acl_bytes(uint8_t *buf, const struct acl_entry *e, size_t n)
     return 4 + n * 8;
 }
 
-static const struct acl_entry full_acl[] = {{1, 7, ~0u}, {2, 7, 1000}, {4, 5, ~0u}, {16, 7, ~0u}, {32, 5, ~0u}};
+static const struct acl_entry full_acl[] = {
+    {1, 7, ~0u}, {2, 7, 1000}, {4, 5, ~0u}, {16, 7, ~0u}, {32, 5, ~0u}};
 
 static void default_acl_is_inherited_masked_by_mode(void **state)
 {
@@ -482,7 +501,8 @@ static void default_acl_is_inherited_masked_by_mode(void **state)
     assert_int_equal(dmt_ws_getxattr(f->ws, a.node, WS_ACL_DEFAULT, got, sizeof(got)), (ssize_t)n);
     assert_memory_equal(got, acl, n);
     assert_int_equal(a.st.st_mode & 0777, 0775);
-    assert_int_equal(dmt_ws_setxattr(f->ws, &op, fx_file(f, DMT_ROOT, "x"), WS_ACL_DEFAULT, acl, n, 0), -EACCES);
+    assert_int_equal(
+        dmt_ws_setxattr(f->ws, &op, fx_file(f, DMT_ROOT, "x"), WS_ACL_DEFAULT, acl, n, 0), -EACCES);
     assert_int_equal(dmt_ws_setxattr(f->ws, &op, d, WS_ACL_DEFAULT, acl, n - 1, 0), -EINVAL);
 }
 
@@ -522,7 +542,7 @@ static void access_acl_and_mode_agree(void **state)
     assert_int_equal(dmt_ws_getxattr(f->ws, x, WS_ACL_ACCESS, NULL, 0), -ENODATA);
 }
 
-/* --- readdir ------------------------------------------------------------------------------------------------------- */
+/* --- readdir ---------------------------------------------------------------------------------- */
 
 struct listing {
     int n, max;
@@ -530,7 +550,8 @@ struct listing {
     char names[400][16];
 };
 
-static int list_fn(void *ctx, const char *name, uint64_t node, uint32_t type, uint64_t cookie, const struct dmt_attr *attr)
+static int list_fn(void *ctx, const char *name, uint64_t node, uint32_t type, uint64_t cookie,
+                   const struct dmt_attr *attr)
 {
     struct listing *l = ctx;
     if (l->n == l->max)

@@ -1,5 +1,6 @@
-/* test_record.c: bodies of records byte by byte, the hash map, ACL arithmetic. No workspace is needed. */
-#include "fixture.h"
+/* test_record.c: bodies of records byte by byte, the hash map, ACL arithmetic. No workspace is
+ * needed. */
+#include "tests/unit/workspace/fixture.h"
 
 static void every_type_comes_back_as_it_went(void **state)
 {
@@ -54,7 +55,8 @@ static void bytes_of_a_write_are_as_documented(void **state)
 {
     (void)state;
     struct dmt_body b = {.type = DMT_REC_WRITE, .WRITE = {0x1122, 0x33, 0x81a4, 1, {"xyz", 3}}};
-    static const uint8_t want[] = {0x22, 0x11, 0, 0, 0, 0, 0, 0, 0x33, 0, 0, 0, 0, 0, 0, 0, 0xa4, 0x81, 0, 0, 1, 3, 0, 0, 0, 'x', 'y', 'z'};
+    static const uint8_t want[] = {0x22, 0x11, 0,    0,    0, 0, 0, 0, 0x33, 0, 0, 0,   0,   0,
+                                   0,    0,    0xa4, 0x81, 0, 0, 1, 3, 0,    0, 0, 'x', 'y', 'z'};
     struct dmt_buf out;
     dmt_buf_init(&out);
     dmt_body_encode(&b, &out);
@@ -76,7 +78,8 @@ static void names_with_nul_and_unknown_types_are_refused(void **state)
     dmt_buf_free(&out);
 }
 
-/* What the log really holds for each write is what the encoder says: the payload travels apart from the rest. */
+/* What the log really holds for each write is what the encoder says: the payload travels apart from
+ * the rest. */
 static void logged_bodies_equal_encoded_bodies(void **state)
 {
     struct fx *f = *state;
@@ -130,7 +133,9 @@ static void map_keeps_what_it_is_given(void **state)
 static void acl_lists_are_checked(void **state)
 {
     (void)state;
-    static const struct { uint16_t tag, perm; } good[] = {{1, 6}, {2, 4}, {4, 4}, {16, 4}, {32, 0}};
+    static const struct {
+        uint16_t tag, perm;
+    } good[] = {{1, 6}, {2, 4}, {4, 4}, {16, 4}, {32, 0}};
     uint8_t acl[44];
     uint32_t mode = S_IFREG;
     bool minimal;

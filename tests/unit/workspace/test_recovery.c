@@ -1,5 +1,6 @@
-/* test_recovery.c: what a crash leaves, acks and syncs, by-reference writing, checkpoints, failure of the journal. */
-#include "fixture.h"
+/* test_recovery.c: what a crash leaves, acks and syncs, by-reference writing, checkpoints, failure
+ * of the journal. */
+#include "tests/unit/workspace/fixture.h"
 #include <signal.h>
 #include <sys/wait.h>
 
@@ -67,17 +68,21 @@ static void clean_close_leaves_nothing_to_replay(void **state)
     assert_string_equal(before, after);
     struct dmt_op op = FX_OP(0);
     struct dmt_attr a;
-    assert_int_equal(dmt_ws_make(f->ws, &op, DMT_ROOT, "no", S_IFREG, 0, NULL, &a), -EROFS); /* no epoch yet */
-    assert_int_equal(dmt_ws_begin_epoch(f->ws, FX_EPOCH(1, f->minor), "alpha", "again", &err), DMT_E_STALE);
+    /* no epoch yet */
+    assert_int_equal(dmt_ws_make(f->ws, &op, DMT_ROOT, "no", S_IFREG, 0, NULL, &a), -EROFS);
+    assert_int_equal(dmt_ws_begin_epoch(f->ws, FX_EPOCH(1, f->minor), "alpha", "again", &err),
+                     DMT_E_STALE);
 }
 
 /* Runs as a program of its own (main below), so that no thread of this process is forked. */
 static int doomed(const char *store)
 {
-    struct dmt_ws_conf conf = {.io = dmt_io_real(), .clock = dmt_clock_real(), .dir = store, .segment_bytes = 4u << 20};
+    struct dmt_ws_conf conf = {
+        .io = dmt_io_real(), .clock = dmt_clock_real(), .dir = store, .segment_bytes = 4u << 20};
     struct dmt_ws *ws;
     char name[16], text[64];
-    if (dmt_ws_open(&ws, &conf, NULL) < 0 || dmt_ws_begin_epoch(ws, FX_EPOCH(1, 50), "alpha", "child", NULL) < 0)
+    if (dmt_ws_open(&ws, &conf, NULL) < 0 ||
+        dmt_ws_begin_epoch(ws, FX_EPOCH(1, 50), "alpha", "child", NULL) < 0)
         return 2;
     for (int i = 0; i < 500; i++) {
         struct dmt_op op = FX_OP(0);
@@ -156,7 +161,8 @@ static void times_never_go_back(void **state)
             if (f->ws)
                 fx_close(f);
             fx_check(dmt_ws_open(&f->ws, &f->conf, &err), &err);
-            fx_check(dmt_ws_begin_epoch(f->ws, FX_EPOCH(2, (uint32_t)i), "alpha", "test", &err), &err);
+            fx_check(dmt_ws_begin_epoch(f->ws, FX_EPOCH(2, (uint32_t)i), "alpha", "test", &err),
+                     &err);
         }
         (void)snprintf(name, sizeof(name), "f%d", i);
         struct timespec t = fx_attr(f, fx_file(f, DMT_ROOT, name)).st.st_mtim;
@@ -168,7 +174,7 @@ static void times_never_go_back(void **state)
     f->conf.clock = dmt_clock_real();
 }
 
-/* --- bulk ------------------------------------------------------------------------------------------------- */
+/* --- bulk ------------------------------------------------------------------------------------- */
 
 static int count_type(void *ctx, const struct dmt_rec *r)
 {
@@ -281,14 +287,15 @@ static void settle_after_a_crash_on_the_same_boot_marks(void **state)
     fx_fill(f, x, 4u << 20, 0, 256u << 10, 1);
     fx_crash(f);
     assert_true(dmt_ws_missing_ino(f->ws, x, UINT64_MAX));
-    assert_int_equal(dmt_ws_sync_wait(f->ws, x), -EIO); /* not settled yet: nobody may call it durable */
+    /* not settled yet: nobody may call it durable */
+    assert_int_equal(dmt_ws_sync_wait(f->ws, x), -EIO);
     fx_check(dmt_ws_settle(f->ws, true, &err), &err);
     assert_false(dmt_ws_missing_ino(f->ws, x, UINT64_MAX));
     assert_int_equal(dmt_ws_sync_wait(f->ws, x), 0);
     fx_expect_pattern(f, x, 4u << 20, 0, 1);
 }
 
-/* --- checkpoints under load ---------------------------------------------------------------------------------- */
+/* --- checkpoints under load ------------------------------------------------------------------- */
 
 static void many_changes_make_checkpoints_by_themselves(void **state)
 {
@@ -328,7 +335,7 @@ static void journal_lets_go_only_what_all_allow(void **state)
     free(p);
 }
 
-/* --- acks ---------------------------------------------------------------------------------------------------------- */
+/* --- acks ------------------------------------------------------------------------------------- */
 
 struct test_gate {
     int plain, begin, sync;
@@ -504,7 +511,7 @@ static void demotion_fails_what_waits(void **state)
     fx_expect_text(f, x, "read me");
 }
 
-/* --- a disk that fails ------------------------------------------------------------------------------------------------- */
+/* --- a disk that fails ------------------------------------------------------------------------ */
 
 static struct dmt_io broken;
 static bool break_writes;

@@ -1,5 +1,6 @@
-/* test_snapshot.c: snapshots stay bit-exact, .snapshots, diff, rollback and its undo; all of it also on a follower. */
-#include "pair.h"
+/* test_snapshot.c: snapshots stay bit-exact, .snapshots, diff, rollback and its undo; all of it
+ * also on a follower. */
+#include "tests/unit/workspace/pair.h"
 
 static void digest_of(struct fx *f, uint64_t view, char ret[65])
 {
@@ -31,7 +32,8 @@ static void build(struct fx *f)
 {
     struct dmt_op op = FX_OP(0);
     struct dmt_attr a;
-    uint64_t d = fx_dir(f, DMT_ROOT, "dir"), sub = fx_dir(f, d, "sub"), deep = fx_dir(f, sub, "deep");
+    uint64_t d = fx_dir(f, DMT_ROOT, "dir"), sub = fx_dir(f, d, "sub"),
+             deep = fx_dir(f, sub, "deep");
     fx_text(f, fx_file(f, DMT_ROOT, "readme"), "hello", 0);
     fx_text(f, fx_file(f, d, "one"), "one", 0);
     fx_text(f, fx_file(f, sub, "two"), "two", 0);
@@ -49,7 +51,8 @@ static void build(struct fx *f)
 /* Changes of every kind. */
 static void havoc(struct fx *f)
 {
-    uint64_t d = fx_lookup(f, DMT_ROOT, "dir"), sub = fx_lookup(f, d, "sub"), deep = fx_lookup(f, sub, "deep");
+    uint64_t d = fx_lookup(f, DMT_ROOT, "dir"), sub = fx_lookup(f, d, "sub"),
+             deep = fx_lookup(f, sub, "deep");
     fx_text(f, fx_lookup(f, DMT_ROOT, "readme"), "HELLO, more", 0);
     fx_fill(f, fx_lookup(f, d, "big"), 2u << 20, 512u << 10, 128u << 10, 9);
     fx_truncate(f, fx_lookup(f, d, "medium"), 5000);
@@ -129,7 +132,8 @@ static void snapshot_names_are_checked(void **state)
     assert_true(strstr(err.msg, "none") != NULL);
 }
 
-static int names_in(void *ctx, const char *name, uint64_t node, uint32_t type, uint64_t cookie, const struct dmt_attr *attr)
+static int names_in(void *ctx, const char *name, uint64_t node, uint32_t type, uint64_t cookie,
+                    const struct dmt_attr *attr)
 {
     (void)cookie, (void)type, (void)attr;
     assert_true(node >> 63 || strcmp(name, "..") == 0);
@@ -154,7 +158,8 @@ static void snapshots_directory_is_read_only_and_apart(void **state)
     assert_int_equal(dmt_ws_lookup(f->ws, a.node, "nope", &a), -ENOENT);
     uint64_t top = fx_lookup(f, DMT_NODE_SNAPSHOTS, "first");
     assert_true(top == (1ull << 63 | s.serial << 40 | DMT_ROOT));
-    uint64_t d = fx_lookup(f, top, "dir"), sub = fx_lookup(f, d, "sub"), two = fx_lookup(f, sub, "two");
+    uint64_t d = fx_lookup(f, top, "dir"), sub = fx_lookup(f, d, "sub"),
+             two = fx_lookup(f, sub, "two");
     assert_true(fx_attr(f, two).st.st_ino == two);
     fx_expect_text(f, fx_lookup(f, fx_lookup(f, sub, "deep"), "three"), "three");
     fx_expect_text(f, fx_lookup(f, top, "readme"), "hello");
@@ -167,7 +172,8 @@ static void snapshots_directory_is_read_only_and_apart(void **state)
     assert_string_equal(list, ". .. deep two link ");
     assert_int_equal(dmt_ws_write(f->ws, &op, two, "x", 1, 0, false), -EROFS);
     assert_int_equal(dmt_ws_make(f->ws, &op, sub, "x", S_IFREG, 0, NULL, &a), -EROFS);
-    assert_int_equal(dmt_ws_make(f->ws, &op, DMT_NODE_SNAPSHOTS, "x", S_IFDIR, 0, NULL, &a), -EROFS);
+    assert_int_equal(dmt_ws_make(f->ws, &op, DMT_NODE_SNAPSHOTS, "x", S_IFDIR, 0, NULL, &a),
+                     -EROFS);
     assert_int_equal(dmt_ws_unlink(f->ws, &op, sub, "two", false), -EROFS);
     assert_int_equal(dmt_ws_unlink(f->ws, &op, DMT_NODE_SNAPSHOTS, "first", true), -EROFS);
     assert_int_equal(dmt_ws_link(f->ws, &op, two, DMT_ROOT, "x", &a), -EXDEV);
@@ -178,7 +184,7 @@ static void snapshots_directory_is_read_only_and_apart(void **state)
     assert_int_equal(dmt_ws_getattr(f->ws, two, &a), -ENOENT);
 }
 
-/* --- diff --------------------------------------------------------------------------------------------------- */
+/* --- diff ------------------------------------------------------------------------------------- */
 
 struct lines {
     char text[4096];
@@ -188,7 +194,8 @@ static int on_line(void *ctx, char kind, const char *path, const char *from)
 {
     struct lines *l = ctx;
     size_t n = strlen(l->text);
-    (void)snprintf(l->text + n, sizeof(l->text) - n, "%c %s%s%s\n", kind, path, from ? " < " : "", from ? from : "");
+    (void)snprintf(l->text + n, sizeof(l->text) - n, "%c %s%s%s\n", kind, path, from ? " < " : "",
+                   from ? from : "");
     return 0;
 }
 
@@ -237,7 +244,7 @@ static void diff_of_a_saved_file_is_one_change(void **state)
     assert_string_equal(none.text, "");
 }
 
-/* --- rollback -------------------------------------------------------------------------------------------------- */
+/* --- rollback --------------------------------------------------------------------------------- */
 
 static void rollback_and_undo_and_redo(void **state)
 {
@@ -311,7 +318,8 @@ static void rollback_of_paths_leaves_the_rest(void **state)
 {
     struct fx *f = &((struct pair *)*state)->a;
     struct dmt_err err = {0};
-    uint64_t in = fx_dir(f, DMT_ROOT, "in"), out = fx_dir(f, DMT_ROOT, "out"), sub = fx_dir(f, in, "sub");
+    uint64_t in = fx_dir(f, DMT_ROOT, "in"), out = fx_dir(f, DMT_ROOT, "out"),
+             sub = fx_dir(f, in, "sub");
     fx_text(f, fx_file(f, in, "edited"), "v1", 0);
     fx_text(f, fx_file(f, in, "deleted"), "d", 0);
     fx_text(f, fx_file(f, sub, "leaf"), "leaf", 0);
@@ -402,7 +410,9 @@ static void group_without_end_is_never_applied(void **state)
     struct dmt_body begin = {.type = DMT_REC_BEGIN, .BEGIN.what = ws_span("torn")};
     struct dmt_body un = {
         .type = DMT_REC_UNLINK,
-        .UNLINK = {.parent = DMT_ROOT, .name = ws_span("readme"), .ino = fx_lookup(f, DMT_ROOT, "readme")},
+        .UNLINK = {.parent = DMT_ROOT,
+                   .name = ws_span("readme"),
+                   .ino = fx_lookup(f, DMT_ROOT, "readme")},
     };
     ws_lock(f->ws);
     assert_int_equal(ws_log(f->ws, NULL, &begin, 0), 0);
