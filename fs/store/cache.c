@@ -1,12 +1,15 @@
-/* cache.c: the memory layer's objects: nodes (inodes) and dents (directory entries), their hash tables and LRU lists.
+/* cache.c: the memory layer's objects: nodes (inodes) and dents (directory entries), their hash
+ * tables and LRU lists.
  *
- * Happy path: a look-up hits the hash table. A miss asks SQLite once and makes an object of the answer, also of "there is none":
- * that negative object saves the next question, which for a create is the put that follows the check. Numbers above ino_high and
- * names in a directory made since the last commit are known not to be in SQLite and are not asked for at all.
- * Invariant: an object is in its LRU list if and only if nothing pins it (dirty, frozen, entries below it, keeps); only those are
- * evicted, from the cold end, when there are too many. Eviction runs when an object joins the list, so a pointer just looked up
- * stays good until the next few thousand look-ups: no function holds one longer than one call from outside.
- * Failure modes: SQLite's errors are returned and leave nothing behind. Thread: under the workspace lock.
+ * Happy path: a look-up hits the hash table. A miss asks SQLite once and makes an object of the
+ * answer, also of "there is none": that negative object saves the next question, which for a create
+ * is the put that follows the check. Numbers above ino_high and names in a directory made since the
+ * last commit are known not to be in SQLite and are not asked for at all. Invariant: an object is
+ * in its LRU list if and only if nothing pins it (dirty, frozen, entries below it, keeps); only
+ * those are evicted, from the cold end, when there are too many. Eviction runs when an object joins
+ * the list, so a pointer just looked up stays good until the next few thousand look-ups: no
+ * function holds one longer than one call from outside. Failure modes: SQLite's errors are returned
+ * and leave nothing behind. Thread: under the workspace lock.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -62,7 +65,8 @@ static struct dent **dent_slot(struct hash *h, uint32_t hash)
 }
 
 /* Doubles the table when it is full; how: moves one object. */
-static void hash_grow(struct hash *h, void **(*next_of)(void *obj), void **(*slot_for)(struct hash *h, void *obj))
+static void hash_grow(struct hash *h, void **(*next_of)(void *obj),
+                      void **(*slot_for)(struct hash *h, void *obj))
 {
     struct hash bigger = {.cap = h->cap * 2, .n = h->n};
     bigger.slot = store_zalloc(bigger.cap * sizeof(*bigger.slot));
@@ -164,7 +168,8 @@ static void evict_nodes(struct dmt_store *st)
         node_free(st, DMT_CONTAINER(st->node_lru.prev, struct node, lru));
     if (st->base_cost <= BASE_COST_MAX)
         return;
-    for (struct dmt_list *l = st->node_lru.prev; l != &st->node_lru && st->base_cost > BASE_COST_MAX / 4 * 3; l = l->prev)
+    for (struct dmt_list *l = st->node_lru.prev;
+         l != &st->node_lru && st->base_cost > BASE_COST_MAX / 4 * 3; l = l->prev)
         store_base_unload(st, DMT_CONTAINER(l, struct node, lru));
 }
 
@@ -321,7 +326,8 @@ static struct dent *dent_new(struct dmt_store *st, uint64_t parent, const char *
     return d;
 }
 
-int store_dent(struct dmt_store *st, uint64_t parent, const char *name, size_t len, struct dent **ret)
+int store_dent(struct dmt_store *st, uint64_t parent, const char *name, size_t len,
+               struct dent **ret)
 {
     if (len == 0 || len > DMT_NAME_MAX)
         return len ? -ENAMETOOLONG : -EINVAL;
@@ -345,7 +351,10 @@ int store_dent(struct dmt_store *st, uint64_t parent, const char *name, size_t l
         if (r < 0)
             return r;
         if (r > 0) {
-            v = (struct dent_value){.ino = store_col(s, 0), .cookie = store_col32(s, 1), .type = store_col32(s, 2), .born = store_col(s, 3)};
+            v = (struct dent_value){.ino = store_col(s, 0),
+                                    .cookie = store_col32(s, 1),
+                                    .type = store_col32(s, 2),
+                                    .born = store_col(s, 3)};
             store_sql_done(s);
         }
     }

@@ -1,10 +1,11 @@
 /* check.c: are the rows and files of the last checkpoint sound? One sentence per finding.
  *
- * Happy path: a list of questions in SQL, each of which answers with sentences, none when all is well; then every data file against the
- * rows that refer to it: it is there, long enough, and no range belongs to two rows unless both say "shared" (D2, D3). Missing ranges
- * are no fault: their bytes need not be there. Failure modes: a question that cannot be answered is itself a finding; only a database
- * that cannot be opened is an error. Thread: any, without the lock, on a connection of its own; while checkpoints run it may report
- * files that one of them has just unlinked.
+ * Happy path: a list of questions in SQL, each of which answers with sentences, none when all is
+ * well; then every data file against the rows that refer to it: it is there, long enough, and no
+ * range belongs to two rows unless both say "shared" (D2, D3). Missing ranges are no fault: their
+ * bytes need not be there. Failure modes: a question that cannot be answered is itself a finding;
+ * only a database that cannot be opened is an error. Thread: any, without the lock, on a connection
+ * of its own; while checkpoints run it may report files that one of them has just unlinked.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -137,7 +138,8 @@ static void check_ranges(struct check *c, sqlite3_stmt *ranges, uint64_t ino, ui
         uint64_t foff = store_col(ranges, 0), to = foff + store_col(ranges, 1);
         bool shared = store_col(ranges, 2) != 0;
         if (foff < end && !(shared && end_shared))
-            found(c, "data file %llu.%u: bytes at %llu belong to two rows", (unsigned long long)ino, serial, (unsigned long long)foff);
+            found(c, "data file %llu.%u: bytes at %llu belong to two rows", (unsigned long long)ino,
+                  serial, (unsigned long long)foff);
         if (to > end) {
             end = to;
             end_shared = shared;
@@ -171,8 +173,8 @@ static void check_file(struct check *c, uint64_t ino, uint32_t serial)
     if (r < 0)
         found(c, "data file %llu.%u: %s", (unsigned long long)ino, serial, dmt_strerror(r));
     else if ((uint64_t)sb.st_size < end)
-        found(c, "data file %llu.%u has %lld bytes, its rows name %llu", (unsigned long long)ino, serial, (long long)sb.st_size,
-              (unsigned long long)end);
+        found(c, "data file %llu.%u has %lld bytes, its rows name %llu", (unsigned long long)ino,
+              serial, (long long)sb.st_size, (unsigned long long)end);
 }
 
 static int check_files(struct check *c)
@@ -200,7 +202,8 @@ static void check_small(struct check *c)
         struct pmap m;
         store_pmap_init(&m);
         if (store_small_read(s, &m) < 0)
-            found(c, "the map of the small content of inode %llu is damaged", (unsigned long long)store_col(s, 3));
+            found(c, "the map of the small content of inode %llu is damaged",
+                  (unsigned long long)store_col(s, 3));
         store_pmap_clear(&m);
         r = 0;
     }
@@ -208,7 +211,8 @@ static void check_small(struct check *c)
         found(c, "database: %s", sqlite3_errmsg(c->db.h));
 }
 
-int dmt_store_check(struct dmt_store *st, void (*fn)(void *ctx, const char *finding), void *ctx, struct dmt_err *err)
+int dmt_store_check(struct dmt_store *st, void (*fn)(void *ctx, const char *finding), void *ctx,
+                    struct dmt_err *err)
 {
     struct check c = {.st = st, .fn = fn, .ctx = ctx};
     int r = store_db_open(&c.db, st->dir, STORE_DB_READ, err);

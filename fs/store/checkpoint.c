@@ -1,13 +1,17 @@
-/* checkpoint.c: writes the frozen batch: bytes, then one transaction with the position in it (S1), then takes it over.
+/* checkpoint.c: writes the frozen batch: bytes, then one transaction with the position in it (S1),
+ * then takes it over.
  *
- * Happy path: 1. BEGIN. 2. Content: bytes to data files, rows for where they are (ckpt_content.c). 3. Rows of inodes, xattrs, entries, their
- * history, small ops, each sorted by key, because random keys write many more WAL pages. 4. History that no position needs goes, in
- * bounded steps, and what is free for good becomes garbage rows (gc.c). 5. fdatasync of every data file written. 6. Position and
- * counters, COMMIT at synchronous=FULL. 7. Under the lock: objects become clean. 8. Garbage is punched or unlinked, the WAL shortened.
- * Failure modes: any error before COMMIT returned rolls back and merges the batch back; the call may be repeated. A failed fdatasync of a
- * data file: the kernel has dropped those pages, so the file is tainted, and the next attempt writes the bytes, which are still in
- * memory, to new space. A COMMIT that reports an error but happened is recognised by the position after the connection was reopened.
- * Thread: the checkpointer's, without the lock; steps 0 and 7 take it.
+ * Happy path: 1. BEGIN. 2. Content: bytes to data files, rows for where they are (ckpt_content.c).
+ * 3. Rows of inodes, xattrs, entries, their history, small ops, each sorted by key, because random
+ * keys write many more WAL pages. 4. History that no position needs goes, in bounded steps, and
+ * what is free for good becomes garbage rows (gc.c). 5. fdatasync of every data file written. 6.
+ * Position and counters, COMMIT at synchronous=FULL. 7. Under the lock: objects become clean. 8.
+ * Garbage is punched or unlinked, the WAL shortened. Failure modes: any error before COMMIT
+ * returned rolls back and merges the batch back; the call may be repeated. A failed fdatasync of a
+ * data file: the kernel has dropped those pages, so the file is tainted, and the next attempt
+ * writes the bytes, which are still in memory, to new space. A COMMIT that reports an error but
+ * happened is recognised by the position after the connection was reopened. Thread: the
+ * checkpointer's, without the lock; steps 0 and 7 take it.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -80,9 +84,11 @@ static int write_xattrs(struct ckpt *c)
         const char *name = f->x->name;
         uint64_t ino = f->n->ino;
         for (const struct xhist *h = f->hist; r == 0 && h; h = h->next)
-            r = store_exec(c->db, SQL_XATTR_H_PUT, "ibbii", ino, name, strlen(name), h->value->data, (size_t)h->value->used, h->born, h->died);
+            r = store_exec(c->db, SQL_XATTR_H_PUT, "ibbii", ino, name, strlen(name), h->value->data,
+                           (size_t)h->value->used, h->born, h->died);
         if (r == 0 && f->value)
-            r = store_exec(c->db, SQL_XATTR_PUT, "ibbi", ino, name, strlen(name), f->value->data, (size_t)f->value->used, f->born);
+            r = store_exec(c->db, SQL_XATTR_PUT, "ibbi", ino, name, strlen(name), f->value->data,
+                           (size_t)f->value->used, f->born);
         else if (r == 0)
             r = store_exec(c->db, SQL_XATTR_DEL, "ib", ino, name, strlen(name));
     }
@@ -99,14 +105,16 @@ static int write_dents(struct ckpt *c)
         if (f->disk)
             r = store_exec(c->db, SQL_DENTRY_DEL, "ib", d->parent, d->name, (size_t)d->len);
         for (const struct dhist *h = f->hist; r == 0 && h; h = h->next)
-            r = store_exec(c->db, SQL_DENTRY_H_PUT, "ibiiiii", d->parent, d->name, (size_t)d->len, h->v.ino, (uint64_t)h->v.cookie,
-                           (uint64_t)h->v.type, h->v.born, h->died);
+            r = store_exec(c->db, SQL_DENTRY_H_PUT, "ibiiiii", d->parent, d->name, (size_t)d->len,
+                           h->v.ino, (uint64_t)h->v.cookie, (uint64_t)h->v.type, h->v.born,
+                           h->died);
     }
     for (size_t i = 0; r == 0 && i < c->b->n_dents; i++) {
         const struct fz_dent *f = &c->b->dents[i];
         if (f->live)
-            r = store_exec(c->db, SQL_DENTRY_PUT, "ibiiii", f->d->parent, f->d->name, (size_t)f->d->len, f->v.ino, (uint64_t)f->v.cookie,
-                           (uint64_t)f->v.type, f->v.born);
+            r = store_exec(c->db, SQL_DENTRY_PUT, "ibiiii", f->d->parent, f->d->name,
+                           (size_t)f->d->len, f->v.ino, (uint64_t)f->v.cookie, (uint64_t)f->v.type,
+                           f->v.born);
     }
     return r;
 }
@@ -114,7 +122,8 @@ static int write_dents(struct ckpt *c)
 static int write_ops(struct ckpt *c)
 {
     int r = 0;
-    DMT_LIST_EACH (l, tmp, &c->b->ops) {
+    DMT_LIST_EACH(l, tmp, &c->b->ops)
+    {
         const struct op *op = DMT_CONTAINER(l, struct op, link);
         if ((r = store_op_write(c->db, op)) < 0)
             return r;
@@ -129,7 +138,10 @@ static int write_ops(struct ckpt *c)
 static int write_meta(struct ckpt *c)
 {
     const struct batch *b = c->b;
-    const struct { const char *key; uint64_t v; } values[] = {
+    const struct {
+        const char *key;
+        uint64_t v;
+    } values[] = {
         {".epoch", b->pos.epoch},
         {".seq", b->pos.seq},
         {".chain", b->pos.chain},
@@ -241,7 +253,8 @@ static int write_batch(struct ckpt *c)
     return r;
 }
 
-/* After an error the connection is not trusted: reopened, it tells whether the COMMIT happened after all. */
+/* After an error the connection is not trusted: reopened, it tells whether the COMMIT happened
+ * after all. */
 static bool committed_anyway(struct ckpt *c)
 {
     struct dmt_store *st = c->st;
@@ -250,7 +263,8 @@ static bool committed_anyway(struct ckpt *c)
     store_db_close(&st->wr);
     uint64_t commits = 0;
     st->wr_broken = store_db_open(&st->wr, st->dir, STORE_DB_WRITE, NULL) < 0;
-    return !st->wr_broken && store_db_meta_u64(&st->wr, ".commits", &commits) > 0 && commits == st->commits + 1;
+    return !st->wr_broken && store_db_meta_u64(&st->wr, ".commits", &commits) > 0 &&
+           commits == st->commits + 1;
 }
 
 static void shorten_wal(struct store_db *db)
@@ -266,7 +280,8 @@ static void take_over(struct ckpt *c)
     struct dmt_store *st = c->st;
     store_batch_commit(st, c->b);
     for (size_t i = 0; i < c->garbage.n; i++)
-        store_spaces_add(&st->later, c->garbage.v[i].ino, c->garbage.v[i].serial, c->garbage.v[i].foff, c->garbage.v[i].len);
+        store_spaces_add(&st->later, c->garbage.v[i].ino, c->garbage.v[i].serial,
+                         c->garbage.v[i].foff, c->garbage.v[i].len);
     st->pinned_bytes += (uint64_t)c->pinned_delta;
     st->commits++;
     st->garbage_rows = st->later.n > 0;
@@ -301,8 +316,11 @@ int dmt_store_checkpoint(struct dmt_store *st, const struct dmt_lockfn *lk, stru
         sort_batch(c.b);
         r = write_batch(&c);
         if (r < 0) {
-            const char *why = st->wr.h && sqlite3_errcode(st->wr.h) != SQLITE_OK ? sqlite3_errmsg(st->wr.h) : dmt_strerror(r);
-            dmt_err_set(err, r, "checkpoint at position %llu: %s", (unsigned long long)c.b->pos.seq, why);
+            const char *why = st->wr.h && sqlite3_errcode(st->wr.h) != SQLITE_OK
+                                  ? sqlite3_errmsg(st->wr.h)
+                                  : dmt_strerror(r);
+            dmt_err_set(err, r, "checkpoint at position %llu: %s", (unsigned long long)c.b->pos.seq,
+                        why);
             if (committed_anyway(&c))
                 r = 0;
         }

@@ -1,14 +1,17 @@
-/* ckpt_content.c: the content part of a checkpoint: where frozen bytes go, and the rows that say so.
+/* ckpt_content.c: the content part of a checkpoint: where frozen bytes go, and the rows that say
+ * so.
  *
- * Per inode, in the order of inode numbers: (1) old pieces that a pinned position shows become rows of extent_h; bytes still in memory
- * go into the row itself when small. (2) The frozen layer is applied to the rows it touches. A file of at most DMT_SMALL_MAX bytes
- * that never had a range in a data file is one row of table content. Otherwise every run of bytes goes in place, where the rows
- * it covers are this inode's own, live, unshared, seen by no pinned position and no export (D3); or else to new space at the end of
- * the side file. (3) The touched rows before and after are compared, and only differences are written.
- * In place is what keeps a database file from falling apart: its map does not change. It needs the intent (store.c) once per checkpoint.
- * Neighbours in map and storage are joined; births only of bytes that came inline and with no pinned position between.
- * Failure modes: any error ends the attempt; bytes written by then are in ranges that recovery rewrites or nobody refers to.
- * Thread: the checkpointer's, without the lock.
+ * Per inode, in the order of inode numbers: (1) old pieces that a pinned position shows become rows
+ * of extent_h; bytes still in memory go into the row itself when small. (2) The frozen layer is
+ * applied to the rows it touches. A file of at most DMT_SMALL_MAX bytes that never had a range in a
+ * data file is one row of table content. Otherwise every run of bytes goes in place, where the rows
+ * it covers are this inode's own, live, unshared, seen by no pinned position and no export (D3); or
+ * else to new space at the end of the side file. (3) The touched rows before and after are
+ * compared, and only differences are written. In place is what keeps a database file from falling
+ * apart: its map does not change. It needs the intent (store.c) once per checkpoint. Neighbours in
+ * map and storage are joined; births only of bytes that came inline and with no pinned position
+ * between. Failure modes: any error ends the attempt; bytes written by then are in ranges that
+ * recovery rewrites or nobody refers to. Thread: the checkpointer's, without the lock.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -102,15 +105,17 @@ static int write_history(struct file_work *w)
         } else if (p.kind == PIECE_MEM) {
             struct dfile *f;
             uint64_t foff;
-            if ((r = side_space(w, len, &f, &foff)) < 0 || (r = gather(&w->g, f, foff, p.c->data + p.foff, len)) < 0)
+            if ((r = side_space(w, len, &f, &foff)) < 0 ||
+                (r = gather(&w->g, f, foff, p.c->data + p.foff, len)) < 0)
                 return r;
             p.owner = w->ino;
             p.serial = 0;
             p.foff = foff;
         }
         const char *fmt = data ? "iiiiiiiiib" : "iiiiiiiiin";
-        r = store_exec(w->c->db, SQL_EXTENT_H_PUT, fmt, w->ino, p.off, len, p.owner, (uint64_t)p.serial, p.foff, (uint64_t)p.flags, p.born,
-                       h->died, data, (size_t)len);
+        r = store_exec(w->c->db, SQL_EXTENT_H_PUT, fmt, w->ino, p.off, len, p.owner,
+                       (uint64_t)p.serial, p.foff, (uint64_t)p.flags, p.born, h->died, data,
+                       (size_t)len);
         w->c->pinned_delta += (int64_t)len;
     }
     return r;
@@ -124,7 +129,8 @@ static void drop_row(void *ctx, const struct piece *p)
     struct file_work *w = ctx;
     if (p->kind != PIECE_FILE)
         return;
-    struct piece same = w->putting ? store_piece_clip(w->putting, p->off, p->end) : (struct piece){.kind = PIECE_HOLE};
+    struct piece same = w->putting ? store_piece_clip(w->putting, p->off, p->end)
+                                   : (struct piece){.kind = PIECE_HOLE};
     if (store_piece_same_place(&same, p))
         return;
     bool alone = !(p->flags & PIECE_SHARED) && !(w->fz->bits & NODE_SHARE);
@@ -133,7 +139,8 @@ static void drop_row(void *ctx, const struct piece *p)
 
 static bool may_go_in_place(struct file_work *w, const struct piece *row, const struct piece *bytes)
 {
-    return w->c->in_place_ok && !(w->fz->bits & NODE_SHARE) && row->kind == PIECE_FILE && row->owner == w->ino && !(row->flags & PIECE_SHARED) &&
+    return w->c->in_place_ok && !(w->fz->bits & NODE_SHARE) && row->kind == PIECE_FILE &&
+           row->owner == w->ino && !(row->flags & PIECE_SHARED) &&
            !store_batch_needed(w->c->b, w->ino, row->born, bytes->born);
 }
 
@@ -163,7 +170,12 @@ static int place_part(void *ctx, const struct piece *under)
     struct placing *pl = ctx;
     struct file_work *w = pl->w;
     struct piece part = store_piece_clip(pl->mem, under->off, under->end);
-    struct piece put = {.kind = PIECE_FILE, .flags = PIECE_INLINE, .off = part.off, .end = part.end, .born = part.born, .owner = w->ino};
+    struct piece put = {.kind = PIECE_FILE,
+                        .flags = PIECE_INLINE,
+                        .off = part.off,
+                        .end = part.end,
+                        .born = part.born,
+                        .owner = w->ino};
     struct dfile *f = NULL;
     int r = 0;
     if (may_go_in_place(w, under, &part)) {
@@ -199,7 +211,8 @@ static int apply_piece(struct file_work *w, const struct piece *p)
     const struct pmap *now = &w->now;
     struct placing pl = {.w = w, .mem = p, .out = &out};
     int r = store_pmap_compose(&now, 1, p->off, p->end, place_part, &pl);
-    for (const struct piece *q = r == 0 ? store_pmap_first(&out) : NULL; q; q = store_pmap_next(q)) {
+    for (const struct piece *q = r == 0 ? store_pmap_first(&out) : NULL; q;
+         q = store_pmap_next(q)) {
         w->putting = q;
         store_pmap_cut(&w->now, q->off, q->end, drop_row, w);
         store_pmap_put(&w->now, q);
@@ -215,7 +228,8 @@ static void coalesce(struct file_work *w)
         next = store_pmap_next(p);
         if (!next || !store_piece_adjoins(p, next))
             continue;
-        uint64_t lo = p->born < next->born ? p->born : next->born, hi = p->born < next->born ? next->born : p->born;
+        uint64_t lo = p->born < next->born ? p->born : next->born,
+                 hi = p->born < next->born ? next->born : p->born;
         if (lo != hi && (!(p->flags & PIECE_INLINE) || store_batch_needed(w->c->b, w->ino, lo, hi)))
             continue;
         uint64_t end = next->end;
@@ -282,7 +296,8 @@ static int write_small(struct file_work *w, const struct pmap *m)
         /* joins the piece before if births may be merged */
         const struct piece *prev = store_pmap_prev(p);
         uint64_t last_born = map.len ? dmt_le64(map.p + map.len - 8) : 0;
-        uint64_t lo = p->born < last_born ? p->born : last_born, hi = p->born < last_born ? last_born : p->born;
+        uint64_t lo = p->born < last_born ? p->born : last_born,
+                 hi = p->born < last_born ? last_born : p->born;
         if (prev && prev->end == p->off && !store_batch_needed(w->c->b, w->ino, lo, hi)) {
             uint8_t *rec = map.p + map.len - 16;
             dmt_st32(rec + 4, (uint32_t)(p->end - dmt_le32(rec)));
@@ -294,8 +309,8 @@ static int write_small(struct file_work *w, const struct pmap *m)
         }
     }
     bool plain = map.len == 16 && first->off == 0;
-    int r = store_exec(w->c->db, SQL_CONTENT_PUT, plain ? "ibin" : "ibib", w->ino, data, (size_t)len, plain ? dmt_le64(map.p + 8) : born,
-                       map.p, map.len);
+    int r = store_exec(w->c->db, SQL_CONTENT_PUT, plain ? "ibin" : "ibib", w->ino, data,
+                       (size_t)len, plain ? dmt_le64(map.p + 8) : born, map.p, map.len);
     dmt_buf_free(&map);
     free(data);
     return r;
@@ -312,10 +327,11 @@ static int write_rows(struct file_work *w)
     }
     for (const struct piece *p = store_pmap_first(&w->now); r == 0 && p; p = store_pmap_next(p)) {
         const struct piece *q = store_pmap_at(&w->old, p->off);
-        if (q && q->off == p->off && q->end == p->end && q->born == p->born && q->flags == p->flags && store_piece_same_place(p, q))
+        if (q && q->off == p->off && q->end == p->end && q->born == p->born &&
+            q->flags == p->flags && store_piece_same_place(p, q))
             continue;
-        r = store_exec(db, SQL_EXTENT_PUT, "iiiiiiii", w->ino, p->off, p->end - p->off, p->owner, (uint64_t)p->serial, p->foff,
-                       (uint64_t)p->flags, p->born);
+        r = store_exec(db, SQL_EXTENT_PUT, "iiiiiiii", w->ino, p->off, p->end - p->off, p->owner,
+                       (uint64_t)p->serial, p->foff, (uint64_t)p->flags, p->born);
     }
     return r;
 }
@@ -348,7 +364,8 @@ static int count_rows(struct file_work *w, size_t limit, size_t *ret)
     return r < 0 ? r : 0;
 }
 
-/* 1: the result was written as one row; 0: it is no small file. `m`: the small content so far (nothing when there are extents). */
+/* 1: the result was written as one row; 0: it is no small file. `m`: the small content so far
+ * (nothing when there are extents). */
 static int try_small(struct file_work *w, struct pmap *m, bool extents)
 {
     if (extents) {
@@ -394,7 +411,8 @@ static int write_layer(struct file_work *w)
         r = store_small_read(s, &small);
         store_sql_done(s);
     }
-    for (const struct piece *p = store_pmap_first(w->fz->layer); r == 0 && !was_small && p; p = store_pmap_next(p))
+    for (const struct piece *p = store_pmap_first(w->fz->layer); r == 0 && !was_small && p;
+         p = store_pmap_next(p))
         r = load_rows(w, p->off, p->end);
     bool extents = false;
     if (r == 0 && !was_small) {
@@ -409,13 +427,15 @@ static int write_layer(struct file_work *w)
         r = try_small(w, &small, extents);
     if (r != 0)
         goto out;
-    /* Extents. What a small row held goes below the layer as bytes to be placed; `small` has both by now. */
+    /* Extents. What a small row held goes below the layer as bytes to be placed; `small` has
+     * both by now. */
     if (was_small) {
         r = store_exec(db, SQL_CONTENT_DEL, "i", w->ino);
         for (const struct piece *p = store_pmap_first(&small); r == 0 && p; p = store_pmap_next(p))
             r = apply_piece(w, p);
     } else {
-        for (const struct piece *p = store_pmap_first(w->fz->layer); r == 0 && p; p = store_pmap_next(p))
+        for (const struct piece *p = store_pmap_first(w->fz->layer); r == 0 && p;
+             p = store_pmap_next(p))
             r = apply_piece(w, p);
     }
     if (r == 0)
@@ -454,7 +474,8 @@ static int write_marks(struct file_work *w)
     int r = 0;
     for (size_t i = w->c->file_n; r == 0 && i-- > 0 && w->c->files[i]->f->ino == w->ino;)
         if (w->c->files[i]->side_used)
-            r = store_exec(db, SQL_DATAFILE_PUT, "iii", w->ino, (uint64_t)0, w->c->files[i]->side_end);
+            r = store_exec(db, SQL_DATAFILE_PUT, "iii", w->ino, (uint64_t)0,
+                           w->c->files[i]->side_end);
     if (r == 0 && (fz->bits & (NODE_FILE | NODE_DEAD)) && (fz->hwm || fz->serial > 1))
         r = store_exec(db, SQL_DATAFILE_PUT, "iii", w->ino, (uint64_t)fz->serial, fz->hwm);
     if (r == 0 && ((fz->bits & NODE_DEAD) || ((fz->bits & NODE_FILE) && fz->serial > 1)))

@@ -1,14 +1,17 @@
 /* content.c: the content of files: what is where, changed and read.
  *
- * Three layers per inode, looked through from the top: the active layer (changes since the last freeze), the frozen layer (being
- * checkpointed), and the base (rows of the last commit, loaded on first use). A layer's pieces are bytes in memory, ranges of data
- * files, or explicit holes; where no layer has a piece, there is a hole. So a freeze is a swap of pointers, and an error of the
- * checkpoint puts the frozen pieces back below the active ones.
- * A write, step by step: (1) the same range again, still unfrozen and ours alone: overwrite in memory; (2) else walk what is there:
- * count the bytes that stop being allocated, keep what a pinned position shows as history; (3) cut the range out of the active
- * layer; bytes of data files that only this layer knew are free after the next commit; (4) append to the neighbour's chunk, or
- * make a new one. The missing list is trimmed with the map (rule 23). Clean bytes are never cached but for small files: the kernel
- * caches what is read. Failure modes: SQLite errors while the base is loaded, before anything has changed. Thread: workspace lock.
+ * Three layers per inode, looked through from the top: the active layer (changes since the last
+ * freeze), the frozen layer (being checkpointed), and the base (rows of the last commit, loaded on
+ * first use). A layer's pieces are bytes in memory, ranges of data files, or explicit holes; where
+ * no layer has a piece, there is a hole. So a freeze is a swap of pointers, and an error of the
+ * checkpoint puts the frozen pieces back below the active ones. A write, step by step: (1) the same
+ * range again, still unfrozen and ours alone: overwrite in memory; (2) else walk what is there:
+ * count the bytes that stop being allocated, keep what a pinned position shows as history; (3) cut
+ * the range out of the active layer; bytes of data files that only this layer knew are free after
+ * the next commit; (4) append to the neighbour's chunk, or make a new one. The missing list is
+ * trimmed with the map (rule 23). Clean bytes are never cached but for small files: the kernel
+ * caches what is read. Failure modes: SQLite errors while the base is loaded, before anything has
+ * changed. Thread: workspace lock.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -21,17 +24,25 @@
 struct piece store_extent_row(sqlite3_stmt *s)
 {
     uint64_t off = store_col(s, 0);
-    return (struct piece){.off = off, .end = off + store_col(s, 1), .owner = store_col(s, 2), .serial = store_col32(s, 3),
-                          .foff = store_col(s, 4), .flags = (uint8_t)store_col32(s, 5), .born = store_col(s, 6), .kind = PIECE_FILE};
+    return (struct piece){.off = off,
+                          .end = off + store_col(s, 1),
+                          .owner = store_col(s, 2),
+                          .serial = store_col32(s, 3),
+                          .foff = store_col(s, 4),
+                          .flags = (uint8_t)store_col32(s, 5),
+                          .born = store_col(s, 6),
+                          .kind = PIECE_FILE};
 }
 
-/* A row of table content: data, born, map. map NULL: one piece from 0; else packed u32 off, u32 len, u64 born. */
+/* A row of table content: data, born, map. map NULL: one piece from 0; else packed u32 off, u32
+ * len, u64 born. */
 int store_small_read(sqlite3_stmt *s, struct pmap *m)
 {
     uint32_t len = (uint32_t)sqlite3_column_bytes(s, 0);
     const uint8_t *map = sqlite3_column_blob(s, 2);
     size_t n = (size_t)sqlite3_column_bytes(s, 2);
-    struct piece p = {.kind = PIECE_MEM, .flags = PIECE_INLINE, .end = len, .born = store_col(s, 1)};
+    struct piece p = {
+        .kind = PIECE_MEM, .flags = PIECE_INLINE, .end = len, .born = store_col(s, 1)};
     if (len == 0)
         return 0;
     p.c = store_chunk_from(sqlite3_column_blob(s, 0), len);
@@ -92,7 +103,8 @@ int store_base_load(struct dmt_store *st, struct node *n)
 {
     if (n->base_loaded)
         return 0;
-    /* One read transaction: a COMMIT between the two tables would show a file in both or in none. */
+    /* One read transaction: a COMMIT between the two tables would show a file in both or in
+     * none. */
     int r = store_exec(&st->rd, SQL_BEGIN, "");
     if (r < 0)
         return r;
@@ -127,7 +139,8 @@ static void alloc_add(struct dmt_store *st, struct node *n, int64_t bytes)
 void store_spaces_add(struct spaces *v, uint64_t ino, uint32_t serial, uint64_t foff, uint64_t len)
 {
     struct space *last = v->n ? &v->v[v->n - 1] : NULL;
-    if (last && len && last->len && last->ino == ino && last->serial == serial && last->foff + last->len == foff) {
+    if (last && len && last->len && last->ino == ino && last->serial == serial &&
+        last->foff + last->len == foff) {
         last->len += len;
         return;
     }
@@ -157,12 +170,14 @@ static int leave_old(void *ctx, const struct piece *p)
     return 0;
 }
 
-/* A piece leaves the active layer. A data file range that only this layer knew is free, unless it became history. */
+/* A piece leaves the active layer. A data file range that only this layer knew is free, unless
+ * it became history. */
 static void drop_active(void *ctx, const struct piece *p)
 {
     struct change *ch = ctx;
     if (p->kind == PIECE_FILE && !store_content_needed(ch->st, ch->n, p->born, ch->seq))
-        store_spaces_add(&ch->st->freed, p->owner, p->serial, p->foff, p->flags & PIECE_SHARED ? 0 : p->end - p->off);
+        store_spaces_add(&ch->st->freed, p->owner, p->serial, p->foff,
+                         p->flags & PIECE_SHARED ? 0 : p->end - p->off);
 }
 
 static void layer_cost(struct dmt_store *st, const struct pmap *m, int sign)
@@ -172,7 +187,8 @@ static void layer_cost(struct dmt_store *st, const struct pmap *m, int sign)
 }
 
 /* What is in [off, end) goes: history, accounts, missing ranges. The base is loaded. */
-static void change_range(struct dmt_store *st, struct node *n, uint64_t off, uint64_t end, uint64_t seq)
+static void change_range(struct dmt_store *st, struct node *n, uint64_t off, uint64_t end,
+                         uint64_t seq)
 {
     struct change ch = {.st = st, .n = n, .seq = seq};
     if (off < n->map_hi)
@@ -187,7 +203,8 @@ static void change_range(struct dmt_store *st, struct node *n, uint64_t off, uin
     store_missing_cut(st, n, off, end, seq);
 }
 
-int store_content_change(struct dmt_store *st, struct node *n, uint64_t off, uint64_t end, uint64_t seq)
+int store_content_change(struct dmt_store *st, struct node *n, uint64_t off, uint64_t end,
+                         uint64_t seq)
 {
     int r = store_base_load(st, n);
     if (r == 0)
@@ -213,7 +230,8 @@ void store_content_put(struct dmt_store *st, struct node *n, const struct piece 
     store_node_dirty(st, n, NODE_CONTENT | (n->live ? NODE_ROW : 0));
 }
 
-int store_content_unmap(struct dmt_store *st, struct node *n, uint64_t off, uint64_t end, uint64_t seq)
+int store_content_unmap(struct dmt_store *st, struct node *n, uint64_t off, uint64_t end,
+                        uint64_t seq)
 {
     int r = store_content_change(st, n, off, end, seq);
     if (r < 0 || off >= end)
@@ -231,11 +249,12 @@ int store_content_unmap(struct dmt_store *st, struct node *n, uint64_t off, uint
 }
 
 /* (1) of the essay: the range lies in one unfrozen piece that nobody else refers to. */
-static bool write_in_memory(struct dmt_store *st, struct node *n, uint64_t off, const void *p, size_t len, uint64_t seq)
+static bool write_in_memory(struct dmt_store *st, struct node *n, uint64_t off, const void *p,
+                            size_t len, uint64_t seq)
 {
     struct piece *at = n->layer[ACTIVE] ? store_pmap_at(n->layer[ACTIVE], off) : NULL;
-    if (!at || at->kind != PIECE_MEM || at->off > off || at->end < off + len || !store_chunk_private(at->c) ||
-        store_content_needed(st, n, at->born, seq))
+    if (!at || at->kind != PIECE_MEM || at->off > off || at->end < off + len ||
+        !store_chunk_private(at->c) || store_content_needed(st, n, at->born, seq))
         return false;
     memcpy(at->c->data + at->foff + (off - at->off), p, len);
     at->born = seq;
@@ -243,7 +262,8 @@ static bool write_in_memory(struct dmt_store *st, struct node *n, uint64_t off, 
 }
 
 /* (4): goes on where an unfrozen piece of our own ends. */
-static bool write_append(struct dmt_store *st, struct node *n, uint64_t off, const void *p, size_t len, uint64_t seq)
+static bool write_append(struct dmt_store *st, struct node *n, uint64_t off, const void *p,
+                         size_t len, uint64_t seq)
 {
     struct pmap *m = n->layer[ACTIVE];
     struct piece *at = m && off ? store_pmap_at(m, off - 1) : NULL;
@@ -269,7 +289,8 @@ static bool write_append(struct dmt_store *st, struct node *n, uint64_t off, con
     return true;
 }
 
-int dmt_store_write(struct dmt_store *st, uint64_t ino, uint64_t off, const void *p, size_t len, uint64_t seq)
+int dmt_store_write(struct dmt_store *st, uint64_t ino, uint64_t off, const void *p, size_t len,
+                    uint64_t seq)
 {
     struct node *n;
     int r = store_node(st, ino, &n);
@@ -283,7 +304,8 @@ int dmt_store_write(struct dmt_store *st, uint64_t ino, uint64_t off, const void
         return r;
     if (write_append(st, n, off, p, len, seq))
         return 0;
-    struct piece piece = {.kind = PIECE_MEM, .flags = PIECE_INLINE, .off = off, .end = off + len, .born = seq};
+    struct piece piece = {
+        .kind = PIECE_MEM, .flags = PIECE_INLINE, .off = off, .end = off + len, .born = seq};
     piece.c = store_chunk_new(len < CHUNK_MIN ? CHUNK_MIN : (uint32_t)len);
     memcpy(piece.c->data, p, len);
     piece.c->used = (uint32_t)len;

@@ -1,13 +1,17 @@
-/* datafile.c: STORE/data: names, descriptors, and the marks (serial, high-water) of each inode's base file.
+/* datafile.c: STORE/data: names, descriptors, and the marks (serial, high-water) of each inode's
+ * base file.
  *
- * Owns the cache of open descriptors. A dfile object exists while somebody refers to it, while its descriptor is cached, or while it
- * remembers something that must not be forgotten: by-reference bytes not yet synced (closing the descriptor would lose the error of
- * their writeback), or a failed fdatasync. Happy path: hash look-up, descriptor there. Only clean unreferenced descriptors are closed,
- * coldest first. A directory is synced together with the first sync of a file in it, and again after a file was made there: also in
- * a new process, since the one before may have died between making a file and syncing its name.
- * Failure modes: open errors are returned; a failed fdatasync taints the file for the life of this process: the kernel has dropped the
- * pages, so nothing is rewritten in place there, and by-reference bytes put before are not called durable any more.
- * Thread: workspace lock, but for the descriptor itself, which whoever holds a reference may use.
+ * Owns the cache of open descriptors. A dfile object exists while somebody refers to it, while its
+ * descriptor is cached, or while it remembers something that must not be forgotten: by-reference
+ * bytes not yet synced (closing the descriptor would lose the error of their writeback), or a
+ * failed fdatasync. Happy path: hash look-up, descriptor there. Only clean unreferenced descriptors
+ * are closed, coldest first. A directory is synced together with the first sync of a file in it,
+ * and again after a file was made there: also in a new process, since the one before may have died
+ * between making a file and syncing its name. Failure modes: open errors are returned; a failed
+ * fdatasync taints the file for the life of this process: the kernel has dropped the pages, so
+ * nothing is rewritten in place there, and by-reference bytes put before are not called durable any
+ * more. Thread: workspace lock, but for the descriptor itself, which whoever holds a reference may
+ * use.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -30,9 +34,11 @@ static struct dfile **slot_of(struct dmt_store *st, uint64_t ino, uint32_t seria
     return (struct dfile **)(void *)&st->files.slot[mix(ino, serial) & (st->files.cap - 1)];
 }
 
-void store_file_path(const struct dmt_store *st, uint64_t ino, uint32_t serial, char *buf, size_t size)
+void store_file_path(const struct dmt_store *st, uint64_t ino, uint32_t serial, char *buf,
+                     size_t size)
 {
-    int n = snprintf(buf, size, "%s/data/%02x/%llu.%u", st->dir, (unsigned)(ino & 0xff), (unsigned long long)ino, serial);
+    int n = snprintf(buf, size, "%s/data/%02x/%llu.%u", st->dir, (unsigned)(ino & 0xff),
+                     (unsigned long long)ino, serial);
     DMT_ASSERT(n > 0 && (size_t)n < size);
 }
 
@@ -89,7 +95,8 @@ void store_file_put(struct dmt_store *st, struct dfile *f)
         return;
     }
     dmt_list_add_head(&st->file_lru, &f->lru);
-    for (struct dmt_list *l = st->file_lru.prev; l != &st->file_lru && st->open_files > OPEN_MAX_FILES;) {
+    for (struct dmt_list *l = st->file_lru.prev;
+         l != &st->file_lru && st->open_files > OPEN_MAX_FILES;) {
         struct dfile *old = DMT_CONTAINER(l, struct dfile, lru);
         l = l->prev;
         if (!old->unsynced && !old->tainted)

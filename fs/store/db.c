@@ -1,11 +1,13 @@
 /* db.c: connections to STORE/workspace.db: schema, pragmas, prepared statements.
  *
- * Happy path: a store has one writing connection (the checkpointer's) and one reading connection (used under the workspace
- * lock); exports, checks and comparisons open their own. A statement is prepared at its first use on a connection and kept.
- * Pragmas: WAL with synchronous FULL on the writer, because a COMMIT is what allows journal segments to go (NORMAL would make it
- * durable only at the next wal_checkpoint); no automatic checkpoints, they would stall a COMMIT; busy_timeout 0, because nobody
- * else writes; mmap off, an I/O error must not become a signal. Failure modes: SQLite's codes become errno-like ones; a file of
- * another format is refused by application_id and user_version. Thread: a connection belongs to one thread at a time.
+ * Happy path: a store has one writing connection (the checkpointer's) and one reading connection
+ * (used under the workspace lock); exports, checks and comparisons open their own. A statement is
+ * prepared at its first use on a connection and kept. Pragmas: WAL with synchronous FULL on the
+ * writer, because a COMMIT is what allows journal segments to go (NORMAL would make it durable only
+ * at the next wal_checkpoint); no automatic checkpoints, they would stall a COMMIT; busy_timeout 0,
+ * because nobody else writes; mmap off, an I/O error must not become a signal. Failure modes:
+ * SQLite's codes become errno-like ones; a file of another format is refused by application_id and
+ * user_version. Thread: a connection belongs to one thread at a time.
  */
 #include "fs/store/db.h"
 
@@ -28,23 +30,26 @@ static const char *const g_sql[SQL_COUNT] = {
 #undef X
 };
 
-#define INODE_FIELDS                                                                               \
-    "mode INTEGER NOT NULL, nlink INTEGER NOT NULL, uid INTEGER NOT NULL, gid INTEGER NOT NULL, "  \
-    "rdev INTEGER NOT NULL, flags INTEGER NOT NULL, size INTEGER NOT NULL, atime INTEGER NOT NULL, " \
+#define INODE_FIELDS                                                                                    \
+    "mode INTEGER NOT NULL, nlink INTEGER NOT NULL, uid INTEGER NOT NULL, gid INTEGER NOT NULL, "       \
+    "rdev INTEGER NOT NULL, flags INTEGER NOT NULL, size INTEGER NOT NULL, atime INTEGER NOT NULL, "    \
     "mtime INTEGER NOT NULL, ctime INTEGER NOT NULL, btime INTEGER NOT NULL, parent INTEGER NOT NULL, " \
     "next_cookie INTEGER NOT NULL, epoch INTEGER NOT NULL, seq INTEGER NOT NULL, alloc INTEGER NOT NULL"
-#define DENTRY_FIELDS "ino INTEGER NOT NULL, cookie INTEGER NOT NULL, type INTEGER NOT NULL, born INTEGER NOT NULL"
-#define EXTENT_FIELDS                                                                              \
+#define DENTRY_FIELDS \
+    "ino INTEGER NOT NULL, cookie INTEGER NOT NULL, type INTEGER NOT NULL, born INTEGER NOT NULL"
+#define EXTENT_FIELDS                                                                                \
     "len INTEGER NOT NULL, owner INTEGER NOT NULL, serial INTEGER NOT NULL, foff INTEGER NOT NULL, " \
     "flags INTEGER NOT NULL, born INTEGER NOT NULL"
 
-/* Key columns come first: quick_check of SQLite 3.40 reports false NULLs in tables WITHOUT ROWID otherwise. */
+/* Key columns come first: quick_check of SQLite 3.40 reports false NULLs in tables WITHOUT ROWID
+ * otherwise. */
 static const char g_schema[] =
     "CREATE TABLE meta(key TEXT PRIMARY KEY, val) WITHOUT ROWID;"
     "CREATE TABLE inode(ino INTEGER PRIMARY KEY, " INODE_FIELDS ");"
     "CREATE TABLE inode_h(ino INTEGER NOT NULL, died INTEGER NOT NULL, " INODE_FIELDS
     ", PRIMARY KEY(ino, died)) WITHOUT ROWID;"
-    "CREATE TABLE dentry(parent INTEGER NOT NULL, name BLOB NOT NULL, " DENTRY_FIELDS ", PRIMARY KEY(parent, name)) WITHOUT ROWID;"
+    "CREATE TABLE dentry(parent INTEGER NOT NULL, name BLOB NOT NULL, " DENTRY_FIELDS
+    ", PRIMARY KEY(parent, name)) WITHOUT ROWID;"
     "CREATE UNIQUE INDEX dentry_cookie ON dentry(parent, cookie);"
     "CREATE TABLE dentry_h(parent INTEGER NOT NULL, name BLOB NOT NULL, died INTEGER NOT NULL, " DENTRY_FIELDS
     ", PRIMARY KEY(parent, name, died)) WITHOUT ROWID;"
@@ -54,9 +59,11 @@ static const char g_schema[] =
     "CREATE TABLE xattr_h(ino INTEGER NOT NULL, name BLOB NOT NULL, died INTEGER NOT NULL, value BLOB NOT NULL,"
     " born INTEGER NOT NULL, PRIMARY KEY(ino, name, died)) WITHOUT ROWID;"
     "CREATE TABLE content(ino INTEGER PRIMARY KEY, data BLOB NOT NULL, born INTEGER NOT NULL, map BLOB);"
-    "CREATE TABLE extent(ino INTEGER NOT NULL, off INTEGER NOT NULL, " EXTENT_FIELDS ", PRIMARY KEY(ino, off)) WITHOUT ROWID;"
+    "CREATE TABLE extent(ino INTEGER NOT NULL, off INTEGER NOT NULL, " EXTENT_FIELDS
+    ", PRIMARY KEY(ino, off)) WITHOUT ROWID;"
     "CREATE INDEX extent_shared ON extent(owner, serial) WHERE flags & 1;"
-    "CREATE TABLE extent_h(ino INTEGER NOT NULL, off INTEGER NOT NULL, died INTEGER NOT NULL, " EXTENT_FIELDS ", data BLOB,"
+    "CREATE TABLE extent_h(ino INTEGER NOT NULL, off INTEGER NOT NULL, died INTEGER NOT NULL, " EXTENT_FIELDS
+    ", data BLOB,"
     " PRIMARY KEY(ino, off, died)) WITHOUT ROWID;"
     "CREATE INDEX extent_h_shared ON extent_h(owner, serial) WHERE flags & 1;"
     "CREATE TABLE datafile(ino INTEGER NOT NULL, serial INTEGER NOT NULL, hwm INTEGER NOT NULL,"
@@ -96,27 +103,32 @@ int store_db_code(const struct store_db *db)
 
 int store_db_fail(const struct store_db *db, struct dmt_err *err, const char *what)
 {
-    return dmt_err_set(err, store_db_code(db), "%s: SQLite: %s", what, db->h ? sqlite3_errmsg(db->h) : "no memory");
+    return dmt_err_set(err, store_db_code(db), "%s: SQLite: %s", what,
+                       db->h ? sqlite3_errmsg(db->h) : "no memory");
 }
 
 static int pragmas(struct store_db *db, enum store_db_mode mode)
 {
     char text[512];
-    snprintf(text, sizeof(text),
-             "PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=0; PRAGMA cache_size=%d; PRAGMA mmap_size=0;"
-             "PRAGMA temp_store=MEMORY; PRAGMA trusted_schema=OFF; PRAGMA query_only=%d;",
-             mode == STORE_DB_READ ? -16384 : -65536, mode == STORE_DB_READ);
+    snprintf(
+        text, sizeof(text),
+        "PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=0; PRAGMA cache_size=%d; PRAGMA mmap_size=0;"
+        "PRAGMA temp_store=MEMORY; PRAGMA trusted_schema=OFF; PRAGMA query_only=%d;",
+        mode == STORE_DB_READ ? -16384 : -65536, mode == STORE_DB_READ);
     return sqlite3_exec(db->h, text, NULL, NULL, NULL) == SQLITE_OK ? 0 : store_db_code(db);
 }
 
 static int create_schema(struct store_db *db)
 {
     char head[160];
-    snprintf(head, sizeof(head),
-             "PRAGMA page_size=4096; PRAGMA journal_mode=WAL; PRAGMA application_id=%d; PRAGMA user_version=%d;",
-             APPLICATION_ID, FORMAT_VERSION);
-    if (sqlite3_exec(db->h, head, NULL, NULL, NULL) != SQLITE_OK || sqlite3_exec(db->h, "BEGIN", NULL, NULL, NULL) != SQLITE_OK ||
-        sqlite3_exec(db->h, g_schema, NULL, NULL, NULL) != SQLITE_OK || sqlite3_exec(db->h, "COMMIT", NULL, NULL, NULL) != SQLITE_OK)
+    snprintf(
+        head, sizeof(head),
+        "PRAGMA page_size=4096; PRAGMA journal_mode=WAL; PRAGMA application_id=%d; PRAGMA user_version=%d;",
+        APPLICATION_ID, FORMAT_VERSION);
+    if (sqlite3_exec(db->h, head, NULL, NULL, NULL) != SQLITE_OK ||
+        sqlite3_exec(db->h, "BEGIN", NULL, NULL, NULL) != SQLITE_OK ||
+        sqlite3_exec(db->h, g_schema, NULL, NULL, NULL) != SQLITE_OK ||
+        sqlite3_exec(db->h, "COMMIT", NULL, NULL, NULL) != SQLITE_OK)
         return store_db_code(db);
     return 0;
 }
@@ -141,21 +153,25 @@ static int check_format(struct store_db *db, struct dmt_err *err)
     if (id != APPLICATION_ID)
         return dmt_err_set(err, DMT_E_CORRUPT, "workspace.db is not a Dumont store");
     if (version != FORMAT_VERSION) {
-        dmt_err_set(err, DMT_E_VERSION, "workspace.db has format %lld, this program knows %d", (long long)version, FORMAT_VERSION);
+        dmt_err_set(err, DMT_E_VERSION, "workspace.db has format %lld, this program knows %d",
+                    (long long)version, FORMAT_VERSION);
         return dmt_err_hint(err, "use the version of Dumont that made this store, or a newer one");
     }
     return 0;
 }
 
-int store_db_open(struct store_db *db, const char *dir, enum store_db_mode mode, struct dmt_err *err)
+int store_db_open(struct store_db *db, const char *dir, enum store_db_mode mode,
+                  struct dmt_err *err)
 {
     memset(db, 0, sizeof(*db));
     char path[PATH_MAX];
-    if ((size_t)snprintf(path, sizeof(path), "%s/workspace.db%s", dir, mode == STORE_DB_CREATE ? ".new" : "") >= sizeof(path))
+    if ((size_t)snprintf(path, sizeof(path), "%s/workspace.db%s", dir,
+                         mode == STORE_DB_CREATE ? ".new" : "") >= sizeof(path))
         return dmt_err_set(err, -ENAMETOOLONG, "path of the store is too long");
     if (mode != STORE_DB_CREATE && access(path, F_OK) < 0)
         return dmt_err_set(err, -errno, "%s: %s", path, dmt_strerror(-errno));
-    int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | (mode == STORE_DB_CREATE ? SQLITE_OPEN_CREATE : 0);
+    int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX |
+                (mode == STORE_DB_CREATE ? SQLITE_OPEN_CREATE : 0);
     int r = 0;
     if (sqlite3_open_v2(path, &db->h, flags, NULL) != SQLITE_OK) {
         r = store_db_fail(db, err, path);
@@ -203,9 +219,11 @@ static int bind_all(sqlite3_stmt *s, const char *fmt, va_list ap)
     return rc;
 }
 
-static int sql_bind(struct store_db *db, enum store_sql id, sqlite3_stmt **ret, const char *fmt, va_list ap)
+static int sql_bind(struct store_db *db, enum store_sql id, sqlite3_stmt **ret, const char *fmt,
+                    va_list ap)
 {
-    if (!db->st[id] && sqlite3_prepare_v3(db->h, g_sql[id], -1, SQLITE_PREPARE_PERSISTENT, &db->st[id], NULL) != SQLITE_OK)
+    if (!db->st[id] && sqlite3_prepare_v3(db->h, g_sql[id], -1, SQLITE_PREPARE_PERSISTENT,
+                                          &db->st[id], NULL) != SQLITE_OK)
         return store_db_code(db);
     *ret = db->st[id];
     sqlite3_reset(*ret);

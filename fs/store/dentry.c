@@ -1,11 +1,14 @@
-/* dentry.c: directory entries: look-up by name, change, and walking a directory in the order of its cookies.
+/* dentry.c: directory entries: look-up by name, change, and walking a directory in the order of its
+ * cookies.
  *
- * A walk merges SQLite's rows (index parent, cookie) with the entries that memory holds for this directory: `kids`, the dirty or
- * frozen live ones by cookie, and, for a view, `old_kids`, their history. A row whose name has a pinned object in the cache is
- * out of date and skipped; the object speaks for itself at its own cookie, or is gone. Nothing is sorted per call: both sides are
- * ordered already, and rows are fetched in small batches so that the callback may use the store (but not change it).
- * Happy path of a change: the dent is in the cache from the check before it, gets the new value and is marked dirty.
- * Failure modes: SQLite errors on a cold look-up; nothing has changed then. Thread: workspace lock.
+ * A walk merges SQLite's rows (index parent, cookie) with the entries that memory holds for this
+ * directory: `kids`, the dirty or frozen live ones by cookie, and, for a view, `old_kids`, their
+ * history. A row whose name has a pinned object in the cache is out of date and skipped; the object
+ * speaks for itself at its own cookie, or is gone. Nothing is sorted per call: both sides are
+ * ordered already, and rows are fetched in small batches so that the callback may use the store
+ * (but not change it). Happy path of a change: the dent is in the cache from the check before it,
+ * gets the new value and is marked dirty. Failure modes: SQLite errors on a cold look-up; nothing
+ * has changed then. Thread: workspace lock.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -59,23 +62,28 @@ static int dentry_at(struct dmt_store *st, struct dent *d, uint64_t view, struct
                 return 0;
             }
     sqlite3_stmt *s;
-    int r = store_sql(&st->rd, SQL_DENTRY_H_AT, &s, "ibi", d->parent, d->name, (size_t)d->len, view);
+    int r =
+        store_sql(&st->rd, SQL_DENTRY_H_AT, &s, "ibi", d->parent, d->name, (size_t)d->len, view);
     if (r == 0)
         r = store_sql_step(&st->rd, s);
     if (r <= 0)
         return r < 0 ? r : -ENOENT;
-    *ret = (struct dent_value){.ino = store_col(s, 0), .cookie = store_col32(s, 1), .type = store_col32(s, 2), .born = store_col(s, 3)};
+    *ret = (struct dent_value){.ino = store_col(s, 0),
+                               .cookie = store_col32(s, 1),
+                               .type = store_col32(s, 2),
+                               .born = store_col(s, 3)};
     store_sql_done(s);
     return ret->born <= view ? 0 : -ENOENT;
 }
 
 static struct dmt_dentry public_value(const struct dent_value *v)
 {
-    return (struct dmt_dentry){.ino = v->ino, .cookie = v->cookie, .type = v->type, .born = v->born};
+    return (struct dmt_dentry){
+        .ino = v->ino, .cookie = v->cookie, .type = v->type, .born = v->born};
 }
 
-int dmt_store_dentry_get(struct dmt_store *st, uint64_t view, uint64_t parent, const char *name, size_t len,
-                         struct dmt_dentry *ret)
+int dmt_store_dentry_get(struct dmt_store *st, uint64_t view, uint64_t parent, const char *name,
+                         size_t len, struct dmt_dentry *ret)
 {
     struct dent *d;
     struct dent_value v;
@@ -104,8 +112,8 @@ static void keep_old_entry(struct dmt_store *st, struct dent *d, uint64_t died)
     old_kid_link(d->dir, h);
 }
 
-int dmt_store_dentry_put(struct dmt_store *st, uint64_t parent, const char *name, size_t len, uint64_t ino, uint32_t type,
-                         uint32_t cookie, uint64_t seq)
+int dmt_store_dentry_put(struct dmt_store *st, uint64_t parent, const char *name, size_t len,
+                         uint64_t ino, uint32_t type, uint32_t cookie, uint64_t seq)
 {
     struct dent *d;
     int r = store_dent(st, parent, name, len, &d);
@@ -121,7 +129,8 @@ int dmt_store_dentry_put(struct dmt_store *st, uint64_t parent, const char *name
     return 0;
 }
 
-int dmt_store_dentry_del(struct dmt_store *st, uint64_t parent, const char *name, size_t len, uint64_t seq)
+int dmt_store_dentry_del(struct dmt_store *st, uint64_t parent, const char *name, size_t len,
+                         uint64_t seq)
 {
     struct dent *d;
     int r = store_dent(st, parent, name, len, &d);
@@ -170,8 +179,8 @@ struct walk {
 static int source_fetch(struct walk *w, struct source *src)
 {
     sqlite3_stmt *s;
-    int r = store_sql(&w->st->rd, src->id, &s, src->id == SQL_DENTRY_DIR ? "iii" : "iiii", w->dir->ino, (uint64_t)src->after,
-                      (uint64_t)src->limit, w->view);
+    int r = store_sql(&w->st->rd, src->id, &s, src->id == SQL_DENTRY_DIR ? "iii" : "iiii",
+                      w->dir->ino, (uint64_t)src->after, (uint64_t)src->limit, w->view);
     src->n = src->at = 0;
     uint32_t used = 0;
     while (r == 0 && (r = store_sql_step(&w->st->rd, s)) > 0) {
@@ -185,7 +194,10 @@ static int source_fetch(struct walk *w, struct source *src)
         row->name_at = used;
         row->len = (uint8_t)len;
         used += (uint32_t)len;
-        row->v = (struct dent_value){.ino = store_col(s, 1), .cookie = store_col32(s, 2), .type = store_col32(s, 3), .born = store_col(s, 4)};
+        row->v = (struct dent_value){.ino = store_col(s, 1),
+                                     .cookie = store_col32(s, 2),
+                                     .type = store_col32(s, 3),
+                                     .born = store_col(s, 4)};
         src->after = row->v.cookie;
         r = 0;
     }
@@ -220,7 +232,8 @@ static int source_peek(struct walk *w, struct source *src)
     }
 }
 
-static struct tnode *kid_after(const struct tree *t, uint32_t cookie, uint32_t (*cookie_of)(const struct tnode *n))
+static struct tnode *kid_after(const struct tree *t, uint32_t cookie,
+                               uint32_t (*cookie_of)(const struct tnode *n))
 {
     struct tnode *best = NULL;
     for (struct tnode *n = t->root; n;) {
@@ -235,11 +248,13 @@ static struct tnode *kid_after(const struct tree *t, uint32_t cookie, uint32_t (
 }
 static uint32_t kid_cookie(const struct tnode *n)
 {
-    return ((const struct dent *)(const void *)((const char *)n - offsetof(struct dent, tn)))->v.cookie;
+    return ((const struct dent *)(const void *)((const char *)n - offsetof(struct dent, tn)))
+        ->v.cookie;
 }
 static uint32_t old_kid_cookie(const struct tnode *n)
 {
-    return ((const struct dhist *)(const void *)((const char *)n - offsetof(struct dhist, tn)))->v.cookie;
+    return ((const struct dhist *)(const void *)((const char *)n - offsetof(struct dhist, tn)))
+        ->v.cookie;
 }
 
 /* Skips entries in memory that the view does not show. */
@@ -249,11 +264,13 @@ static void skip_unseen(struct walk *w)
         return;
     while (w->kid && DENT_OF(w->kid)->v.born > w->view)
         w->kid = store_tree_next(w->kid);
-    while (w->old_kid && (DHIST_OF(w->old_kid)->v.born > w->view || DHIST_OF(w->old_kid)->died <= w->view))
+    while (w->old_kid &&
+           (DHIST_OF(w->old_kid)->v.born > w->view || DHIST_OF(w->old_kid)->died <= w->view))
         w->old_kid = store_tree_next(w->old_kid);
 }
 
-/* The entry with the smallest cookie of all sources: 1 and where it is, 0 at the end. Moves that source on. */
+/* The entry with the smallest cookie of all sources: 1 and where it is, 0 at the end. Moves that
+ * source on. */
 static int walk_next(struct walk *w, struct dent_value *v, const char **name, size_t *len)
 {
     skip_unseen(w);
@@ -307,7 +324,8 @@ static struct source *source_new(struct walk *w, enum store_sql id, uint32_t aft
     return src;
 }
 
-int dmt_store_readdir(struct dmt_store *st, uint64_t view, uint64_t parent, uint32_t after, dmt_dirent_fn fn, void *ctx)
+int dmt_store_readdir(struct dmt_store *st, uint64_t view, uint64_t parent, uint32_t after,
+                      dmt_dirent_fn fn, void *ctx)
 {
     struct walk w = {.st = st, .view = view, .last = after};
     int r = store_node(st, parent, &w.dir);
@@ -324,7 +342,8 @@ int dmt_store_readdir(struct dmt_store *st, uint64_t view, uint64_t parent, uint
     size_t len;
     while ((r = walk_next(&w, &v, &name, &len)) > 0) {
         if (v.cookie == w.last)
-            continue; /* a history row that is in memory and in SQLite while a commit is being taken over */
+            /* a history row that is in memory and in SQLite while a commit is being taken over */
+            continue;
         w.last = v.cookie;
         struct dmt_dentry pub = public_value(&v);
         if ((r = fn(ctx, name, len, &pub)) != 0)

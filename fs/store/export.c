@@ -1,11 +1,14 @@
 /* export.c: everything at the last checkpoint's position, as a stream of items.
  *
- * Happy path: under the lock, between two checkpoints, the export announces itself (from then on nothing is overwritten in place and
- * nothing freed) and opens a read transaction of its own; both stay until the end, so rows and bytes belong together however long it
- * takes. Then every table is walked in key order, and after the row of a data file come the ranges that any row refers to, once each,
- * without those that are missing at this position: the receiver gets their rows and pulls them. Failure modes: a checkpoint that died
- * after it had begun to overwrite in place makes the position inexact until the next one succeeds (DMT_E_RETRY); a data file shorter than
- * its rows is DMT_E_CORRUPT; emit's error ends it. Thread: any, without the lock; one export per call, several at a time are fine.
+ * Happy path: under the lock, between two checkpoints, the export announces itself (from then on
+ * nothing is overwritten in place and nothing freed) and opens a read transaction of its own; both
+ * stay until the end, so rows and bytes belong together however long it takes. Then every table is
+ * walked in key order, and after the row of a data file come the ranges that any row refers to,
+ * once each, without those that are missing at this position: the receiver gets their rows and
+ * pulls them. Failure modes: a checkpoint that died after it had begun to overwrite in place makes
+ * the position inexact until the next one succeeds (DMT_E_RETRY); a data file shorter than its rows
+ * is DMT_E_CORRUPT; emit's error ends it. Thread: any, without the lock; one export per call,
+ * several at a time are fine.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -19,7 +22,8 @@
 
 #define EMIT_BYTES (1u << 20)
 
-struct export {
+struct export
+{
     struct dmt_store *st;
     struct store_db db;
     int (*emit)(void *ctx, const void *p, size_t len);
@@ -161,13 +165,20 @@ struct table {
     void (*row)(struct export *x, sqlite3_stmt *s, bool old);
 };
 static const struct table g_tables[] = {
-    {SQL_META_ALL, STREAM_META, false, row_meta},       {SQL_EPOCH_ALL, STREAM_EPOCH, false, row_epoch},
-    {SQL_SNAP_ALL, STREAM_SNAP, false, row_snap},       {SQL_INODE_ALL, STREAM_INODE, false, row_inode},
-    {SQL_INODE_H_ALL, STREAM_INODE, true, row_inode},   {SQL_DENTRY_ALL, STREAM_DENTRY, false, row_dentry},
-    {SQL_DENTRY_H_ALL, STREAM_DENTRY, true, row_dentry}, {SQL_XATTR_ALL, STREAM_XATTR, false, row_xattr},
-    {SQL_XATTR_H_ALL, STREAM_XATTR, true, row_xattr},   {SQL_CONTENT_ALL, STREAM_CONTENT, false, row_content},
-    {SQL_EXTENT_ALL, STREAM_EXTENT, false, row_extent}, {SQL_EXTENT_H_ALL, STREAM_EXTENT, true, row_extent},
-    {SQL_MISSING_ALL, STREAM_MISSING, false, row_missing}, {SQL_KEEP_ALL, STREAM_KEEP, false, row_keep},
+    {SQL_META_ALL, STREAM_META, false, row_meta},
+    {SQL_EPOCH_ALL, STREAM_EPOCH, false, row_epoch},
+    {SQL_SNAP_ALL, STREAM_SNAP, false, row_snap},
+    {SQL_INODE_ALL, STREAM_INODE, false, row_inode},
+    {SQL_INODE_H_ALL, STREAM_INODE, true, row_inode},
+    {SQL_DENTRY_ALL, STREAM_DENTRY, false, row_dentry},
+    {SQL_DENTRY_H_ALL, STREAM_DENTRY, true, row_dentry},
+    {SQL_XATTR_ALL, STREAM_XATTR, false, row_xattr},
+    {SQL_XATTR_H_ALL, STREAM_XATTR, true, row_xattr},
+    {SQL_CONTENT_ALL, STREAM_CONTENT, false, row_content},
+    {SQL_EXTENT_ALL, STREAM_EXTENT, false, row_extent},
+    {SQL_EXTENT_H_ALL, STREAM_EXTENT, true, row_extent},
+    {SQL_MISSING_ALL, STREAM_MISSING, false, row_missing},
+    {SQL_KEEP_ALL, STREAM_KEEP, false, row_keep},
 };
 
 static int export_table(struct export *x, const struct table *t)
@@ -218,7 +229,8 @@ static int places(struct export *x, uint64_t ino, uint32_t serial, struct pmap *
     return r;
 }
 
-static int export_range(struct export *x, int fd, uint64_t ino, uint32_t serial, uint64_t off, uint64_t end)
+static int export_range(struct export *x, int fd, uint64_t ino, uint32_t serial, uint64_t off,
+                        uint64_t end)
 {
     const struct dmt_io *io = x->st->conf.io;
     int r = 0;
@@ -236,7 +248,9 @@ static int export_range(struct export *x, int fd, uint64_t ino, uint32_t serial,
         if (got < 0)
             return (int)got;
         if ((uint64_t)got != n)
-            return dmt_err_set(x->err, DMT_E_CORRUPT, "data file %llu.%u ends before the bytes its rows name", (unsigned long long)ino, serial);
+            return dmt_err_set(x->err, DMT_E_CORRUPT,
+                               "data file %llu.%u ends before the bytes its rows name",
+                               (unsigned long long)ino, serial);
         r = item_end(x);
     }
     return r;
@@ -262,7 +276,8 @@ static int export_file(struct export *x, uint64_t ino, uint32_t serial, uint64_t
         if (fd < 0)
             r = dmt_err_set(x->err, fd, "%s: %s", path, dmt_strerror(fd));
     }
-    for (const struct piece *p = r == 0 ? store_pmap_first(&m) : NULL; r == 0 && p; p = store_pmap_next(p))
+    for (const struct piece *p = r == 0 ? store_pmap_first(&m) : NULL; r == 0 && p;
+         p = store_pmap_next(p))
         r = export_range(x, fd, ino, serial, p->off, p->end);
     if (fd >= 0)
         io->close(io->ctx, fd);
@@ -327,8 +342,10 @@ static int export_pin(struct export *x, const struct dmt_lockfn *lk, struct dmt_
     }
     int r;
     if (st->floor.seq > st->applied.seq) {
-        r = dmt_err_set(x->err, DMT_E_RETRY, "the last checkpoint did not finish; another one must come first");
-    } else if ((r = store_exec(&x->db, SQL_BEGIN, "")) < 0 || (r = store_db_pos(&x->db, ret_pos)) < 0) {
+        r = dmt_err_set(x->err, DMT_E_RETRY,
+                        "the last checkpoint did not finish; another one must come first");
+    } else if ((r = store_exec(&x->db, SQL_BEGIN, "")) < 0 ||
+               (r = store_db_pos(&x->db, ret_pos)) < 0) {
         r = store_db_fail(&x->db, x->err, "export");
     } else {
         DMT_ASSERT(ret_pos->seq == st->applied.seq);
@@ -339,7 +356,8 @@ static int export_pin(struct export *x, const struct dmt_lockfn *lk, struct dmt_
 }
 
 int dmt_store_export(struct dmt_store *st, const struct dmt_lockfn *lk, struct dmt_pos *ret_pos,
-                     int (*emit)(void *ctx, const void *p, size_t len), void *ctx, struct dmt_err *err)
+                     int (*emit)(void *ctx, const void *p, size_t len), void *ctx,
+                     struct dmt_err *err)
 {
     struct dmt_err detail = {0};
     struct export x = {.st = st, .emit = emit, .ctx = ctx, .err = &detail};

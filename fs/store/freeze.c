@@ -1,11 +1,14 @@
-/* freeze.c: from the active half to a batch, and from a batch back: taken over after its COMMIT, or merged back after an error.
+/* freeze.c: from the active half to a batch, and from a batch back: taken over after its COMMIT, or
+ * merged back after an error.
  *
- * Freeze copies the values of dirty rows into arrays and moves pointers for everything immutable (layers, history, small ops), so it costs
- * memory traffic only, no disk. The objects stay pinned until the batch ends, because their rows are not in SQLite yet. What nobody
- * needs any more at this moment (history of positions that were pinned only in passing, fallbacks of files that are complete) is
- * dropped here and never written. After the COMMIT the objects not changed again become clean. After an error everything frozen is
- * dirty again, below what was changed since; `disk` flags still tell what the last successful commit holds.
- * Failure modes: none. Thread: workspace lock.
+ * Freeze copies the values of dirty rows into arrays and moves pointers for everything immutable
+ * (layers, history, small ops), so it costs memory traffic only, no disk. The objects stay pinned
+ * until the batch ends, because their rows are not in SQLite yet. What nobody needs any more at
+ * this moment (history of positions that were pinned only in passing, fallbacks of files that are
+ * complete) is dropped here and never written. After the COMMIT the objects not changed again
+ * become clean. After an error everything frozen is dirty again, below what was changed since;
+ * `disk` flags still tell what the last successful commit holds. Failure modes: none. Thread:
+ * workspace lock.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -24,7 +27,8 @@ static void filter_content(struct dmt_store *st, const struct batch *b, struct n
             continue;
         }
         if (h->p.kind == PIECE_FILE)
-            store_spaces_add(&st->freed, h->p.owner, h->p.serial, h->p.foff, h->p.flags & PIECE_SHARED ? 0 : h->p.end - h->p.off);
+            store_spaces_add(&st->freed, h->p.owner, h->p.serial, h->p.foff,
+                             h->p.flags & PIECE_SHARED ? 0 : h->p.end - h->p.off);
         *at = h->next;
         h->next = NULL;
         store_chist_free(h);
@@ -77,7 +81,9 @@ static void filter_dent(const struct batch *b, struct dent *d)
 static int keep_pin_cmp(const void *a, const void *b)
 {
     const struct keep_pin *x = a, *y = b;
-    return x->src != y->src ? (x->src < y->src ? -1 : 1) : x->view < y->view ? -1 : x->view > y->view;
+    return x->src != y->src    ? (x->src < y->src ? -1 : 1)
+           : x->view < y->view ? -1
+                               : x->view > y->view;
 }
 
 static void copy_pins(struct dmt_store *st, struct batch *b)
@@ -85,10 +91,11 @@ static void copy_pins(struct dmt_store *st, struct batch *b)
     for (size_t i = 0; i < st->pins.n; i++)
         store_pins_add(&b->pins, st->pins.v[i]);
     size_t n = 0;
-    DMT_LIST_EACH (l, tmp, &st->keeps)
-        n++;
+    DMT_LIST_EACH(l, tmp, &st->keeps)
+    n++;
     b->keeps = store_alloc((n + 1) * sizeof(*b->keeps));
-    DMT_LIST_EACH (l, tmp, &st->keeps) {
+    DMT_LIST_EACH(l, tmp, &st->keeps)
+    {
         const struct keep *k = DMT_CONTAINER(l, struct keep, all);
         b->keeps[b->n_keeps++] = (struct keep_pin){.src = k->src->ino, .view = k->view};
     }
@@ -107,7 +114,11 @@ static void freeze_xattrs(struct batch *b, struct node *n)
             DMT_ASSERT(b->xattrs);
         }
         struct fz_xattr *f = &b->xattrs[b->n_xattrs++];
-        *f = (struct fz_xattr){.x = x, .n = n, .value = x->value ? store_chunk_ref(x->value) : NULL, .born = x->born, .hist = x->hist[ACTIVE]};
+        *f = (struct fz_xattr){.x = x,
+                               .n = n,
+                               .value = x->value ? store_chunk_ref(x->value) : NULL,
+                               .born = x->born,
+                               .hist = x->hist[ACTIVE]};
         x->hist[FROZEN] = x->hist[ACTIVE];
         x->hist[ACTIVE] = NULL;
         x->dirty = false;
@@ -123,8 +134,16 @@ static void freeze_node(struct dmt_store *st, struct batch *b, struct node *n)
     if (n->dirty & NODE_XATTR)
         freeze_xattrs(b, n);
     struct fz_node *f = &b->nodes[b->n_nodes++];
-    *f = (struct fz_node){.n = n, .ino = n->ino, .bits = n->dirty, .live = n->live, .serial = n->serial, .hwm = n->hwm,
-                          .alloc = n->alloc, .row = n->row, .layer = n->layer[ACTIVE], .ihist = n->ihist[ACTIVE],
+    *f = (struct fz_node){.n = n,
+                          .ino = n->ino,
+                          .bits = n->dirty,
+                          .live = n->live,
+                          .serial = n->serial,
+                          .hwm = n->hwm,
+                          .alloc = n->alloc,
+                          .row = n->row,
+                          .layer = n->layer[ACTIVE],
+                          .ihist = n->ihist[ACTIVE],
                           .chist = n->chist[ACTIVE]};
     n->layer[FROZEN] = n->layer[ACTIVE];
     n->ihist[FROZEN] = n->ihist[ACTIVE];
@@ -141,7 +160,8 @@ static void freeze_node(struct dmt_store *st, struct batch *b, struct node *n)
 static void freeze_dent(struct batch *b, struct dent *d)
 {
     filter_dent(b, d);
-    b->dents[b->n_dents++] = (struct fz_dent){.d = d, .v = d->v, .live = d->live, .disk = d->disk, .hist = d->hist[ACTIVE]};
+    b->dents[b->n_dents++] = (struct fz_dent){
+        .d = d, .v = d->v, .live = d->live, .disk = d->disk, .hist = d->hist[ACTIVE]};
     d->hist[FROZEN] = d->hist[ACTIVE];
     d->hist[ACTIVE] = NULL;
     d->dirty = false;
@@ -184,8 +204,8 @@ void store_batch_free(struct batch *b)
         store_pmap_free(b->nodes[i].placed);
     for (size_t i = 0; i < b->n_xattrs; i++)
         store_chunk_unref(b->xattrs[i].value);
-    DMT_LIST_EACH (l, tmp, &b->ops)
-        store_op_free(DMT_CONTAINER(l, struct op, link));
+    DMT_LIST_EACH(l, tmp, &b->ops)
+    store_op_free(DMT_CONTAINER(l, struct op, link));
     free(b->nodes);
     free(b->dents);
     free(b->xattrs);
@@ -307,7 +327,8 @@ struct hidden {
     const struct piece *above;
 };
 
-/* A frozen piece that an active one covers: its place in a data file never got a row. Free, unless history refers to it. */
+/* A frozen piece that an active one covers: its place in a data file never got a row. Free,
+ * unless history refers to it. */
 static void drop_hidden(void *ctx, const struct piece *p)
 {
     struct hidden *hd = ctx;
@@ -318,10 +339,12 @@ static void drop_hidden(void *ctx, const struct piece *p)
         return; /* the same bytes with other marks */
     for (int half = 0; half < 2; half++)
         for (const struct chist *h = hd->n->chist[half]; h; h = h->next)
-            if (h->p.kind == PIECE_FILE && h->p.owner == p->owner && h->p.serial == p->serial && h->p.foff < p->foff + (p->end - p->off) &&
+            if (h->p.kind == PIECE_FILE && h->p.owner == p->owner && h->p.serial == p->serial &&
+                h->p.foff < p->foff + (p->end - p->off) &&
                 p->foff < h->p.foff + (h->p.end - h->p.off))
                 return; /* part of it is needed: all of it stays until the file goes */
-    store_spaces_add(&hd->st->freed, p->owner, p->serial, p->foff, p->flags & PIECE_SHARED ? 0 : p->end - p->off);
+    store_spaces_add(&hd->st->freed, p->owner, p->serial, p->foff,
+                     p->flags & PIECE_SHARED ? 0 : p->end - p->off);
 }
 
 static void merge_layer(struct dmt_store *st, struct node *n)
@@ -335,7 +358,8 @@ static void merge_layer(struct dmt_store *st, struct node *n)
         st->dirty_cost -= above->cost;
         st->dirty_piece_n -= above->n;
     }
-    for (const struct piece *p = above ? store_pmap_first(above) : NULL; p; p = store_pmap_next(p)) {
+    for (const struct piece *p = above ? store_pmap_first(above) : NULL; p;
+         p = store_pmap_next(p)) {
         hd.above = p;
         store_pmap_cut(below, p->off, p->end, drop_hidden, &hd);
         store_pmap_put(below, p);
@@ -402,7 +426,8 @@ void store_batch_merge(struct dmt_store *st, struct batch *b)
         merge_node(st, b->nodes[i].n);
     store_ops_merge(st, &b->ops);
     for (size_t i = 0; i < b->freed.n; i++)
-        store_spaces_add(&st->freed, b->freed.v[i].ino, b->freed.v[i].serial, b->freed.v[i].foff, b->freed.v[i].len);
+        store_spaces_add(&st->freed, b->freed.v[i].ino, b->freed.v[i].serial, b->freed.v[i].foff,
+                         b->freed.v[i].len);
     st->sweep_wanted |= b->sweep;
     st->batch = NULL;
     store_batch_free(b);

@@ -1,13 +1,17 @@
-/* gc.c: what goes: history rows that no pinned position falls into, ranges and files that no row refers to.
+/* gc.c: what goes: history rows that no pinned position falls into, ranges and files that no row
+ * refers to.
  *
- * Sweep: after a snapshot went, each checkpoint looks through a bounded number of history rows, table by table, from where the last one
- * stopped, and deletes those that the positions pinned at the freeze do not need. Space: rows that were cut or deleted name ranges that
- * may be free (`freed`). A data file goes as a whole when no row refers to it and nothing can any more (its inode is gone or it is of an
- * older serial). Of other ranges only runs of 64 KiB and more are worth a punch (144 us each with discard), and only what no row
- * refers to. What is free is written to table garbage in the same transaction and done after the COMMIT (D3); a crash between the two
- * does it after the next open: places are never reused, so doing it twice is harmless. Readers that still hold a reference to the file,
- * and exports, postpone it. Failure modes: SQLite errors end the checkpoint; a failed punch or unlink is tried again next time.
- * Thread: the checkpointer's; store_gc_files takes the lock for a moment.
+ * Sweep: after a snapshot went, each checkpoint looks through a bounded number of history rows,
+ * table by table, from where the last one stopped, and deletes those that the positions pinned at
+ * the freeze do not need. Space: rows that were cut or deleted name ranges that may be free
+ * (`freed`). A data file goes as a whole when no row refers to it and nothing can any more (its
+ * inode is gone or it is of an older serial). Of other ranges only runs of 64 KiB and more are
+ * worth a punch (144 us each with discard), and only what no row refers to. What is free is written
+ * to table garbage in the same transaction and done after the COMMIT (D3); a crash between the two
+ * does it after the next open: places are never reused, so doing it twice is harmless. Readers that
+ * still hold a reference to the file, and exports, postpone it. Failure modes: SQLite errors end
+ * the checkpoint; a failed punch or unlink is tried again next time. Thread: the checkpointer's;
+ * store_gc_files takes the lock for a moment.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -57,10 +61,12 @@ static int read_victims(struct ckpt *c, struct victim *v, size_t limit, size_t *
     const struct sweep_kind *kind = &g_kinds[sw->kind];
     bool named = sw->kind == KIND_DENTRY || sw->kind == KIND_XATTR;
     sqlite3_stmt *s;
-    int r = named ? store_sql(c->db, kind->select, &s, "iiib", sw->a, sw->died, (uint64_t)limit, sw->name ? sw->name->data : NULL,
-                              sw->name ? (size_t)sw->name->used : 0)
-            : sw->kind == KIND_EXTENT ? store_sql(c->db, kind->select, &s, "iiii", sw->a, sw->died, (uint64_t)limit, sw->off)
-                                      : store_sql(c->db, kind->select, &s, "iii", sw->a, sw->died, (uint64_t)limit);
+    int r =
+        named ? store_sql(c->db, kind->select, &s, "iiib", sw->a, sw->died, (uint64_t)limit,
+                          sw->name ? sw->name->data : NULL, sw->name ? (size_t)sw->name->used : 0)
+        : sw->kind == KIND_EXTENT
+            ? store_sql(c->db, kind->select, &s, "iiii", sw->a, sw->died, (uint64_t)limit, sw->off)
+            : store_sql(c->db, kind->select, &s, "iii", sw->a, sw->died, (uint64_t)limit);
     *ret_n = 0;
     while (r == 0 && (r = store_sql_step(c->db, s)) > 0) {
         struct victim *x = &v[(*ret_n)++];
@@ -93,7 +99,8 @@ static int delete_extent(struct ckpt *c, uint64_t ino, const struct victim *v)
         return r;
     c->pinned_delta -= (int64_t)(v->p.end - v->p.off);
     if (!v->inline_data)
-        store_spaces_add(&c->freed, v->p.owner, v->p.serial, v->p.foff, v->p.flags & PIECE_SHARED ? 0 : v->p.end - v->p.off);
+        store_spaces_add(&c->freed, v->p.owner, v->p.serial, v->p.foff,
+                         v->p.flags & PIECE_SHARED ? 0 : v->p.end - v->p.off);
     return 0;
 }
 
@@ -107,8 +114,8 @@ static int sweep_step(struct ckpt *c, struct victim *v, size_t n)
         if (sw->kind == KIND_EXTENT)
             r = delete_extent(c, v[i].a, &v[i]);
         else
-            r = store_exec(c->db, g_kinds[sw->kind].del, sw->kind == KIND_INODE ? "ii" : "iib", v[i].a, v[i].died, (const void *)v[i].name,
-                           (size_t)v[i].name_len);
+            r = store_exec(c->db, g_kinds[sw->kind].del, sw->kind == KIND_INODE ? "ii" : "iib",
+                           v[i].a, v[i].died, (const void *)v[i].name, (size_t)v[i].name_len);
     }
     if (n) {
         sw->a = v[n - 1].a;
@@ -212,7 +219,8 @@ static int file_dead(struct ckpt *c, uint64_t ino, uint32_t serial)
     }
     if (r < 0 || (live && (serial == 0 || serial >= current)))
         return r;
-    if ((r = store_sql(c->db, SQL_FILE_USED, &s, "ii", ino, (uint64_t)serial)) < 0 || (r = store_sql_step(c->db, s)) < 0)
+    if ((r = store_sql(c->db, SQL_FILE_USED, &s, "ii", ino, (uint64_t)serial)) < 0 ||
+        (r = store_sql_step(c->db, s)) < 0)
         return r;
     bool used = r > 0 && store_col(s, 0);
     store_sql_done(s);
@@ -227,8 +235,8 @@ static void add_punch(struct ckpt *c, const struct space *sp, uint64_t from, uin
         store_spaces_add(&c->garbage, sp->ino, sp->serial, from, to - from);
 }
 
-/* Places of a file that rows refer to, live or old, as HOLE pieces of a map. Also live ones: a range may have been given up by history
- * and have been overwritten in place by the same batch. */
+/* Places of a file that rows refer to, live or old, as HOLE pieces of a map. Also live ones: a
+ * range may have been given up by history and have been overwritten in place by the same batch. */
 static int used_places(struct ckpt *c, uint64_t ino, uint32_t serial, struct pmap *used)
 {
     sqlite3_stmt *s;
@@ -247,7 +255,8 @@ static int used_places(struct ckpt *c, uint64_t ino, uint32_t serial, struct pma
 static void free_range(struct ckpt *c, const struct space *sp, const struct pmap *used)
 {
     uint64_t from = sp->foff, end = sp->foff + sp->len;
-    for (const struct piece *p = store_pmap_at(used, from); p && p->off < end; p = store_pmap_next(p)) {
+    for (const struct piece *p = store_pmap_at(used, from); p && p->off < end;
+         p = store_pmap_next(p)) {
         if (p->off > from)
             add_punch(c, sp, from, p->off);
         from = p->end;
@@ -289,7 +298,8 @@ static int write_garbage(struct ckpt *c)
     for (int l = 0; l < 2; l++)
         for (size_t i = 0; r == 0 && i < lists[l]->n; i++) {
             const struct space *sp = &lists[l]->v[i];
-            r = store_exec(c->db, SQL_GARBAGE_PUT, "iiii", sp->ino, (uint64_t)sp->serial, sp->foff, sp->len);
+            r = store_exec(c->db, SQL_GARBAGE_PUT, "iiii", sp->ino, (uint64_t)sp->serial, sp->foff,
+                           sp->len);
         }
     return r;
 }
@@ -305,7 +315,8 @@ int store_gc_rows(struct ckpt *c)
         qsort(f->v, f->n, sizeof(*f->v), space_cmp);
     for (size_t i = 0, next; i < f->n; i = next) {
         const struct space first = f->v[i];
-        for (next = i; next < f->n && f->v[next].ino == first.ino && f->v[next].serial == first.serial;)
+        for (next = i;
+             next < f->n && f->v[next].ino == first.ino && f->v[next].serial == first.serial;)
             next++;
         int r = file_dead(c, first.ino, first.serial);
         if (r > 0) {
@@ -330,7 +341,8 @@ static int punch(struct dmt_store *st, const struct dmt_lockfn *lk, const struct
     int r = read_now ? -EBUSY : store_file_open(st, f, false);
     lk->unlock(lk->ctx);
     if (r == 0)
-        r = io->fallocate(io->ctx, f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, sp->foff, sp->len);
+        r = io->fallocate(io->ctx, f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, sp->foff,
+                          sp->len);
     lk->lock(lk->ctx);
     store_file_put(st, f);
     lk->unlock(lk->ctx);

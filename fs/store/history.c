@@ -1,11 +1,13 @@
 /* history.c: who needs old values, and content as it was at a pinned position.
  *
- * A position is pinned by a snapshot (for everything) or by a keep (for the content of one inode). An old value with lifetime
- * [born, died) is needed while some pinned p satisfies born <= p < died. The question is asked when a value is replaced, again at
- * the freeze (what nobody needs any more is dropped and never written), and by the sweep after a snapshot went.
- * Views: the content of an inode at p is put together once (live pieces born by then, history from memory and SQLite) and kept in
- * a small list; it cannot change while p is pinned, because nothing that p shows is overwritten in place or freed.
- * Failure modes: SQLite errors while a view is built. Thread: workspace lock; store_batch_needed from the checkpointer too.
+ * A position is pinned by a snapshot (for everything) or by a keep (for the content of one inode).
+ * An old value with lifetime [born, died) is needed while some pinned p satisfies born <= p < died.
+ * The question is asked when a value is replaced, again at the freeze (what nobody needs any more
+ * is dropped and never written), and by the sweep after a snapshot went. Views: the content of an
+ * inode at p is put together once (live pieces born by then, history from memory and SQLite) and
+ * kept in a small list; it cannot change while p is pinned, because nothing that p shows is
+ * overwritten in place or freed. Failure modes: SQLite errors while a view is built. Thread:
+ * workspace lock; store_batch_needed from the checkpointer too.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -60,12 +62,14 @@ bool store_needed(const struct dmt_store *st, uint64_t born, uint64_t died)
     return st->pins.n && store_pins_hit(&st->pins, born, died);
 }
 
-bool store_content_needed(const struct dmt_store *st, const struct node *n, uint64_t born, uint64_t died)
+bool store_content_needed(const struct dmt_store *st, const struct node *n, uint64_t born,
+                          uint64_t died)
 {
     if (store_needed(st, born, died))
         return true;
     for (const struct dmt_list *l = n->keeps_here.next; l != &n->keeps_here; l = l->next) {
-        const struct keep *k = (const struct keep *)(const void *)((const char *)l - offsetof(struct keep, of_src));
+        const struct keep *k =
+            (const struct keep *)(const void *)((const char *)l - offsetof(struct keep, of_src));
         if (born <= k->view && k->view < died)
             return true;
     }
@@ -120,7 +124,8 @@ void store_chist_add(struct dmt_store *st, struct node *n, const struct piece *p
     store_node_dirty(st, n, NODE_HIST);
 }
 
-/* Can the content at `view` still be put together? Yes when it is pinned, or when nothing changed since. */
+/* Can the content at `view` still be put together? Yes when it is pinned, or when nothing
+ * changed since. */
 bool store_viewable(struct dmt_store *st, const struct node *n, uint64_t view)
 {
     return store_content_needed(st, n, view, view + 1) || (n->live && n->row.seq <= view);
@@ -181,7 +186,8 @@ int store_view(struct dmt_store *st, struct node *n, uint64_t view, const struct
 {
     if (!store_viewable(st, n, view))
         return DMT_E_GONE;
-    DMT_LIST_EACH (l, tmp, &st->views) {
+    DMT_LIST_EACH(l, tmp, &st->views)
+    {
         struct viewmap *v = DMT_CONTAINER(l, struct viewmap, link);
         if (v->ino == n->ino && v->view == view) {
             dmt_list_del(l);

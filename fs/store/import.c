@@ -1,11 +1,13 @@
 /* import.c: fills a store from a state stream (export.c): first synchronisation, restore.
  *
- * Happy path: begin marks the directory "resync" durably, before anything is lost, and empties it; feed takes the stream in any chunks,
- * writes rows in transactions of some thousand and bytes to the same places they had at the source (a by-reference write's place follows
- * from serial and high-water mark, so they must be the same everywhere); finish demands the END item with the right hash, makes the data
- * files durable, and in one last transaction sets identity, position and counters and removes the mark. So a store is either complete or
- * marked. Failure modes: damage in the stream is DMT_E_CORRUPT; every error leaves the mark; nothing of the old content is left then.
- * Thread: one at a time, any.
+ * Happy path: begin marks the directory "resync" durably, before anything is lost, and empties it;
+ * feed takes the stream in any chunks, writes rows in transactions of some thousand and bytes to
+ * the same places they had at the source (a by-reference write's place follows from serial and
+ * high-water mark, so they must be the same everywhere); finish demands the END item with the right
+ * hash, makes the data files durable, and in one last transaction sets identity, position and
+ * counters and removes the mark. So a store is either complete or marked. Failure modes: damage in
+ * the stream is DMT_E_CORRUPT; every error leaves the mark; nothing of the old content is left
+ * then. Thread: one at a time, any.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -25,7 +27,9 @@
 struct dmt_import {
     struct dmt_store_conf conf;
     char *dir;
-    int lock_fd, sync_fd; /* sync_fd: of the data directory, opened first, so that syncfs reports every error since */
+    int lock_fd,
+        /* sync_fd: of the data directory, opened first, so that syncfs reports every error since */
+        sync_fd;
     struct store_db db;
     struct dmt_store_ident ident;
     struct dmt_buf pending; /* an item not yet whole */
@@ -103,8 +107,8 @@ static int wipe_data(struct dmt_import *im)
     return r;
 }
 
-int dmt_store_import_begin(struct dmt_import **ret, const struct dmt_store_conf *conf, const struct dmt_store_ident *id,
-                           struct dmt_err *err)
+int dmt_store_import_begin(struct dmt_import **ret, const struct dmt_store_conf *conf,
+                           const struct dmt_store_ident *id, struct dmt_err *err)
 {
     if (strlen(conf->dir) > PATH_MAX - 64)
         return dmt_err_set(err, -ENAMETOOLONG, "path of the store is too long");
@@ -119,8 +123,8 @@ int dmt_store_import_begin(struct dmt_import **ret, const struct dmt_store_conf 
     im->ident = *id;
     im->lock_fd = im->sync_fd = im->fd = -1;
     dmt_buf_init(&im->pending);
-    if ((r = store_lock(im->dir, &im->lock_fd, err)) < 0 || (r = store_make_dirs(conf->io, im->dir, err)) < 0 ||
-        (r = open_marked(im, err)) < 0)
+    if ((r = store_lock(im->dir, &im->lock_fd, err)) < 0 ||
+        (r = store_make_dirs(conf->io, im->dir, err)) < 0 || (r = open_marked(im, err)) < 0)
         goto fail;
     if (sqlite3_exec(im->db.h, g_wipe, NULL, NULL, NULL) != SQLITE_OK) {
         r = store_db_fail(&im->db, err, "emptying the store");
@@ -144,7 +148,8 @@ fail:
 
 /* --- data */
 
-/* With a test's disk each file is synced through its table; on a real one a single syncfs at the end does for all. */
+/* With a test's disk each file is synced through its table; on a real one a single syncfs at the
+ * end does for all. */
 static int leave_file(struct dmt_import *im)
 {
     const struct dmt_io *io = im->conf.io;
@@ -170,7 +175,8 @@ static int take_data(struct dmt_import *im, struct dmt_cur *c)
         if (r < 0)
             return r;
         char path[PATH_MAX];
-        snprintf(path, sizeof(path), "%s/data/%02x/%llu.%u", im->dir, (unsigned)(ino & 0xff), (unsigned long long)ino, serial);
+        snprintf(path, sizeof(path), "%s/data/%02x/%llu.%u", im->dir, (unsigned)(ino & 0xff),
+                 (unsigned long long)ino, serial);
         if ((im->fd = io->open(io->ctx, path, O_RDWR | O_CREAT, 0600)) < 0)
             return im->fd;
         im->fd_ino = ino;
@@ -191,7 +197,8 @@ static int take_head(struct dmt_import *im, struct dmt_cur *c)
         return DMT_E_CORRUPT;
     if (version != STREAM_VERSION)
         return DMT_E_VERSION;
-    dmt_get_raw(c, sizeof(im->ident.lineage)); /* of the source; this store's own is the caller's choice */
+    dmt_get_raw(
+        c, sizeof(im->ident.lineage)); /* of the source; this store's own is the caller's choice */
     dmt_get_str(c, name, sizeof(name));
     im->pos = (struct dmt_pos){.epoch = dmt_get_u64(c)};
     im->pos.seq = dmt_get_u64(c);
@@ -222,7 +229,8 @@ static int take_epoch(struct dmt_import *im, struct dmt_cur *c)
     dmt_get_str(c, e.reason, sizeof(e.reason));
     if (dmt_cur_end(c))
         return DMT_E_CORRUPT;
-    return store_exec(&im->db, SQL_EPOCH_PUT, "iiiiitt", e.epoch, e.parent, e.switch_seq, e.switch_chain, e.time_ns, e.node, e.reason);
+    return store_exec(&im->db, SQL_EPOCH_PUT, "iiiiitt", e.epoch, e.parent, e.switch_seq,
+                      e.switch_chain, e.time_ns, e.node, e.reason);
 }
 
 static int take_snap(struct dmt_import *im, struct dmt_cur *c)
@@ -235,7 +243,8 @@ static int take_snap(struct dmt_import *im, struct dmt_cur *c)
     dmt_get_str(c, s.note, sizeof(s.note));
     if (dmt_cur_end(c))
         return DMT_E_CORRUPT;
-    return store_exec(&im->db, SQL_SNAP_PUT, "iiiitt", s.serial, s.seq, s.epoch, s.time_ns, s.name, s.note);
+    return store_exec(&im->db, SQL_SNAP_PUT, "iiiitt", s.serial, s.seq, s.epoch, s.time_ns, s.name,
+                      s.note);
 }
 
 static int take_inode(struct dmt_import *im, struct dmt_cur *c)
@@ -273,8 +282,10 @@ static int take_dentry(struct dmt_import *im, struct dmt_cur *c)
     if (dmt_cur_end(c) || n == 0 || n > DMT_NAME_MAX)
         return DMT_E_CORRUPT;
     if (died)
-        return store_exec(&im->db, SQL_DENTRY_H_PUT, "ibiiiii", parent, name, (size_t)n, ino, cookie, type, born, died);
-    return store_exec(&im->db, SQL_DENTRY_PUT, "ibiiii", parent, name, (size_t)n, ino, cookie, type, born);
+        return store_exec(&im->db, SQL_DENTRY_H_PUT, "ibiiiii", parent, name, (size_t)n, ino,
+                          cookie, type, born, died);
+    return store_exec(&im->db, SQL_DENTRY_PUT, "ibiiii", parent, name, (size_t)n, ino, cookie, type,
+                      born);
 }
 
 static int take_xattr(struct dmt_import *im, struct dmt_cur *c)
@@ -286,8 +297,10 @@ static int take_xattr(struct dmt_import *im, struct dmt_cur *c)
     if (dmt_cur_end(c) || n == 0 || n > DMT_XATTR_NAME_MAX || len > DMT_XATTR_VALUE_MAX)
         return DMT_E_CORRUPT;
     if (died)
-        return store_exec(&im->db, SQL_XATTR_H_PUT, "ibbii", ino, name, (size_t)n, value, (size_t)len, born, died);
-    return store_exec(&im->db, SQL_XATTR_PUT, "ibbi", ino, name, (size_t)n, value, (size_t)len, born);
+        return store_exec(&im->db, SQL_XATTR_H_PUT, "ibbii", ino, name, (size_t)n, value,
+                          (size_t)len, born, died);
+    return store_exec(&im->db, SQL_XATTR_PUT, "ibbi", ino, name, (size_t)n, value, (size_t)len,
+                      born);
 }
 
 static int take_content(struct dmt_import *im, struct dmt_cur *c)
@@ -297,44 +310,55 @@ static int take_content(struct dmt_import *im, struct dmt_cur *c)
     const uint8_t *data = dmt_get_bytes(c, &n), *map = dmt_get_bytes(c, &map_n);
     if (dmt_cur_end(c) || n > DMT_SMALL_MAX)
         return DMT_E_CORRUPT;
-    return store_exec(&im->db, SQL_CONTENT_PUT, map_n ? "ibib" : "ibin", ino, data, (size_t)n, born, map, (size_t)map_n);
+    return store_exec(&im->db, SQL_CONTENT_PUT, map_n ? "ibib" : "ibin", ino, data, (size_t)n, born,
+                      map, (size_t)map_n);
 }
 
 static int take_extent(struct dmt_import *im, struct dmt_cur *c)
 {
-    uint64_t died = dmt_get_u64(c), ino = dmt_get_u64(c), off = dmt_get_u64(c), len = dmt_get_u64(c), owner = dmt_get_u64(c);
-    uint64_t serial = dmt_get_u32(c), foff = dmt_get_u64(c), flags = dmt_get_u32(c), born = dmt_get_u64(c);
+    uint64_t died = dmt_get_u64(c), ino = dmt_get_u64(c), off = dmt_get_u64(c),
+             len = dmt_get_u64(c), owner = dmt_get_u64(c);
+    uint64_t serial = dmt_get_u32(c), foff = dmt_get_u64(c), flags = dmt_get_u32(c),
+             born = dmt_get_u64(c);
     bool has_data = dmt_get_u8(c) != 0;
     uint32_t n;
     const uint8_t *data = dmt_get_bytes(c, &n);
-    if (dmt_cur_end(c) || len == 0 || off > DMT_FILE_SIZE_MAX || len > DMT_FILE_SIZE_MAX || foff > DMT_FILE_SIZE_MAX || flags > 3 ||
-        n > DMT_SMALL_MAX || (has_data && n != len) || (has_data && !died))
+    if (dmt_cur_end(c) || len == 0 || off > DMT_FILE_SIZE_MAX || len > DMT_FILE_SIZE_MAX ||
+        foff > DMT_FILE_SIZE_MAX || flags > 3 || n > DMT_SMALL_MAX || (has_data && n != len) ||
+        (has_data && !died))
         return DMT_E_CORRUPT;
     if (!died)
-        return store_exec(&im->db, SQL_EXTENT_PUT, "iiiiiiii", ino, off, len, owner, serial, foff, flags, born);
-    return store_exec(&im->db, SQL_EXTENT_H_PUT, has_data ? "iiiiiiiiib" : "iiiiiiiiin", ino, off, len, owner, serial, foff, flags, born, died,
-                      data, (size_t)n);
+        return store_exec(&im->db, SQL_EXTENT_PUT, "iiiiiiii", ino, off, len, owner, serial, foff,
+                          flags, born);
+    return store_exec(&im->db, SQL_EXTENT_H_PUT, has_data ? "iiiiiiiiib" : "iiiiiiiiin", ino, off,
+                      len, owner, serial, foff, flags, born, died, data, (size_t)n);
 }
 
 static int take_file(struct dmt_import *im, struct dmt_cur *c)
 {
     uint64_t ino = dmt_get_u64(c), serial = dmt_get_u32(c), hwm = dmt_get_u64(c);
-    return dmt_cur_end(c) ? DMT_E_CORRUPT : store_exec(&im->db, SQL_DATAFILE_PUT, "iii", ino, serial, hwm);
+    return dmt_cur_end(c) ? DMT_E_CORRUPT
+                          : store_exec(&im->db, SQL_DATAFILE_PUT, "iii", ino, serial, hwm);
 }
 
 static int take_missing(struct dmt_import *im, struct dmt_cur *c)
 {
-    uint64_t ino = dmt_get_u64(c), off = dmt_get_u64(c), seq = dmt_get_u64(c), len = dmt_get_u64(c), owner = dmt_get_u64(c);
-    uint64_t serial = dmt_get_u32(c), foff = dmt_get_u64(c), died = dmt_get_u64(c), shared = dmt_get_u32(c);
+    uint64_t ino = dmt_get_u64(c), off = dmt_get_u64(c), seq = dmt_get_u64(c), len = dmt_get_u64(c),
+             owner = dmt_get_u64(c);
+    uint64_t serial = dmt_get_u32(c), foff = dmt_get_u64(c), died = dmt_get_u64(c),
+             shared = dmt_get_u32(c);
     if (dmt_cur_end(c) || len == 0 || len > DMT_FILE_SIZE_MAX || off > DMT_FILE_SIZE_MAX)
         return DMT_E_CORRUPT;
-    return store_exec(&im->db, SQL_MISSING_PUT, "iiiiiiiii", ino, off, seq, len, owner, serial, foff, died, shared);
+    return store_exec(&im->db, SQL_MISSING_PUT, "iiiiiiiii", ino, off, seq, len, owner, serial,
+                      foff, died, shared);
 }
 
 static int take_keep(struct dmt_import *im, struct dmt_cur *c)
 {
-    uint64_t ino = dmt_get_u64(c), src = dmt_get_u64(c), view = dmt_get_u64(c), size = dmt_get_u64(c), mtime = dmt_get_u64(c);
-    return dmt_cur_end(c) ? DMT_E_CORRUPT : store_exec(&im->db, SQL_KEEP_PUT, "iiiii", ino, src, view, size, mtime);
+    uint64_t ino = dmt_get_u64(c), src = dmt_get_u64(c), view = dmt_get_u64(c),
+             size = dmt_get_u64(c), mtime = dmt_get_u64(c);
+    return dmt_cur_end(c) ? DMT_E_CORRUPT
+                          : store_exec(&im->db, SQL_KEEP_PUT, "iiiii", ino, src, view, size, mtime);
 }
 
 static int take_end(struct dmt_import *im, struct dmt_cur *c)
@@ -350,10 +374,11 @@ static int take_end(struct dmt_import *im, struct dmt_cur *c)
 }
 
 static int (*const g_take[])(struct dmt_import *im, struct dmt_cur *c) = {
-    [STREAM_HEAD] = take_head,       [STREAM_META] = take_meta,       [STREAM_EPOCH] = take_epoch, [STREAM_SNAP] = take_snap,
-    [STREAM_INODE] = take_inode,     [STREAM_DENTRY] = take_dentry,   [STREAM_XATTR] = take_xattr, [STREAM_CONTENT] = take_content,
-    [STREAM_EXTENT] = take_extent,   [STREAM_FILE] = take_file,       [STREAM_MISSING] = take_missing, [STREAM_KEEP] = take_keep,
-    [STREAM_DATA] = take_data,       [STREAM_END] = take_end,
+    [STREAM_HEAD] = take_head,   [STREAM_META] = take_meta,       [STREAM_EPOCH] = take_epoch,
+    [STREAM_SNAP] = take_snap,   [STREAM_INODE] = take_inode,     [STREAM_DENTRY] = take_dentry,
+    [STREAM_XATTR] = take_xattr, [STREAM_CONTENT] = take_content, [STREAM_EXTENT] = take_extent,
+    [STREAM_FILE] = take_file,   [STREAM_MISSING] = take_missing, [STREAM_KEEP] = take_keep,
+    [STREAM_DATA] = take_data,   [STREAM_END] = take_end,
 };
 
 static int take_item(struct dmt_import *im, const uint8_t *p, size_t len)
@@ -445,7 +470,9 @@ static int write_last(struct dmt_import *im)
     if (r == 0)
         r = store_db_meta_put_u64(&im->db, ".pinned_bytes", im->pinned_bytes);
     if (r == 0)
-        r = store_db_meta_put_u64(&im->db, ".sweep", 1); /* rows that lost their snapshot just before are looked for once */
+        r = store_db_meta_put_u64(
+            &im->db, ".sweep",
+            1); /* rows that lost their snapshot just before are looked for once */
     if (r == 0)
         r = store_exec(&im->db, SQL_META_DEL, "t", "resync");
     if (r == 0)

@@ -1,9 +1,11 @@
 /* inode.c: inode rows: look-up now and at a position, change, removal.
  *
- * Happy path: put replaces the value in the node and marks it dirty; if a pinned position lies between the old value's birth and
- * this record, the old value joins the node's history list and becomes a row of inode_h at the next checkpoint. Removal takes
- * everything of the inode with it: xattrs, content, missing ranges, its fallback. An inode made and removed between two freezes
- * leaves nothing to write. Failure modes: SQLite errors on a cold look-up; nothing has changed then. Thread: workspace lock.
+ * Happy path: put replaces the value in the node and marks it dirty; if a pinned position lies
+ * between the old value's birth and this record, the old value joins the node's history list and
+ * becomes a row of inode_h at the next checkpoint. Removal takes everything of the inode with it:
+ * xattrs, content, missing ranges, its fallback. An inode made and removed between two freezes
+ * leaves nothing to write. Failure modes: SQLite errors on a cold look-up; nothing has changed
+ * then. Thread: workspace lock.
  */
 #include <stdlib.h>
 
@@ -30,11 +32,13 @@ void store_inode_from_row(sqlite3_stmt *s, struct dmt_inode *n, uint64_t *alloc)
     n->ino = store_col(s, 16);
 }
 
-int store_inode_bind(struct store_db *db, enum store_sql id, const struct dmt_inode *n, uint64_t alloc, uint64_t died)
+int store_inode_bind(struct store_db *db, enum store_sql id, const struct dmt_inode *n,
+                     uint64_t alloc, uint64_t died)
 {
-    return store_exec(db, id, id == SQL_INODE_H_PUT ? "iiiiiiiiiiiiiiiiii" : "iiiiiiiiiiiiiiiii", (uint64_t)n->mode,
-                      (uint64_t)n->nlink, (uint64_t)n->uid, (uint64_t)n->gid, (uint64_t)n->rdev, (uint64_t)n->flags, n->size,
-                      n->atime, n->mtime, n->ctime, n->btime, n->parent, (uint64_t)n->next_cookie, n->epoch, n->seq, alloc,
+    return store_exec(db, id, id == SQL_INODE_H_PUT ? "iiiiiiiiiiiiiiiiii" : "iiiiiiiiiiiiiiiii",
+                      (uint64_t)n->mode, (uint64_t)n->nlink, (uint64_t)n->uid, (uint64_t)n->gid,
+                      (uint64_t)n->rdev, (uint64_t)n->flags, n->size, n->atime, n->mtime, n->ctime,
+                      n->btime, n->parent, (uint64_t)n->next_cookie, n->epoch, n->seq, alloc,
                       n->ino, died);
 }
 
@@ -121,7 +125,8 @@ int dmt_store_inode_del(struct dmt_store *st, uint64_t ino, uint64_t seq)
     /* All that can fail comes first. */
     if ((n->row.flags & DMT_INO_XATTR) && (r = store_xattrs_load(st, n)) < 0)
         return r;
-    if ((r = store_file_marks_load(st, n)) < 0 || (r = store_content_unmap(st, n, 0, UINT64_MAX, seq)) < 0)
+    if ((r = store_file_marks_load(st, n)) < 0 ||
+        (r = store_content_unmap(st, n, 0, UINT64_MAX, seq)) < 0)
         return r;
     if ((r = store_xattrs_delete(st, n, seq)) < 0)
         return r;

@@ -1,11 +1,14 @@
-/* keep.c: the fallback of files whose bulk data may not have arrived (rules 21, 22): "content of inode src at position view".
+/* keep.c: the fallback of files whose bulk data may not have arrived (rules 21, 22): "content of
+ * inode src at position view".
  *
- * A keep is made when a complete file is truncated to nothing or starts to be written by reference, and when an incomplete file is renamed
- * over another one (it inherits that file's content, or that file's own keep). It pins the position for the content of the source only,
- * so it must be made before the record changes the source. It goes as soon as the file was complete once: when the last missing range
- * goes, or, if nothing was ever missing (a small file rewritten inline), at the next freeze; then neither it nor the history it
- * pinned ever reaches SQLite. A file without content is no fallback: the incomplete one is cut at its first missing byte instead.
- * Failure modes: SQLite errors while the source is loaded. Thread: workspace lock.
+ * A keep is made when a complete file is truncated to nothing or starts to be written by reference,
+ * and when an incomplete file is renamed over another one (it inherits that file's content, or that
+ * file's own keep). It pins the position for the content of the source only, so it must be made
+ * before the record changes the source. It goes as soon as the file was complete once: when the
+ * last missing range goes, or, if nothing was ever missing (a small file rewritten inline), at the
+ * next freeze; then neither it nor the history it pinned ever reaches SQLite. A file without
+ * content is no fallback: the incomplete one is cut at its first missing byte instead. Failure
+ * modes: SQLite errors while the source is loaded. Thread: workspace lock.
  */
 #include <stdlib.h>
 
@@ -14,10 +17,12 @@
 #define KEEP_OF_SRC(l) DMT_CONTAINER((l), struct keep, of_src)
 #define KEEP_OF_ALL(l) DMT_CONTAINER((l), struct keep, all)
 
-static struct keep *keep_new(struct dmt_store *st, struct node *n, struct node *src, uint64_t view, uint64_t size, uint64_t mtime)
+static struct keep *keep_new(struct dmt_store *st, struct node *n, struct node *src, uint64_t view,
+                             uint64_t size, uint64_t mtime)
 {
     struct keep *k = store_zalloc(sizeof(*k));
-    *k = (struct keep){.node = n, .src = src, .view = view, .size = size, .mtime = mtime, .dirty = true};
+    *k = (struct keep){
+        .node = n, .src = src, .view = view, .size = size, .mtime = mtime, .dirty = true};
     dmt_list_add_tail(&st->keeps, &k->all);
     dmt_list_add_tail(&src->keeps_here, &k->of_src);
     n->keep = k;
@@ -86,8 +91,8 @@ int dmt_store_keep_replace(struct dmt_store *st, uint64_t ino, uint64_t replaced
     return 0;
 }
 
-int dmt_store_fallback(struct dmt_store *st, uint64_t ino, uint64_t *ret_src, uint64_t *ret_view, uint64_t *ret_size,
-                       uint64_t *ret_mtime)
+int dmt_store_fallback(struct dmt_store *st, uint64_t ino, uint64_t *ret_src, uint64_t *ret_view,
+                       uint64_t *ret_size, uint64_t *ret_mtime)
 {
     struct node *n;
     int r = store_node(st, ino, &n);
@@ -106,7 +111,8 @@ int dmt_store_fallback(struct dmt_store *st, uint64_t ino, uint64_t *ret_src, ui
 /* Drops what has become needless and logs the rest for the batch. */
 void store_keeps_freeze(struct dmt_store *st)
 {
-    DMT_LIST_EACH (l, tmp, &st->keeps) {
+    DMT_LIST_EACH(l, tmp, &st->keeps)
+    {
         struct keep *k = KEEP_OF_ALL(l);
         if (!store_missing_any(st, k->node->ino)) {
             store_keep_drop(st, k->node);
@@ -149,7 +155,8 @@ int store_keep_load(struct dmt_store *st)
 
 void store_keeps_free(struct dmt_store *st)
 {
-    DMT_LIST_EACH (l, tmp, &st->keeps) {
+    DMT_LIST_EACH(l, tmp, &st->keeps)
+    {
         struct keep *k = KEEP_OF_ALL(l);
         k->node->keep = NULL;
         dmt_list_del(&k->all);

@@ -1,9 +1,10 @@
 /* map.c: content maps (map.h) and the shared chunks their memory pieces point into.
  *
- * A map is a tree of disjoint pieces ordered by offset. Everything that changes a range is "cut what is there, put what comes":
- * a piece that sticks out of the range is split, and both parts go on referring to the same chunk or data file. Layers are
- * composed by recursion through the gaps of the upper one. Failure modes: none but memory, which aborts (a logged operation
- * must apply, and a machine without a few hundred bytes is as good as dead). Thread: the owner of the map.
+ * A map is a tree of disjoint pieces ordered by offset. Everything that changes a range is "cut
+ * what is there, put what comes": a piece that sticks out of the range is split, and both parts go
+ * on referring to the same chunk or data file. Layers are composed by recursion through the gaps of
+ * the upper one. Failure modes: none but memory, which aborts (a logged operation must apply, and a
+ * machine without a few hundred bytes is as good as dead). Thread: the owner of the map.
  */
 #include "fs/store/map.h"
 
@@ -220,7 +221,7 @@ void store_pmap_cut(struct pmap *m, uint64_t off, uint64_t end, piece_fn fn, voi
         struct piece gone = store_piece_clip(p, off, end);
         if (fn)
             fn(ctx, &gone);
-        bool head = p->off < off, tail = p->end > end;
+        bool head = p->off<off, tail = p->end> end;
         struct piece rest = store_piece_clip(p, end, UINT64_MAX);
         if (!head && !tail) {
             pmap_remove(m, p);
@@ -250,7 +251,8 @@ static int compose_hole(uint64_t off, uint64_t end, compose_fn fn, void *ctx)
     return fn(ctx, &hole);
 }
 
-int store_pmap_compose(const struct pmap *const *layers, int n, uint64_t off, uint64_t end, compose_fn fn, void *ctx)
+int store_pmap_compose(const struct pmap *const *layers, int n, uint64_t off, uint64_t end,
+                       compose_fn fn, void *ctx)
 {
     while (n > 0 && (!layers[0] || layers[0]->n == 0)) {
         layers++;

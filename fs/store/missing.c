@@ -1,12 +1,15 @@
-/* missing.c: the ranges whose bytes this store lacks (rules 21-24), as rows of the position's transaction (S2).
+/* missing.c: the ranges whose bytes this store lacks (rules 21-24), as rows of the position's
+ * transaction (S2).
  *
- * On the holder a range is "missing" from its by-reference write until a MARK says it is durable; on other readers until the bytes have
- * been pulled, written to their place and synced. All rows are in memory, in a tree by (ino, off, seq); changes go to the checkpoint
- * through the log of small changes. A row is never changed: trimming removes it and adds what is left. When a missing range is
- * overwritten while a pinned position shows it, the part stays, marked with the position it died at, until it arrives or nobody
- * needs it. Fill: bytes are taken only where a row asks for exactly that position; the row goes after fill_sync.
- * Failure modes: write errors leave the row; a failed sync makes its rows "missing" again, so that the bytes are pulled and written
- * once more. Thread: workspace lock; dmt_store_fill_sync takes it itself.
+ * On the holder a range is "missing" from its by-reference write until a MARK says it is durable;
+ * on other readers until the bytes have been pulled, written to their place and synced. All rows
+ * are in memory, in a tree by (ino, off, seq); changes go to the checkpoint through the log of
+ * small changes. A row is never changed: trimming removes it and adds what is left. When a missing
+ * range is overwritten while a pinned position shows it, the part stays, marked with the position
+ * it died at, until it arrives or nobody needs it. Fill: bytes are taken only where a row asks for
+ * exactly that position; the row goes after fill_sync. Failure modes: write errors leave the row; a
+ * failed sync makes its rows "missing" again, so that the bytes are pulled and written once more.
+ * Thread: workspace lock; dmt_store_fill_sync takes it itself.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -67,7 +70,8 @@ static void row_link(struct dmt_store *st, struct mrow *m)
 }
 
 /* A new row like *like, over [off, end). */
-static struct mrow *row_add(struct dmt_store *st, const struct mrow *like, uint64_t off, uint64_t end)
+static struct mrow *row_add(struct dmt_store *st, const struct mrow *like, uint64_t off,
+                            uint64_t end)
 {
     struct mrow *m = store_zalloc(sizeof(*m));
     *m = *like;
@@ -106,8 +110,10 @@ static void row_remove(struct dmt_store *st, struct mrow *m)
     free(m);
 }
 
-/* Cuts m at [off, end); the part inside becomes a row of its own with that fill state and death, or none (drop). */
-static void row_split(struct dmt_store *st, struct mrow *m, uint64_t off, uint64_t end, bool drop, uint8_t fill, uint64_t died)
+/* Cuts m at [off, end); the part inside becomes a row of its own with that fill state and death,
+ * or none (drop). */
+static void row_split(struct dmt_store *st, struct mrow *m, uint64_t off, uint64_t end, bool drop,
+                      uint8_t fill, uint64_t died)
 {
     struct mrow old = *m;
     uint64_t lo = off > old.off ? off : old.off, hi = end < old.end ? end : old.end;
@@ -124,7 +130,8 @@ static void row_split(struct dmt_store *st, struct mrow *m, uint64_t off, uint64
     row_add(st, &inside, lo, hi);
 }
 
-/* The bytes of m are durable here: m goes, and so do other rows as far as they name the same place. */
+/* The bytes of m are durable here: m goes, and so do other rows as far as they name the same
+ * place. */
 static void row_arrived(struct dmt_store *st, struct mrow *m)
 {
     const struct mrow old = *m;
@@ -132,7 +139,8 @@ static void row_arrived(struct dmt_store *st, struct mrow *m)
     row_remove(st, m);
     for (struct mrow *o = st->missing_shared_n || old.shared ? row_from(st, 0, 0, 0) : NULL; o;) {
         uint64_t ino = o->ino, off = o->off, seq = o->seq;
-        if (o->owner == old.owner && o->serial == old.serial && o->foff < old.foff + len && old.foff < o->foff + (o->end - o->off)) {
+        if (o->owner == old.owner && o->serial == old.serial && o->foff < old.foff + len &&
+            old.foff < o->foff + (o->end - o->off)) {
             uint64_t lo = old.foff > o->foff ? old.foff - o->foff : 0;
             row_split(st, o, off + lo, off + (old.foff + len - o->foff), true, FILL_NONE, 0);
         }
@@ -140,18 +148,27 @@ static void row_arrived(struct dmt_store *st, struct mrow *m)
     }
 }
 
-void store_missing_add(struct dmt_store *st, uint64_t ino, uint64_t off, uint64_t len, uint64_t seq, const struct dmt_place *pl,
-                       bool shared)
+void store_missing_add(struct dmt_store *st, uint64_t ino, uint64_t off, uint64_t len, uint64_t seq,
+                       const struct dmt_place *pl, bool shared)
 {
-    struct mrow m = {.ino = ino, .off = off, .end = off + len, .seq = seq, .owner = pl->ino, .serial = pl->serial, .foff = pl->foff, .shared = shared};
+    struct mrow m = {.ino = ino,
+                     .off = off,
+                     .end = off + len,
+                     .seq = seq,
+                     .owner = pl->ino,
+                     .serial = pl->serial,
+                     .foff = pl->foff,
+                     .shared = shared};
     row_add(st, &m, m.off, m.end);
 }
 
-void store_missing_cut(struct dmt_store *st, struct node *n, uint64_t off, uint64_t end, uint64_t seq)
+void store_missing_cut(struct dmt_store *st, struct node *n, uint64_t off, uint64_t end,
+                       uint64_t seq)
 {
     if (!st->missing.root || off >= end)
         return;
-    /* Rows of the live file do not overlap each other, so at most one that starts before the range reaches into it. */
+    /* Rows of the live file do not overlap each other, so at most one that starts before the
+     * range reaches into it. */
     struct mrow *m = row_from(st, n->ino, off, 0);
     struct tnode *before = m ? store_tree_prev(&m->tn) : store_tree_last(&st->missing);
     while (before && MROW_OF(before)->ino == n->ino && MROW_OF(before)->died)
@@ -168,7 +185,8 @@ void store_missing_cut(struct dmt_store *st, struct node *n, uint64_t off, uint6
     }
 }
 
-int store_missing_each(struct dmt_store *st, uint64_t ino, int (*fn)(void *ctx, struct mrow *m), void *ctx)
+int store_missing_each(struct dmt_store *st, uint64_t ino, int (*fn)(void *ctx, struct mrow *m),
+                       void *ctx)
 {
     for (struct mrow *m = row_from(st, ino, 0, 0); m && (!ino || m->ino == ino); m = row_next(m)) {
         int r = fn(ctx, m);
@@ -178,10 +196,12 @@ int store_missing_each(struct dmt_store *st, uint64_t ino, int (*fn)(void *ctx, 
     return 0;
 }
 
-int store_missing_each_in(struct dmt_store *st, uint64_t ino, uint64_t off, uint64_t end, int (*fn)(void *ctx, struct mrow *m), void *ctx)
+int store_missing_each_in(struct dmt_store *st, uint64_t ino, uint64_t off, uint64_t end,
+                          int (*fn)(void *ctx, struct mrow *m), void *ctx)
 {
     uint64_t from = off > st->missing_len_max ? off - st->missing_len_max : 0;
-    for (struct mrow *m = row_from(st, ino, from, 0); m && m->ino == ino && m->off < end; m = row_next(m)) {
+    for (struct mrow *m = row_from(st, ino, from, 0); m && m->ino == ino && m->off < end;
+         m = row_next(m)) {
         int r = m->end > off ? fn(ctx, m) : 0;
         if (r)
             return r;
@@ -237,23 +257,27 @@ static int is_live_unfilled(void *ctx, struct mrow *m)
     return m->died == 0 && m->fill == FILL_NONE;
 }
 
-/* Ranges that only a pinned position shows may overlap those of the live file, so they wait until that is complete: what
- * missing_next tells of one inode does not overlap. Those that nobody shows any more wait for the next freeze to drop them. */
+/* Ranges that only a pinned position shows may overlap those of the live file, so they wait until
+ * that is complete: what missing_next tells of one inode does not overlap. Those that nobody shows
+ * any more wait for the next freeze to drop them. */
 static bool worth_asking(struct dmt_store *st, const struct mrow *m)
 {
     if (m->fill != FILL_NONE)
         return false;
-    return !m->died || (still_needed(st, m) && !store_missing_each(st, m->ino, is_live_unfilled, NULL));
+    return !m->died ||
+           (still_needed(st, m) && !store_missing_each(st, m->ino, is_live_unfilled, NULL));
 }
 
-int dmt_store_missing_next(struct dmt_store *st, uint64_t ino, uint64_t off, struct dmt_missing *ret)
+int dmt_store_missing_next(struct dmt_store *st, uint64_t ino, uint64_t off,
+                           struct dmt_missing *ret)
 {
     struct mrow *m = row_from(st, ino, off, 0);
     while (m && !worth_asking(st, m))
         m = row_next(m);
     if (!m)
         return 0;
-    *ret = (struct dmt_missing){.ino = m->ino, .off = m->off, .len = m->end - m->off, .seq = m->seq};
+    *ret =
+        (struct dmt_missing){.ino = m->ino, .off = m->off, .len = m->end - m->off, .seq = m->seq};
     return 1;
 }
 
@@ -263,32 +287,38 @@ uint64_t dmt_store_missing_bytes(struct dmt_store *st)
 }
 
 /* A row that asks for these bytes and overlaps [off, end): the first, or NULL. */
-static struct mrow *wanted(struct dmt_store *st, const struct dmt_missing *want, uint64_t off, uint64_t end)
+static struct mrow *wanted(struct dmt_store *st, const struct dmt_missing *want, uint64_t off,
+                           uint64_t end)
 {
     struct mrow *exact = row_from(st, want->ino, off, want->seq); /* nearly always */
-    if (exact && exact->ino == want->ino && exact->off == off && exact->seq == want->seq && exact->fill == FILL_NONE)
+    if (exact && exact->ino == want->ino && exact->off == off && exact->seq == want->seq &&
+        exact->fill == FILL_NONE)
         return exact;
-    for (struct mrow *m = row_from(st, want->ino, 0, 0); m && m->ino == want->ino && m->off < end; m = row_next(m))
+    for (struct mrow *m = row_from(st, want->ino, 0, 0); m && m->ino == want->ino && m->off < end;
+         m = row_next(m))
         if (m->seq == want->seq && m->end > off && m->fill == FILL_NONE)
             return m;
     return NULL;
 }
 
-static int fill_row(struct dmt_store *st, const struct mrow *m, uint64_t lo, uint64_t hi, const uint8_t *bytes)
+static int fill_row(struct dmt_store *st, const struct mrow *m, uint64_t lo, uint64_t hi,
+                    const uint8_t *bytes)
 {
     struct dfile *f = store_file_get(st, m->owner, m->serial);
     int r = store_file_open(st, f, true);
     if (r == 0) {
         f->unsynced = true;
         f->writes++;
-        ssize_t n = st->conf.io->pwrite(st->conf.io->ctx, f->fd, bytes, hi - lo, m->foff + (lo - m->off));
+        ssize_t n =
+            st->conf.io->pwrite(st->conf.io->ctx, f->fd, bytes, hi - lo, m->foff + (lo - m->off));
         r = n < 0 ? (int)n : 0;
     }
     store_file_put(st, f);
     return r;
 }
 
-int dmt_store_missing_fill(struct dmt_store *st, const struct dmt_missing *want, const void *p, uint64_t *ret_used)
+int dmt_store_missing_fill(struct dmt_store *st, const struct dmt_missing *want, const void *p,
+                           uint64_t *ret_used)
 {
     *ret_used = 0;
     uint64_t end = want->off + want->len;
@@ -321,7 +351,8 @@ static size_t fill_collect(struct dmt_store *st, struct synced **ret)
 {
     struct synced *v = NULL;
     size_t n = 0, cap = 0;
-    DMT_LIST_EACH (l, tmp, &st->filled) {
+    DMT_LIST_EACH(l, tmp, &st->filled)
+    {
         struct mrow *m = DMT_CONTAINER(l, struct mrow, fill_link);
         m->fill = FILL_SYNCING;
         if (synced_find(v, n, m))
@@ -332,7 +363,10 @@ static size_t fill_collect(struct dmt_store *st, struct synced **ret)
             DMT_ASSERT(v);
         }
         struct dfile *f = store_file_get(st, m->owner, m->serial);
-        v[n++] = (struct synced){.f = f, .writes = f->writes, .names = store_file_dir_pending(st, f), .r = f->fd < 0 ? -EIO : 0};
+        v[n++] = (struct synced){.f = f,
+                                 .writes = f->writes,
+                                 .names = store_file_dir_pending(st, f),
+                                 .r = f->fd < 0 ? -EIO : 0};
     }
     *ret = v;
     return n;
@@ -342,7 +376,8 @@ static size_t fill_collect(struct dmt_store *st, struct synced **ret)
 static int fill_settle(struct dmt_store *st, struct synced *v, size_t n)
 {
     int result = 0;
-    DMT_LIST_EACH (l, tmp, &st->filled) {
+    DMT_LIST_EACH(l, tmp, &st->filled)
+    {
         struct mrow *m = DMT_CONTAINER(l, struct mrow, fill_link);
         if (m->fill != FILL_SYNCING)
             continue;
@@ -400,7 +435,11 @@ int dmt_store_mark(struct dmt_store *st, uint64_t ino, uint64_t upto_seq, bool c
     for (struct mrow *m = row_from(st, ino, 0, 0); m && m->ino == ino;) {
         uint64_t off = m->off, seq = m->seq;
         if (seq <= upto_seq && m->died && !store_needed(st, seq, m->died))
-            row_remove(st, m); /* nobody shows it any more: what a replay does must not hang on whether it was swept */
+            row_remove(
+                st,
+                /* nobody shows it any more: what a replay does must not hang on whether it was
+                 * swept */
+                m);
         else if (seq <= upto_seq)
             row_arrived(st, m);
         m = row_from(st, ino, off, seq + 1);

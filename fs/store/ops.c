@@ -1,10 +1,11 @@
 /* ops.c: small changes as a log: meta values, snapshots, epochs, keeps, missing ranges.
  *
- * These tables are whole in memory and change seldom or in ones and twos, so they need no row objects with states: each change appends
- * an op, freeze moves the list to the batch, the checkpointer runs it in order, and an error puts it back in front. A value that is
- * set often (a counter in meta) replaces its own op while that is still in the active list; a missing range that comes and goes
- * between two freezes cancels its own. Failure modes: SQLite errors at the checkpoint. Thread: workspace lock; store_op_write: the
- * checkpointer.
+ * These tables are whole in memory and change seldom or in ones and twos, so they need no row
+ * objects with states: each change appends an op, freeze moves the list to the batch, the
+ * checkpointer runs it in order, and an error puts it back in front. A value that is set often (a
+ * counter in meta) replaces its own op while that is still in the active list; a missing range that
+ * comes and goes between two freezes cancels its own. Failure modes: SQLite errors at the
+ * checkpoint. Thread: workspace lock; store_op_write: the checkpointer.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -46,7 +47,8 @@ void store_op_cancel(struct dmt_store *st, struct op *op)
 void store_ops_detach(struct dmt_store *st, struct dmt_list *to)
 {
     dmt_list_init(to);
-    DMT_LIST_EACH (l, tmp, &st->ops) {
+    DMT_LIST_EACH(l, tmp, &st->ops)
+    {
         struct op *op = OP_OF(l);
         if (op->mrow)
             op->mrow->op = NULL;
@@ -81,26 +83,31 @@ int store_op_write(struct store_db *db, const struct op *op)
     case OP_META:
         return store_exec(db, SQL_META_PUT, "tb", op->key, op->val->data, (size_t)op->val->used);
     case OP_SNAP_PUT:
-        return store_exec(db, SQL_SNAP_PUT, "iiiitt", s->serial, s->seq, s->epoch, s->time_ns, s->name, s->note);
+        return store_exec(db, SQL_SNAP_PUT, "iiiitt", s->serial, s->seq, s->epoch, s->time_ns,
+                          s->name, s->note);
     case OP_SNAP_DEL:
         return store_exec(db, SQL_SNAP_DEL, "t", s->name);
     case OP_EPOCH:
-        return store_exec(db, SQL_EPOCH_PUT, "iiiiitt", e->epoch, e->parent, e->switch_seq, e->switch_chain, e->time_ns, e->node,
-                          e->reason);
+        return store_exec(db, SQL_EPOCH_PUT, "iiiiitt", e->epoch, e->parent, e->switch_seq,
+                          e->switch_chain, e->time_ns, e->node, e->reason);
     case OP_KEEP_PUT:
-        return store_exec(db, SQL_KEEP_PUT, "iiiii", op->keep.ino, op->keep.src, op->keep.view, op->keep.size, op->keep.mtime);
+        return store_exec(db, SQL_KEEP_PUT, "iiiii", op->keep.ino, op->keep.src, op->keep.view,
+                          op->keep.size, op->keep.mtime);
     case OP_KEEP_DEL:
         return store_exec(db, SQL_KEEP_DEL, "i", op->keep.ino);
     case OP_MISSING_PUT:
-        return store_exec(db, SQL_MISSING_PUT, "iiiiiiiii", op->missing.ino, op->missing.off, op->missing.seq, op->missing.len,
-                          op->missing.owner, (uint64_t)op->missing.serial, op->missing.foff, op->missing.died,
+        return store_exec(db, SQL_MISSING_PUT, "iiiiiiiii", op->missing.ino, op->missing.off,
+                          op->missing.seq, op->missing.len, op->missing.owner,
+                          (uint64_t)op->missing.serial, op->missing.foff, op->missing.died,
                           (uint64_t)op->missing.shared);
     case OP_MISSING_DEL:
-        return store_exec(db, SQL_MISSING_DEL, "iii", op->missing.ino, op->missing.off, op->missing.seq);
+        return store_exec(db, SQL_MISSING_DEL, "iii", op->missing.ino, op->missing.off,
+                          op->missing.seq);
     case OP_SHARE:
         return store_exec(db, SQL_EXTENT_H_SHARE, "ii", op->share.ino, op->share.view);
     case OP_FILE:
-        return store_exec(db, SQL_DATAFILE_PUT, "iii", op->file.ino, (uint64_t)op->file.serial, op->file.hwm);
+        return store_exec(db, SQL_DATAFILE_PUT, "iii", op->file.ino, (uint64_t)op->file.serial,
+                          op->file.hwm);
     }
     return -EINVAL;
 }
@@ -131,7 +138,8 @@ int dmt_store_meta_put(struct dmt_store *st, const char *key, const void *val, s
     struct meta *m = meta_find(st, key);
     if (!m)
         m = meta_new(st, key);
-    if (m->op && m->val->used == len && len) { /* the usual counter: the op's value is only ours and changes in place */
+    if (m->op && m->val->used == len &&
+        len) { /* the usual counter: the op's value is only ours and changes in place */
         memcpy(m->val->data, val, len);
         return 0;
     }
@@ -181,7 +189,8 @@ int dmt_store_meta_put_u64(struct dmt_store *st, const char *key, uint64_t v)
     return dmt_store_meta_put(st, key, &v, sizeof(v));
 }
 
-/* Values of the store itself start with a dot and are integers; the others belong to the callers. */
+/* Values of the store itself start with a dot and are integers; the others belong to the
+ * callers. */
 int store_meta_load(struct dmt_store *st, struct store_db *db)
 {
     sqlite3_stmt *s;

@@ -1,10 +1,13 @@
-/* read.c: reading content: what a range is made of, the bytes that are in memory, and then the pieces in data files.
+/* read.c: reading content: what a range is made of, the bytes that are in memory, and then the
+ * pieces in data files.
  *
- * Happy path: dmt_store_map, under the lock, copies memory bytes and zeros into the caller's buffer and returns the rest as pieces with
- * a reference to their data file (the descriptor is opened here, so that the second step needs no lock). dmt_store_pieces_read then
- * reads them with no lock. A place that a piece names is neither punched nor reused while the reference is held (gc.c). Bytes behind
- * the end of a data file are zeros: a missing range reads as what is there. Failure modes: SQLite errors, open errors (EMFILE),
- * EIO. Thread: map and seek under the workspace lock, pieces_read any.
+ * Happy path: dmt_store_map, under the lock, copies memory bytes and zeros into the caller's buffer
+ * and returns the rest as pieces with a reference to their data file (the descriptor is opened
+ * here, so that the second step needs no lock). dmt_store_pieces_read then reads them with no lock.
+ * A place that a piece names is neither punched nor reused while the reference is held (gc.c).
+ * Bytes behind the end of a data file are zeros: a missing range reads as what is there. Failure
+ * modes: SQLite errors, open errors (EMFILE), EIO. Thread: map and seek under the workspace lock,
+ * pieces_read any.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -13,7 +16,8 @@
 #include "fs/store/internal.h"
 
 /* Views and now, alike. */
-static int compose_view(struct dmt_store *st, uint64_t view, uint64_t ino, uint64_t off, uint64_t end, compose_fn fn, void *ctx)
+static int compose_view(struct dmt_store *st, uint64_t view, uint64_t ino, uint64_t off,
+                        uint64_t end, compose_fn fn, void *ctx)
 {
     struct node *n;
     int r = store_node(st, ino, &n);
@@ -86,8 +90,8 @@ static int map_piece(void *ctx, const struct piece *p)
     return r < 0 ? r : 0;
 }
 
-int dmt_store_map(struct dmt_store *st, uint64_t view, uint64_t ino, uint64_t off, void *buf, uint64_t len,
-                  struct dmt_pieces *ret)
+int dmt_store_map(struct dmt_store *st, uint64_t view, uint64_t ino, uint64_t off, void *buf,
+                  uint64_t len, struct dmt_pieces *ret)
 {
     memset(ret, 0, sizeof(*ret));
     struct mapping m = {.st = st, .ps = ret, .buf = buf, .off = off};
@@ -97,7 +101,8 @@ int dmt_store_map(struct dmt_store *st, uint64_t view, uint64_t ino, uint64_t of
     return r;
 }
 
-int dmt_store_pieces_read(struct dmt_store *st, struct dmt_pieces *ps, uint64_t off, void *buf, bool nowait)
+int dmt_store_pieces_read(struct dmt_store *st, struct dmt_pieces *ps, uint64_t off, void *buf,
+                          bool nowait)
 {
     for (int i = 0; i < ps->n; i++) {
         const struct dmt_piece *p = &ps->v[i];
@@ -105,7 +110,8 @@ int dmt_store_pieces_read(struct dmt_store *st, struct dmt_pieces *ps, uint64_t 
         uint8_t *to = (uint8_t *)buf + (p->off - off);
         if (!f)
             continue;
-        if (nowait && st->conf.io == dmt_io_real()) { /* a test's disk is asked through its table only */
+        if (nowait &&
+            st->conf.io == dmt_io_real()) { /* a test's disk is asked through its table only */
             struct iovec iov = {.iov_base = to, .iov_len = p->len};
             ssize_t n = preadv2(f->fd, &iov, 1, (off_t)p->foff, RWF_NOWAIT);
             if (n < 0 && errno != EAGAIN && errno != EOPNOTSUPP)
@@ -146,7 +152,8 @@ static int seek_piece(void *ctx, const struct piece *p)
     return 1;
 }
 
-int64_t dmt_store_seek(struct dmt_store *st, uint64_t view, uint64_t ino, uint64_t off, uint64_t size, bool data)
+int64_t dmt_store_seek(struct dmt_store *st, uint64_t view, uint64_t ino, uint64_t off,
+                       uint64_t size, bool data)
 {
     if (off >= size)
         return -ENXIO;

@@ -1,18 +1,23 @@
-/* ref.c: by-reference writes: bulk bytes go to the data file before their record is logged; the record only switches the map.
+/* ref.c: by-reference writes: bulk bytes go to the data file before their record is logged; the
+ * record only switches the map.
  *
- * The place is a pure function of the records (D2): at the same offset as in the file while that is at or above everything ever
- * written to this base file, else at its high-water mark. So recovery, which applies the same records, finds the bytes again, and
- * nothing that a row refers to is ever overwritten. What was put is not durable; the range stands in the missing list until a MARK.
- * ref_sync makes it durable: it collects the files with missing ranges, syncs them without the lock, and notes what was synced only
- * if no newer bytes came meanwhile. Failure modes: ENOSPC and EIO at the put: nothing has changed, the record is not logged; EIO at the
- * sync: what was in flight counts as lost and stays in the list until it is written again (elsewhere). Thread: workspace lock; dmt_store_ref_sync takes it itself.
+ * The place is a pure function of the records (D2): at the same offset as in the file while that is
+ * at or above everything ever written to this base file, else at its high-water mark. So recovery,
+ * which applies the same records, finds the bytes again, and nothing that a row refers to is ever
+ * overwritten. What was put is not durable; the range stands in the missing list until a MARK.
+ * ref_sync makes it durable: it collects the files with missing ranges, syncs them without the
+ * lock, and notes what was synced only if no newer bytes came meanwhile. Failure modes: ENOSPC and
+ * EIO at the put: nothing has changed, the record is not logged; EIO at the sync: what was in
+ * flight counts as lost and stays in the list until it is written again (elsewhere). Thread:
+ * workspace lock; dmt_store_ref_sync takes it itself.
  */
 #include <errno.h>
 #include <stdlib.h>
 
 #include "fs/store/internal.h"
 
-int dmt_store_ref_place(struct dmt_store *st, uint64_t ino, uint64_t off, uint64_t len, struct dmt_place *ret)
+int dmt_store_ref_place(struct dmt_store *st, uint64_t ino, uint64_t off, uint64_t len,
+                        struct dmt_place *ret)
 {
     if (len == 0 || len > DMT_FILE_SIZE_MAX || off > DMT_FILE_SIZE_MAX - len)
         return len ? -EFBIG : -EINVAL;
@@ -22,7 +27,8 @@ int dmt_store_ref_place(struct dmt_store *st, uint64_t ino, uint64_t off, uint64
         r = store_file_marks_load(st, n);
     if (r < 0)
         return r;
-    *ret = (struct dmt_place){.ino = ino, .serial = n->serial, .foff = off >= n->hwm ? off : n->hwm};
+    *ret =
+        (struct dmt_place){.ino = ino, .serial = n->serial, .foff = off >= n->hwm ? off : n->hwm};
     return ret->foff > DMT_FILE_SIZE_MAX - len ? -EFBIG : 0;
 }
 
@@ -41,7 +47,8 @@ int dmt_store_ref_put(struct dmt_store *st, const struct dmt_place *pl, const vo
     return r;
 }
 
-int dmt_store_write_ref(struct dmt_store *st, uint64_t ino, uint64_t off, uint64_t len, uint64_t seq)
+int dmt_store_write_ref(struct dmt_store *st, uint64_t ino, uint64_t off, uint64_t len,
+                        uint64_t seq)
 {
     struct dmt_place pl;
     struct node *n;
@@ -52,12 +59,19 @@ int dmt_store_write_ref(struct dmt_store *st, uint64_t ino, uint64_t off, uint64
         r = store_base_load(st, n);
     if (r < 0)
         return r;
-    /* From complete to incomplete: what the file holds now is what it falls back to, if it is known to somebody by now. */
+    /* From complete to incomplete: what the file holds now is what it falls back to, if it is
+     * known to somebody by now. */
     if ((n->disk || n->frozen) && n->map_hi && (r = store_keep_self(st, n, seq - 1, false)) < 0)
         return r;
     if ((r = store_content_change(st, n, off, off + len, seq)) < 0)
         return r;
-    struct piece p = {.kind = PIECE_FILE, .off = off, .end = off + len, .born = seq, .owner = ino, .serial = pl.serial, .foff = pl.foff};
+    struct piece p = {.kind = PIECE_FILE,
+                      .off = off,
+                      .end = off + len,
+                      .born = seq,
+                      .owner = ino,
+                      .serial = pl.serial,
+                      .foff = pl.foff};
     store_content_put(st, n, &p);
     n->hwm = pl.foff + len;
     store_node_dirty(st, n, NODE_FILE);
@@ -69,7 +83,11 @@ int dmt_store_write_ref(struct dmt_store *st, uint64_t ino, uint64_t off, uint64
 
 struct sync_list {
     struct dmt_store *st;
-    struct sync_item { struct dfile *f; uint64_t writes, names; int r; } *v;
+    struct sync_item {
+        struct dfile *f;
+        uint64_t writes, names;
+        int r;
+    } * v;
     size_t n, cap;
 };
 
@@ -89,7 +107,8 @@ static int collect(void *ctx, struct mrow *m)
     }
     struct dfile *f = store_file_get(l->st, m->owner, m->serial);
     int r = m->foff < f->lost_below ? -EIO : store_file_open(l->st, f, false);
-    l->v[l->n++] = (struct sync_item){.f = f, .writes = f->writes, .names = store_file_dir_pending(l->st, f), .r = r};
+    l->v[l->n++] = (struct sync_item){
+        .f = f, .writes = f->writes, .names = store_file_dir_pending(l->st, f), .r = r};
     return 0;
 }
 

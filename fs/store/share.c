@@ -1,11 +1,14 @@
-/* share.c: content of one file taken from another file or another time, without moving bytes (rollback, fallback, heal).
+/* share.c: content of one file taken from another file or another time, without moving bytes
+ * (rollback, fallback, heal).
  *
- * Happy path: the source's map at the asked position is copied; where the target differs from it, the target's ranges are replaced by
- * those pieces, born now. Pieces in data files get the mark "shared" on both sides, because the rule "a range belongs to one row" no
- * longer holds for them: they are never overwritten in place and never punched, only unlinked with their whole file. Bytes that the
- * source lacks are missing in the target too, at the new position and the same place. Ranges that are equal stay untouched, so rolling
- * back a large file costs what changed in it. Failure modes: a position that is no longer pinned is DMT_E_GONE; SQLite errors; in
- * both cases nothing has changed. Thread: workspace lock.
+ * Happy path: the source's map at the asked position is copied; where the target differs from it,
+ * the target's ranges are replaced by those pieces, born now. Pieces in data files get the mark
+ * "shared" on both sides, because the rule "a range belongs to one row" no longer holds for them:
+ * they are never overwritten in place and never punched, only unlinked with their whole file. Bytes
+ * that the source lacks are missing in the target too, at the new position and the same place.
+ * Ranges that are equal stay untouched, so rolling back a large file costs what changed in it.
+ * Failure modes: a position that is no longer pinned is DMT_E_GONE; SQLite errors; in both cases
+ * nothing has changed. Thread: workspace lock.
  */
 #include <stdlib.h>
 
@@ -72,20 +75,24 @@ static int inherit_row(void *ctx, struct mrow *m)
     return 0;
 }
 
-static void find_lacks(struct dmt_store *st, struct node *src, const struct pmap *want, const struct pmap *todo, struct pmap *lacks)
+static void find_lacks(struct dmt_store *st, struct node *src, const struct pmap *want,
+                       const struct pmap *todo, struct pmap *lacks)
 {
     for (const struct piece *t = store_pmap_first(todo); t; t = store_pmap_next(t))
-        for (const struct piece *w = store_pmap_at(want, t->off); w && w->off < t->end; w = store_pmap_next(w)) {
+        for (const struct piece *w = store_pmap_at(want, t->off); w && w->off < t->end;
+             w = store_pmap_next(w)) {
             struct piece part = store_piece_clip(w, t->off, t->end);
             struct inherit in = {.p = &part, .lacks = lacks};
-            if (part.kind == PIECE_FILE) /* shared pieces keep their offset, so rows of these bytes lie at it */
+            if (part.kind ==
+                PIECE_FILE) /* shared pieces keep their offset, so rows of these bytes lie at it */
                 store_missing_each_in(st, src->ino, part.off, part.end, inherit_row, &in);
         }
 }
 
 /* --- marks at the source */
 
-/* A live piece of the source that is now used twice: the same piece again, with the mark, in the active layer. */
+/* A live piece of the source that is now used twice: the same piece again, with the mark, in the
+ * active layer. */
 static int mark_live(void *ctx, const struct piece *p)
 {
     if (p->kind == PIECE_FILE && !(p->flags & PIECE_SHARED)) {
@@ -95,7 +102,8 @@ static int mark_live(void *ctx, const struct piece *p)
     return 0;
 }
 
-static void mark_source(struct dmt_store *st, struct node *src, const struct pmap *want, uint64_t view)
+static void mark_source(struct dmt_store *st, struct node *src, const struct pmap *want,
+                        uint64_t view)
 {
     struct pmap marked;
     store_pmap_init(&marked);
@@ -142,7 +150,8 @@ static int source_map(struct dmt_store *st, struct node *src, uint64_t view, str
     return r;
 }
 
-int dmt_store_content_from(struct dmt_store *st, uint64_t ino, uint64_t src_ino, uint64_t src_view, uint64_t seq)
+int dmt_store_content_from(struct dmt_store *st, uint64_t ino, uint64_t src_ino, uint64_t src_view,
+                           uint64_t seq)
 {
     struct node *n, *src;
     struct pmap want, todo, lacks;
@@ -164,7 +173,8 @@ int dmt_store_content_from(struct dmt_store *st, uint64_t ino, uint64_t src_ino,
     for (const struct piece *t = store_pmap_first(&todo); t; t = store_pmap_next(t)) {
         r = store_content_unmap(st, n, t->off, t->end, seq);
         DMT_ASSERT(r == 0); /* the base is loaded */
-        for (const struct piece *w = store_pmap_at(&want, t->off); w && w->off < t->end; w = store_pmap_next(w)) {
+        for (const struct piece *w = store_pmap_at(&want, t->off); w && w->off < t->end;
+             w = store_pmap_next(w)) {
             struct piece put = store_piece_clip(w, t->off, t->end);
             put.born = seq;
             store_content_change(st, n, put.off, put.end, seq);

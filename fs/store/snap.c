@@ -1,8 +1,10 @@
-/* snap.c: snapshots and epochs. A snapshot is a name for a position; having it pins the position (history.c).
+/* snap.c: snapshots and epochs. A snapshot is a name for a position; having it pins the position
+ * (history.c).
  *
- * Both tables are whole in memory, snapshots ordered by the position they show. Deleting one frees nothing at once: it only asks for a
- * sweep through history by the next checkpoints. Failure modes: none but -EEXIST and -ENOENT. Thread: workspace lock;
- * dmt_store_changed has a connection of its own and takes no lock.
+ * Both tables are whole in memory, snapshots ordered by the position they show. Deleting one frees
+ * nothing at once: it only asks for a sweep through history by the next checkpoints. Failure modes:
+ * none but -EEXIST and -ENOENT. Thread: workspace lock; dmt_store_changed has a connection of its
+ * own and takes no lock.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -26,7 +28,8 @@ static void insert(struct dmt_store *st, const struct dmt_snapshot *s)
         DMT_ASSERT(st->snaps);
     }
     size_t i = st->snap_n;
-    while (i && (st->snaps[i - 1].seq > s->seq || (st->snaps[i - 1].seq == s->seq && st->snaps[i - 1].serial > s->serial)))
+    while (i && (st->snaps[i - 1].seq > s->seq ||
+                 (st->snaps[i - 1].seq == s->seq && st->snaps[i - 1].serial > s->serial)))
         i--;
     memmove(st->snaps + i + 1, st->snaps + i, (st->snap_n - i) * sizeof(*s));
     st->snaps[i] = *s;
@@ -83,7 +86,8 @@ int dmt_store_snap_by_serial(struct dmt_store *st, uint64_t serial, struct dmt_s
     return -ENOENT;
 }
 
-int dmt_store_snap_each(struct dmt_store *st, int (*fn)(void *ctx, const struct dmt_snapshot *s), void *ctx)
+int dmt_store_snap_each(struct dmt_store *st, int (*fn)(void *ctx, const struct dmt_snapshot *s),
+                        void *ctx)
 {
     int r = 0;
     for (size_t i = 0; r == 0 && i < st->snap_n; i++)
@@ -118,7 +122,8 @@ int dmt_store_epoch_put(struct dmt_store *st, const struct dmt_epoch_row *e)
     return 0;
 }
 
-int dmt_store_epoch_each(struct dmt_store *st, int (*fn)(void *ctx, const struct dmt_epoch_row *e), void *ctx)
+int dmt_store_epoch_each(struct dmt_store *st, int (*fn)(void *ctx, const struct dmt_epoch_row *e),
+                         void *ctx)
 {
     int r = 0;
     for (size_t i = 0; r == 0 && i < st->epoch_n; i++)
@@ -140,7 +145,10 @@ int store_snap_load(struct dmt_store *st)
     sqlite3_stmt *s;
     int r = store_sql(&st->rd, SQL_SNAP_ALL, &s, "");
     while (r == 0 && (r = store_sql_step(&st->rd, s)) > 0) {
-        struct dmt_snapshot snap = {.serial = store_col(s, 0), .seq = store_col(s, 1), .epoch = store_col(s, 2), .time_ns = store_col(s, 3)};
+        struct dmt_snapshot snap = {.serial = store_col(s, 0),
+                                    .seq = store_col(s, 1),
+                                    .epoch = store_col(s, 2),
+                                    .time_ns = store_col(s, 3)};
         copy_text(snap.name, sizeof(snap.name), s, 4);
         copy_text(snap.note, sizeof(snap.note), s, 5);
         insert(st, &snap);
@@ -149,7 +157,11 @@ int store_snap_load(struct dmt_store *st)
     if (r == 0)
         r = store_sql(&st->rd, SQL_EPOCH_ALL, &s, "");
     while (r == 0 && (r = store_sql_step(&st->rd, s)) > 0) {
-        struct dmt_epoch_row e = {.epoch = store_col(s, 0), .parent = store_col(s, 1), .switch_seq = store_col(s, 2), .switch_chain = store_col(s, 3), .time_ns = store_col(s, 4)};
+        struct dmt_epoch_row e = {.epoch = store_col(s, 0),
+                                  .parent = store_col(s, 1),
+                                  .switch_seq = store_col(s, 2),
+                                  .switch_chain = store_col(s, 3),
+                                  .time_ns = store_col(s, 4)};
         copy_text(e.node, sizeof(e.node), s, 5);
         copy_text(e.reason, sizeof(e.reason), s, 6);
         epoch_insert(st, &e);
@@ -158,7 +170,8 @@ int store_snap_load(struct dmt_store *st)
     return r;
 }
 
-int dmt_store_changed(struct dmt_store *st, uint64_t a, uint64_t b, int (*fn)(void *ctx, uint64_t ino), void *ctx)
+int dmt_store_changed(struct dmt_store *st, uint64_t a, uint64_t b,
+                      int (*fn)(void *ctx, uint64_t ino), void *ctx)
 {
     struct store_db db;
     int r = store_db_open(&db, st->dir, STORE_DB_READ, NULL);

@@ -1,12 +1,15 @@
-/* store.c: the life of a store: made, opened, reloaded, closed; its lock, its identity, its position.
+/* store.c: the life of a store: made, opened, reloaded, closed; its lock, its identity, its
+ * position.
  *
- * Happy path of open: take STORE/lock; open the database for writing (SQLite recovers its WAL), refuse a store whose resync was not
- * finished; load the small tables; everything else comes on demand. What was dirty when the process died is in the journal.
- * STORE/intent: before a checkpoint overwrites live ranges in place it writes its position there, durably. If it then dies before its
- * COMMIT, some live bytes are newer than the database; they are exact again only after replay up to that position, which is what
- * dmt_store_floor says. Two slots, written in turn, so that a torn write leaves the older one.
- * Failure modes: in use (-EBUSY with the pid), not a store, unfinished resync (DMT_E_CORRUPT with a hint). An open that fails leaves
- * nothing behind. Thread: one, before and after all others.
+ * Happy path of open: take STORE/lock; open the database for writing (SQLite recovers its WAL),
+ * refuse a store whose resync was not finished; load the small tables; everything else comes on
+ * demand. What was dirty when the process died is in the journal. STORE/intent: before a checkpoint
+ * overwrites live ranges in place it writes its position there, durably. If it then dies before its
+ * COMMIT, some live bytes are newer than the database; they are exact again only after replay up to
+ * that position, which is what dmt_store_floor says. Two slots, written in turn, so that a torn
+ * write leaves the older one. Failure modes: in use (-EBUSY with the pid), not a store, unfinished
+ * resync (DMT_E_CORRUPT with a hint). An open that fails leaves nothing behind. Thread: one, before
+ * and after all others.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -70,7 +73,8 @@ int store_make_dirs(const struct dmt_io *io, const char *dir, struct dmt_err *er
     return r < 0 ? dmt_err_set(err, r, "%s: %s", path, dmt_strerror(r)) : 0;
 }
 
-int store_ident_write(struct store_db *db, const struct dmt_store_ident *id, const struct dmt_pos *pos)
+int store_ident_write(struct store_db *db, const struct dmt_store_ident *id,
+                      const struct dmt_pos *pos)
 {
     int r = store_exec(db, SQL_META_PUT, "tb", ".lineage", id->lineage, sizeof(id->lineage));
     if (r == 0)
@@ -96,8 +100,9 @@ int store_db_pos(struct store_db *db, struct dmt_pos *ret)
     return a && b && c ? 0 : DMT_E_CORRUPT;
 }
 
-int dmt_store_create(const struct dmt_store_conf *conf, const struct dmt_store_ident *id, uint32_t root_mode, uint32_t uid,
-                     uint32_t gid, uint64_t time_ns, struct dmt_err *err)
+int dmt_store_create(const struct dmt_store_conf *conf, const struct dmt_store_ident *id,
+                     uint32_t root_mode, uint32_t uid, uint32_t gid, uint64_t time_ns,
+                     struct dmt_err *err)
 {
     char path[PATH_MAX], fresh[PATH_MAX + 8];
     if ((size_t)snprintf(path, sizeof(path), "%s/workspace.db", conf->dir) >= sizeof(path) - 16)
@@ -115,8 +120,17 @@ int dmt_store_create(const struct dmt_store_conf *conf, const struct dmt_store_i
     if ((r = store_db_open(&db, conf->dir, STORE_DB_CREATE, err)) < 0)
         return r;
     const struct dmt_pos zero = {0};
-    struct dmt_inode root = {.ino = DMT_ROOT, .mode = root_mode, .nlink = 2, .uid = uid, .gid = gid, .atime = time_ns,
-                             .mtime = time_ns, .ctime = time_ns, .btime = time_ns, .parent = DMT_ROOT, .next_cookie = 3};
+    struct dmt_inode root = {.ino = DMT_ROOT,
+                             .mode = root_mode,
+                             .nlink = 2,
+                             .uid = uid,
+                             .gid = gid,
+                             .atime = time_ns,
+                             .mtime = time_ns,
+                             .ctime = time_ns,
+                             .btime = time_ns,
+                             .parent = DMT_ROOT,
+                             .next_cookie = 3};
     r = store_exec(&db, SQL_BEGIN_WRITE, "");
     if (r == 0)
         r = store_ident_write(&db, id, &zero);
@@ -129,7 +143,8 @@ int dmt_store_create(const struct dmt_store_conf *conf, const struct dmt_store_i
     if (r < 0)
         store_db_fail(&db, err, "new store");
     store_db_close(&db); /* the last connection takes the WAL into the file */
-    if (r == 0 && ((r = conf->io->rename(conf->io->ctx, fresh, path)) < 0 || (r = conf->io->sync_dir(conf->io->ctx, conf->dir)) < 0))
+    if (r == 0 && ((r = conf->io->rename(conf->io->ctx, fresh, path)) < 0 ||
+                   (r = conf->io->sync_dir(conf->io->ctx, conf->dir)) < 0))
         dmt_err_set(err, r, "%s: %s", path, dmt_strerror(r));
     return r;
 }
@@ -156,7 +171,8 @@ int store_intent_write(struct dmt_store *st, const struct dmt_pos *pos)
     int fd = io->open(io->ctx, path, O_RDWR | O_CREAT, 0600);
     if (fd < 0)
         return fd;
-    ssize_t n = io->pwrite(io->ctx, fd, rec, sizeof(rec), (uint64_t)INTENT_STEP * (st->intent_slot & 1));
+    ssize_t n =
+        io->pwrite(io->ctx, fd, rec, sizeof(rec), (uint64_t)INTENT_STEP * (st->intent_slot & 1));
     int r = n < 0 ? (int)n : io->fdatasync(io->ctx, fd);
     io->close(io->ctx, fd);
     if (r == 0 && fresh)
@@ -177,10 +193,13 @@ static void intent_read(struct dmt_store *st)
         return;
     for (unsigned slot = 0; slot < 2; slot++) {
         uint8_t rec[INTENT_BYTES];
-        if (io->pread(io->ctx, fd, rec, sizeof(rec), (uint64_t)INTENT_STEP * slot) != (ssize_t)sizeof(rec))
+        if (io->pread(io->ctx, fd, rec, sizeof(rec), (uint64_t)INTENT_STEP * slot) !=
+            (ssize_t)sizeof(rec))
             continue;
-        struct dmt_pos pos = {.epoch = dmt_le64(rec + 8), .seq = dmt_le64(rec + 16), .chain = dmt_le64(rec + 24)};
-        if (dmt_le64(rec) != INTENT_MAGIC || dmt_le64(rec + 32) != dmt_crc32c(0, rec, 32) || pos.seq <= st->floor.seq)
+        struct dmt_pos pos = {
+            .epoch = dmt_le64(rec + 8), .seq = dmt_le64(rec + 16), .chain = dmt_le64(rec + 24)};
+        if (dmt_le64(rec) != INTENT_MAGIC || dmt_le64(rec + 32) != dmt_crc32c(0, rec, 32) ||
+            pos.seq <= st->floor.seq)
             continue;
         st->floor = pos;
         st->intent_slot = slot + 1; /* the next one goes to the other slot */
@@ -223,7 +242,8 @@ static int load_garbage(struct dmt_store *st)
     sqlite3_stmt *s;
     int r = store_sql(&st->rd, SQL_GARBAGE_ALL, &s, "");
     while (r == 0 && (r = store_sql_step(&st->rd, s)) > 0) {
-        store_spaces_add(&st->later, store_col(s, 1), store_col32(s, 2), store_col(s, 3), store_col(s, 4));
+        store_spaces_add(&st->later, store_col(s, 1), store_col32(s, 2), store_col(s, 3),
+                         store_col(s, 4));
         st->garbage_rows = true;
         r = 0;
     }
@@ -248,8 +268,8 @@ static int load_tables(struct dmt_store *st)
         (r = store_db_meta_u64(&st->rd, ".sweep", &sweep)) < 0)
         return r;
     st->sweep_wanted = sweep != 0;
-    if ((r = store_meta_load(st, &st->rd)) < 0 || (r = store_snap_load(st)) < 0 || (r = store_missing_load(st)) < 0 ||
-        (r = store_keep_load(st)) < 0)
+    if ((r = store_meta_load(st, &st->rd)) < 0 || (r = store_snap_load(st)) < 0 ||
+        (r = store_missing_load(st)) < 0 || (r = store_keep_load(st)) < 0)
         return r;
     return load_garbage(st);
 }
@@ -283,8 +303,8 @@ static void state_free(struct dmt_store *st)
     store_missing_drop(st);
     store_cache_drop(st);
     store_files_drop(st);
-    DMT_LIST_EACH (l, tmp, &st->ops)
-        store_op_free(DMT_CONTAINER(l, struct op, link));
+    DMT_LIST_EACH(l, tmp, &st->ops)
+    store_op_free(DMT_CONTAINER(l, struct op, link));
     store_meta_free(st);
     store_chunk_unref(st->sweep.name);
     free(st->freed.v);
@@ -312,7 +332,9 @@ static int state_open(struct dmt_store *st, struct dmt_err *err)
         return r;
     uint64_t resync = 0;
     if (store_db_meta_u64(&st->wr, "resync", &resync) > 0 && resync) {
-        dmt_err_set(err, DMT_E_CORRUPT, "the store %s was being filled from another machine and is not complete", st->dir);
+        dmt_err_set(err, DMT_E_CORRUPT,
+                    "the store %s was being filled from another machine and is not complete",
+                    st->dir);
         return dmt_err_hint(err, "let the synchronisation start again; the old content is gone");
     }
     if ((r = load_ident(st)) < 0) {

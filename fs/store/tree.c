@@ -1,8 +1,9 @@
 /* tree.c: the treap of tree.h.
  *
- * Happy path: a new node is hung below a leaf and rotated up while its priority beats its parent's; a node to erase is rotated
- * down until it has at most one child, then spliced out. Expected depth is logarithmic whatever the order of insertion, since
- * the priority is a hash of the address. Failure modes: none, nothing is allocated. Thread: the owner of the tree.
+ * Happy path: a new node is hung below a leaf and rotated up while its priority beats its parent's;
+ * a node to erase is rotated down until it has at most one child, then spliced out. Expected depth
+ * is logarithmic whatever the order of insertion, since the priority is a hash of the address.
+ * Failure modes: none, nothing is allocated. Thread: the owner of the tree.
  */
 #include "fs/store/tree.h"
 

@@ -1,8 +1,9 @@
 /* xattr.c: extended attributes. All of an inode are loaded at the first use of one: there are few.
  *
- * Happy path: a value is a shared immutable chunk; a put swaps the pointer, so the frozen batch and history rows hold the old one
- * without a copy. A removed attribute stays in the list without a value until the commit that removes its row. Failure modes:
- * SQLite errors while loading. Thread: workspace lock.
+ * Happy path: a value is a shared immutable chunk; a put swaps the pointer, so the frozen batch and
+ * history rows hold the old one without a copy. A removed attribute stays in the list without a
+ * value until the commit that removes its row. Failure modes: SQLite errors while loading. Thread:
+ * workspace lock.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -34,7 +35,8 @@ int store_xattrs_load(struct dmt_store *st, struct node *n)
     int r = store_sql(&st->rd, SQL_XATTR_OF, &s, "i", n->ino);
     while (r == 0 && (r = store_sql_step(&st->rd, s)) > 0) {
         struct xattr *x = add(n, sqlite3_column_blob(s, 0), (size_t)sqlite3_column_bytes(s, 0));
-        x->value = store_chunk_from(sqlite3_column_blob(s, 1), (uint32_t)sqlite3_column_bytes(s, 1));
+        x->value =
+            store_chunk_from(sqlite3_column_blob(s, 1), (uint32_t)sqlite3_column_bytes(s, 1));
         x->born = store_col(s, 2);
         x->disk = true;
         r = 0;
@@ -68,12 +70,15 @@ void store_xattrs_free(struct node *n)
     n->xattrs_loaded = false;
 }
 
-/* Gives x the value (a reference is taken over; NULL = removed) and keeps the old one if a pinned position shows it. */
-static void change(struct dmt_store *st, struct node *n, struct xattr *x, struct chunk *value, uint64_t seq)
+/* Gives x the value (a reference is taken over; NULL = removed) and keeps the old one if a
+ * pinned position shows it. */
+static void change(struct dmt_store *st, struct node *n, struct xattr *x, struct chunk *value,
+                   uint64_t seq)
 {
     if (x->value && store_needed(st, x->born, seq)) {
         struct xhist *h = store_alloc(sizeof(*h));
-        *h = (struct xhist){.next = x->hist[ACTIVE], .value = x->value, .born = x->born, .died = seq};
+        *h = (struct xhist){
+            .next = x->hist[ACTIVE], .value = x->value, .born = x->born, .died = seq};
         x->hist[ACTIVE] = h;
         store_node_dirty(st, n, NODE_HIST);
     } else {
@@ -94,7 +99,8 @@ int store_xattrs_delete(struct dmt_store *st, struct node *n, uint64_t seq)
     return r;
 }
 
-static int lookup(struct dmt_store *st, uint64_t ino, const char *name, struct node **ret_n, struct xattr **ret)
+static int lookup(struct dmt_store *st, uint64_t ino, const char *name, struct node **ret_n,
+                  struct xattr **ret)
 {
     int r = store_node(st, ino, ret_n);
     if (r == 0)
@@ -133,11 +139,12 @@ static int pick(void *ctx, const char *name, const void *val, size_t len)
     return 1;
 }
 
-int dmt_store_xattr_get(struct dmt_store *st, uint64_t view, uint64_t ino, const char *name, void *buf, size_t size,
-                        size_t *ret_len)
+int dmt_store_xattr_get(struct dmt_store *st, uint64_t view, uint64_t ino, const char *name,
+                        void *buf, size_t size, size_t *ret_len)
 {
     if (view != DMT_LIVE) {
-        struct want w = {.name = name, .buf = buf, .size = size, .ret_len = ret_len, .result = -ENODATA};
+        struct want w = {
+            .name = name, .buf = buf, .size = size, .ret_len = ret_len, .result = -ENODATA};
         int r = dmt_store_xattr_each(st, view, ino, pick, &w);
         return r < 0 ? r : w.result;
     }
@@ -149,7 +156,8 @@ int dmt_store_xattr_get(struct dmt_store *st, uint64_t view, uint64_t ino, const
     return x && x->value ? answer(x->value->data, x->value->used, buf, size, ret_len) : -ENODATA;
 }
 
-int dmt_store_xattr_put(struct dmt_store *st, uint64_t ino, const char *name, const void *val, size_t len, uint64_t seq)
+int dmt_store_xattr_put(struct dmt_store *st, uint64_t ino, const char *name, const void *val,
+                        size_t len, uint64_t seq)
 {
     if (len > DMT_XATTR_VALUE_MAX || strlen(name) > DMT_XATTR_NAME_MAX)
         return -ERANGE;
@@ -178,7 +186,8 @@ int dmt_store_xattr_del(struct dmt_store *st, uint64_t ino, const char *name, ui
 }
 
 /* History rows in SQLite that a view shows; names that memory has answered already are skipped. */
-static int each_from_history(struct dmt_store *st, uint64_t view, struct node *n, dmt_xattr_fn fn, void *ctx)
+static int each_from_history(struct dmt_store *st, uint64_t view, struct node *n, dmt_xattr_fn fn,
+                             void *ctx)
 {
     sqlite3_stmt *s;
     int r = store_sql(&st->rd, SQL_XATTR_H_AT, &s, "ii", n->ino, view);
@@ -210,7 +219,8 @@ static int each_from_history(struct dmt_store *st, uint64_t view, struct node *n
     return r;
 }
 
-int dmt_store_xattr_each(struct dmt_store *st, uint64_t view, uint64_t ino, dmt_xattr_fn fn, void *ctx)
+int dmt_store_xattr_each(struct dmt_store *st, uint64_t view, uint64_t ino, dmt_xattr_fn fn,
+                         void *ctx)
 {
     struct node *n = NULL;
     int r = store_node(st, ino, &n);

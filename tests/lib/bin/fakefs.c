@@ -25,6 +25,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 #include "fs/base/holder_proto.h"
+#include "fs/base/io.h"
 #include "fs/base/options.h"
 
 static struct {
@@ -164,6 +165,7 @@ static void on_holder(void)
 static void listen_control(void)
 {
     struct sockaddr_un sa = {.sun_family = AF_UNIX};
+    (void)dmt_io_mkdirs(dmt_io_real(), dmt_dir_run(), 0755);
     (void)snprintf(me.sock_path, sizeof(me.sock_path), "%.60s/%.40s.sock", dmt_dir_run(), me.name);
     memcpy(sa.sun_path, me.sock_path, sizeof(sa.sun_path));
     (void)unlink(me.sock_path);

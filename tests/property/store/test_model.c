@@ -1,8 +1,11 @@
-/* test_model.c: the store against a model, by random operations. SEED=n repeats a run, STEPS=n makes it longer.
+/* test_model.c: the store against a model, by random operations. SEED=n repeats a run, STEPS=n
+ * makes it longer.
  *
- * The list of operations plays the journal: after a reload or a power cut those behind the applied position are done again. Between
- * operations, at random: freeze, checkpoint (some fail, some die in the middle), reload, power cut, loss of the log's tail, export and import. After
- * each of those, and now and then, everything is compared: the live state, and every snapshot with the copy made at its position.
+ * The list of operations plays the journal: after a reload or a power cut those behind the applied
+ * position are done again. Between operations, at random: freeze, checkpoint (some fail, some die
+ * in the middle), reload, power cut, loss of the log's tail, export and import. After each of
+ * those, and now and then, everything is compared: the live state, and every snapshot with the copy
+ * made at its position.
  */
 #include <dirent.h>
 #include <unistd.h>
@@ -72,7 +75,10 @@ static void some_range(struct test *t, struct m_op *op, const struct m_file *f)
     static const uint32_t lens[] = {1, 10, 100, 4096, 4096, 5000, 20000, 40000};
     op->len = 1 + rnd(&t->r, lens[rnd(&t->r, 8)]);
     uint32_t how = rnd(&t->r, 4);
-    op->off = how == 0 ? f->row.size : how == 1 ? rnd(&t->r, (uint32_t)f->row.size + 1) : how == 2 ? rnd(&t->r, 16) * 4096 : rnd(&t->r, M_SIZE_MAX);
+    op->off = how == 0   ? f->row.size
+              : how == 1 ? rnd(&t->r, (uint32_t)f->row.size + 1)
+              : how == 2 ? rnd(&t->r, 16) * 4096
+                         : rnd(&t->r, M_SIZE_MAX);
     if (op->off >= M_SIZE_MAX)
         op->off = 0;
     if (op->len > M_SIZE_MAX - op->off)
@@ -84,7 +90,8 @@ static uint32_t next_cookie(struct test *t, uint64_t dir)
     return m_find(t->w, dir)->row.next_cookie;
 }
 
-/* The files of this test are small: free ranges of any size are punched, so that one punched wrongly is seen. */
+/* The files of this test are small: free ranges of any size are punched, so that one punched
+ * wrongly is seen. */
 static void opened(struct test *t)
 {
     t->st->punch_min = 4096;
@@ -141,7 +148,10 @@ static bool make_op(struct test *t, struct m_op *op)
     uint32_t pick = rnd(&t->r, 88), kind = 0;
     while (pick >= weights[kind])
         pick -= weights[kind++];
-    *op = (struct m_op){.kind = (enum m_kind)kind, .seq = t->n + 1, .fill = rnd(&t->r, 1u << 30), .val = rnd(&t->r, 512)};
+    *op = (struct m_op){.kind = (enum m_kind)kind,
+                        .seq = t->n + 1,
+                        .fill = rnd(&t->r, 1u << 30),
+                        .val = rnd(&t->r, 512)};
     if (kind <= M_RENAME)
         return make_names_op(t, op);
     struct m_snap *s = some_snap(t);
@@ -188,12 +198,14 @@ static void step(struct test *t)
     } else if (op.kind == M_MARK) {
         int r = dmt_store_ref_sync(t->st, &g_lk, op.ino);
         if (r == -EIO && t->failed)
-            return; /* a sync of that file failed before: its bytes may be lost, and the store remembers */
+            /* a sync of that file failed before: its bytes may be lost, and the store remembers */
+            return;
         assert_int_equal(r, 0);
     }
     if (getenv("TRACE"))
-        print_message("%llu: kind %d ino %llu dir %llu src %llu view %lld off %llu len %llu\n", (unsigned long long)op.seq, (int)op.kind,
-                      (unsigned long long)op.ino, (unsigned long long)op.dir, (unsigned long long)op.src, (long long)op.view,
+        print_message("%llu: kind %d ino %llu dir %llu src %llu view %lld off %llu len %llu\n",
+                      (unsigned long long)op.seq, (int)op.kind, (unsigned long long)op.ino,
+                      (unsigned long long)op.dir, (unsigned long long)op.src, (long long)op.view,
                       (unsigned long long)op.off, (unsigned long long)op.len);
     t->log[t->n++] = op;
     assert_true(t->n < LOG_MAX);
@@ -238,7 +250,8 @@ static void pull_missing(struct test *t)
     while (dmt_store_missing_next(t->st, 0, 0, &m) == 1) {
         struct dmt_missing other = m;
         other.seq++;
-        OK(dmt_store_missing_fill(t->st, &other, buf, &used)); /* bytes of another write are not wanted */
+        OK(dmt_store_missing_fill(t->st, &other, buf,
+                                  &used)); /* bytes of another write are not wanted */
         assert_int_equal(used, 0);
         arrive(t, &m, buf);
         OK(dmt_store_missing_fill(t->st, &m, buf, &used));
@@ -350,8 +363,10 @@ static void checkpoint(struct test *t)
     struct dmt_err err = {0};
     bool may_fail = rnd(&t->r, 4) == 0;
     if (may_fail) {
-        static const unsigned masks[] = {FAULTIO_SYNC, FAULTIO_WRITE, FAULTIO_CREATE, FAULTIO_SYNC_DIR, FAULTIO_ALL};
-        faultio_fail(t->fio, masks[rnd(&t->r, 5)], 1 + rnd(&t->r, 8), 1 + rnd(&t->r, 2), rnd(&t->r, 2) ? EIO : ENOSPC);
+        static const unsigned masks[] = {FAULTIO_SYNC, FAULTIO_WRITE, FAULTIO_CREATE,
+                                         FAULTIO_SYNC_DIR, FAULTIO_ALL};
+        faultio_fail(t->fio, masks[rnd(&t->r, 5)], 1 + rnd(&t->r, 8), 1 + rnd(&t->r, 2),
+                     rnd(&t->r, 2) ? EIO : ENOSPC);
     }
     int r = dmt_store_checkpoint(t->st, &g_lk, &err);
     faultio_fail(t->fio, 0, 0, 0, 0);
@@ -361,7 +376,8 @@ static void checkpoint(struct test *t)
         t->failed++;
     } else {
         t->checkpoints++;
-        assert_int_equal(dmt_store_applied(t->st).seq, t->frozen ? t->freeze_seq : dmt_store_applied(t->st).seq);
+        assert_int_equal(dmt_store_applied(t->st).seq,
+                         t->frozen ? t->freeze_seq : dmt_store_applied(t->st).seq);
         check(t);
     }
     t->frozen = false;
@@ -370,7 +386,8 @@ static void checkpoint(struct test *t)
 /* The power goes in some operation of the checkpoint, or just now. */
 static void power_cut(struct test *t)
 {
-    static const enum faultio_mode modes[] = {FAULTIO_KEEP, FAULTIO_DROP, FAULTIO_RANDOM, FAULTIO_RANDOM};
+    static const enum faultio_mode modes[] = {FAULTIO_KEEP, FAULTIO_DROP, FAULTIO_RANDOM,
+                                              FAULTIO_RANDOM};
     struct dmt_err err = {0};
     uint64_t frozen_seq = t->freeze_seq;
     bool was_frozen = t->frozen;
@@ -433,8 +450,8 @@ static void move_by_stream(struct test *t)
     struct dmt_store_conf conf = t->conf;
     struct dmt_store *other;
     conf.dir = t->dir2;
-    if (dmt_store_floor(t->st).seq > dmt_store_applied(t->st).seq || t->at_freeze == NULL || t->frozen ||
-        dmt_store_applied(t->st).seq != t->freeze_seq)
+    if (dmt_store_floor(t->st).seq > dmt_store_applied(t->st).seq || t->at_freeze == NULL ||
+        t->frozen || dmt_store_applied(t->st).seq != t->freeze_seq)
         return;
     assert_int_equal(dmt_store_import_begin(&im, &conf, &t->id, &err), 0);
     void *ctx[2] = {t, im};
@@ -493,7 +510,8 @@ static void test_begin(struct test *t, uint64_t seed)
     strcpy(t->dir2, "/var/tmp/dmt-store-model-XXXXXX");
     assert_non_null(mkdtemp(t->dir));
     assert_non_null(mkdtemp(t->dir2));
-    t->conf = (struct dmt_store_conf){.io = dmt_io_real(), .clock = dmt_clock_real(), .dir = t->dir};
+    t->conf =
+        (struct dmt_store_conf){.io = dmt_io_real(), .clock = dmt_clock_real(), .dir = t->dir};
     memset(t->id.lineage, 7, sizeof(t->id.lineage));
     strcpy(t->id.name, "model");
     struct dmt_err err = {0};
@@ -508,7 +526,8 @@ static void test_begin(struct test *t, uint64_t seed)
     assert_true(t->log && t->w);
     t->w->next_ino = 3;
     /* Root and one directory below it; the first checkpoint has both. */
-    struct dmt_inode root, sub = {.ino = 2, .mode = S_IFDIR | 0755, .nlink = 2, .next_cookie = 3, .parent = 1};
+    struct dmt_inode root,
+        sub = {.ino = 2, .mode = S_IFDIR | 0755, .nlink = 2, .next_cookie = 3, .parent = 1};
     OK(dmt_store_inode_get(t->st, DMT_LIVE, 1, &root));
     root.next_cookie = 4;
     OK(dmt_store_inode_put(t->st, &root));
@@ -521,7 +540,8 @@ static void test_begin(struct test *t, uint64_t seed)
     t->w->f[1] = m_file_new();
     t->w->f[0]->row = root;
     t->w->f[1]->row = sub;
-    t->w->d[0] = (struct m_dent){.parent = 1, .ino = 2, .cookie = 3, .type = S_IFDIR, .name = M_NAMES};
+    t->w->d[0] =
+        (struct m_dent){.parent = 1, .ino = 2, .cookie = 3, .type = S_IFDIR, .name = M_NAMES};
 }
 
 static void remove_tree(const char *dir)
@@ -554,9 +574,11 @@ static void run(uint64_t seed, int steps)
         event(&t);
     }
     compare(&t, false);
-    print_message("  %zu operations, %llu checkpoints, %llu failed, %llu reloads, %llu power cuts (%llu lost a tail), %llu streams\n", t.n,
-                  (unsigned long long)t.checkpoints, (unsigned long long)t.failed, (unsigned long long)t.reloads,
-                  (unsigned long long)t.cuts, (unsigned long long)t.lost, (unsigned long long)t.exports);
+    print_message(
+        "  %zu operations, %llu checkpoints, %llu failed, %llu reloads, %llu power cuts (%llu lost a tail), %llu streams\n",
+        t.n, (unsigned long long)t.checkpoints, (unsigned long long)t.failed,
+        (unsigned long long)t.reloads, (unsigned long long)t.cuts, (unsigned long long)t.lost,
+        (unsigned long long)t.exports);
     test_end(&t);
 }
 

@@ -1,0 +1,155 @@
+/* test_bytes.c: what the lease writes down: node.state, ping messages, arbiter JSON; and rule 25. */
+#include "tests/unit/lease/core.h"
+
+#include <jansson.h>
+#include <stdlib.h>
+
+#include "fs/base/bytes.h"
+#include "fs/base/clock.h"
+#include "fs/lease/arbiter.h"
+
+static struct lease_record full_record(void)
+{
+    struct lease_record r = a_paired_record();
+    memset(r.lineage, 0xab, sizeof(r.lineage));
+    r.dual_ack = r.fenced = r.peer_stopped = true;
+    return r;
+}
+
+static void a_record_comes_back_as_it_was(void **state)
+{
+    (void)state;
+    struct lease_record r = full_record(), back;
+    struct dmt_buf b;
+    dmt_buf_init(&b);
+    assert_int_equal(lease_record_encode(&r, &b), 0);
+    assert_int_equal(lease_record_decode(b.p, b.len, &back, NULL), 0);
+    assert_memory_equal(back.lineage, r.lineage, 16);
+    assert_true(lease_id_eq(&back.self, &r.self) && lease_id_eq(&back.peer, &r.peer));
+    assert_true(back.seen == r.seen && back.hold == r.hold);
+    assert_true(back.dual_ack && back.fenced && back.peer_stopped && back.ever_paired);
+    assert_false(back.alone || back.gave_up || back.resync || back.readonly);
+    dmt_buf_free(&b);
+}
+
+static void a_record_with_any_bit_changed_is_refused(void **state)
+{
+    (void)state;
+    struct lease_record r = full_record(), back;
+    struct dmt_buf b;
+    dmt_buf_init(&b);
+    assert_int_equal(lease_record_encode(&r, &b), 0);
+    for (size_t i = 0; i < b.len * 8; i++) {
+        b.p[i / 8] ^= (uint8_t)(1u << i % 8);
+        assert_true(lease_record_decode(b.p, b.len, &back, NULL) < 0);
+        b.p[i / 8] ^= (uint8_t)(1u << i % 8);
+    }
+    for (size_t n = 0; n < b.len; n++)
+        assert_true(lease_record_decode(b.p, n, &back, NULL) < 0);
+    dmt_buf_free(&b);
+}
+
+static void messages_come_back_and_nonsense_does_not(void **state)
+{
+    (void)state;
+    struct lease_msg m = {.type = LEASE_PONG,
+                          .epoch = DMT_EPOCH(7, 3),
+                          .sent_ns = 12345,
+                          .promise_ms = 600,
+                          .rtt_us = 4,
+                          .oldest_sync_ms = 5,
+                          .flags = LEASE_F_RESYNC},
+                     back;
+    struct dmt_buf b;
+    dmt_buf_init(&b);
+    lease_msg_encode(&m, &b);
+    assert_int_equal(lease_msg_decode(b.p, b.len, &back), 0);
+    assert_true(back.type == m.type && back.epoch == m.epoch && back.sent_ns == m.sent_ns &&
+                back.promise_ms == m.promise_ms);
+    assert_true(lease_msg_decode(b.p, b.len - 1, &back) < 0);
+    b.p[0] = 99;
+    assert_true(lease_msg_decode(b.p, b.len, &back) < 0);
+    b.p[0] = LEASE_PONG;
+    dmt_st32(b.p + 17,
+             LEASE_H_MAX_MS + 1); /* a promise longer than any node waits for after its start */
+    assert_true(lease_msg_decode(b.p, b.len, &back) < 0);
+    for (int i = 0; i < 20000; i++) {
+        uint8_t junk[64];
+        size_t n = (size_t)(rand() % 64);
+        dmt_random(junk, sizeof(junk));
+        (void)lease_msg_decode(junk, n, &back);
+    }
+    dmt_buf_free(&b);
+}
+
+static void registers_and_requests_come_back_from_json(void **state)
+{
+    (void)state;
+    struct lease_register r = a_register(9, "A", 1, "B", 2), rb;
+    json_t *v = lease_register_json(&r);
+    assert_true(lease_register_parse(v, &rb));
+    assert_true(rb.epoch == 9 && rb.insync_n == 2 && lease_id_eq(&rb.holder, &r.holder) &&
+                lease_id_eq(&rb.insync[1], &r.insync[1]));
+    json_object_set_new(v, "epoch", json_integer(-1));
+    assert_false(lease_register_parse(v, &rb));
+    json_decref(v);
+    struct lease_register none = {0};
+    v = lease_register_json(&none);
+    assert_true(json_is_null(v) && lease_register_parse(v, &rb) && rb.epoch == 0);
+    json_decref(v);
+
+    struct lease_ask q = {.op = LEASE_PAIR,
+                          .id = 4,
+                          .base = 8,
+                          .seen = DMT_EPOCH(0xfffffff0u, 0xffffffffu),
+                          .peer = an_id("B", 2),
+                          .word = true},
+                     qb;
+    v = lease_ask_json(&q);
+    assert_true(lease_ask_parse(v, &qb));
+    assert_true(qb.op == q.op && qb.id == q.id && qb.base == q.base && qb.seen == q.seen &&
+                qb.word && lease_id_eq(&qb.peer, &q.peer));
+    json_object_set_new(v, "op", json_string("destroy"));
+    assert_false(lease_ask_parse(v, &qb));
+    json_decref(v);
+    v = json_pack("{s:s s:i s:i}", "op", "solo", "id", 1, "base",
+                  1); /* without seen: F17 could not be checked */
+    assert_false(lease_ask_parse(v, &qb));
+    json_decref(v);
+}
+
+/* R25: refused with the numbers. */
+static void timers_that_break_an_inequality_are_refused(void **state)
+{
+    (void)state;
+    struct dmt_err err;
+    struct dmt_lease_timers ok = {0}, wan = {.ping_ms = 100,
+                                             .lease_ms = 1500,
+                                             .gate_ms = 330,
+                                             .rtt_ms = 100,
+                                             .stall_ms = 700};
+    assert_int_equal(dmt_lease_timers_check(&ok, &err), 0);
+    assert_int_equal(ok.ping_ms, 60);
+    assert_int_equal(dmt_lease_timers_check(&wan, &err), 0);
+    struct dmt_lease_timers unsafe = {
+        .f_permille = 900}; /* the holder would still answer when the follower may ask */
+    assert_int_equal(dmt_lease_timers_check(&unsafe, &err), DMT_E_CONFIG);
+    assert_non_null(strstr(err.msg, "exceeds H/(1+rho) = 594"));
+    struct dmt_lease_timers stalls = {.ping_ms = 200};
+    assert_int_equal(dmt_lease_timers_check(&stalls, &err), DMT_E_CONFIG);
+    assert_non_null(strstr(err.msg, "801"));
+    struct dmt_lease_timers slow = {.lease_ms = 5000};
+    assert_int_equal(dmt_lease_timers_check(&slow, &err), DMT_E_CONFIG);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_record_comes_back_as_it_was),
+        cmocka_unit_test(a_record_with_any_bit_changed_is_refused),
+        cmocka_unit_test(messages_come_back_and_nonsense_does_not),
+        cmocka_unit_test(registers_and_requests_come_back_from_json),
+        cmocka_unit_test(timers_that_break_an_inequality_are_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
