@@ -264,6 +264,7 @@ static int find_store(struct app *a, struct dmt_err *err)
     if (rc != 0)
         return rc;
     a->ident = *dmt_store_ident(st);
+    a->store_epoch = dmt_store_applied(st).epoch;
     dmt_store_close(st);
     return 0;
 }
@@ -333,7 +334,7 @@ static int make_lease(struct app *a, struct dmt_err *err)
     if (standby && *standby)
         app_split_addr(standby, peer, &peer_port);
     struct dmt_lease_conf lc = {.io = dmt_io_real(), .clock = dmt_clock_real(), .dir = a->store_dir, .workspace = a->name, .node = a->node,
-                                .standby = a->standby_role, .tls = a->tls, .arbiter_host = *host ? host : NULL, .arbiter_port = port ? port : 7402,
+                                .standby = a->standby_role, .store_epoch = a->store_epoch, .tls = a->tls, .arbiter_host = *host ? host : NULL, .arbiter_port = port ? port : 7402,
                                 .peer_host = *peer ? peer : NULL, .peer_port = peer_port, .sync_local = a->level == DMT_SYNC_LOCAL,
                                 .ops = &roles_ops, .ctx = a};
     memcpy(lc.lineage, a->ident.lineage, 16);

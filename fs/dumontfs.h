@@ -48,6 +48,7 @@ struct app {
     enum dmt_sync_level level;
     uint64_t lag_max;
     struct dmt_store_ident ident;
+    uint64_t store_epoch; /* of the last record that the store holds */
     struct dmt_tls_ctx *tls;
     struct dmt_pool *pool;
     int holder_fd;

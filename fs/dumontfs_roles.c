@@ -417,6 +417,20 @@ static void event(void *ctx, const char *kind, const char *text)
     pthread_mutex_unlock(&a->q_lock);
 }
 
+/* Whoever waits for the mount need not wait for what will not come. */
+static void failed_before_serving(struct app *a, void *unused)
+{
+    (void)unused;
+    if (a->ready_said)
+        return; /* stays readable, and says so in its status */
+    char text[512];
+    pthread_mutex_lock(&a->q_lock);
+    snprintf(text, sizeof text, "%s cannot be written: %.400s", a->name, a->failed_why);
+    pthread_mutex_unlock(&a->q_lock);
+    mount_say(a, DMT_HP_FAILED, 32, text, "nothing was changed; the log of the workspace has more, and so has: dumont check");
+    app_stop(a, 1);
+}
+
 static void failed(void *ctx, const char *why)
 {
     struct app *a = ctx;
@@ -424,6 +438,7 @@ static void failed(void *ctx, const char *why)
     pthread_mutex_lock(&a->q_lock);
     snprintf(a->failed_why, sizeof a->failed_why, "%s", why);
     pthread_mutex_unlock(&a->q_lock);
+    app_post(a, failed_before_serving, NULL);
 }
 
 static void may_stop(void *ctx)

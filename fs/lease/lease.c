@@ -227,8 +227,9 @@ static void new_record(const struct dmt_lease_conf *c, struct lease_record *r)
     memcpy(r->self.store, c->store_id, 16);
     if (!c->standby) {
         /* A new workspace is alone, in an epoch that no arbiter needs to know yet; its start makes
-         * it 1.1. */
-        r->hold = r->seen = DMT_EPOCH(1, 0);
+         * it 1.1. One restored from an archive goes on from the epoch of its last record. */
+        uint64_t first = DMT_EPOCH(1, 0);
+        r->hold = r->seen = c->store_epoch > first ? c->store_epoch : first;
         r->alone = true;
     }
 }

@@ -124,7 +124,8 @@ struct dmt_lease_conf {
     const char *node;        /* this node's name (CN of its certificate where there is TLS) */
     uint8_t lineage[16];     /* of the workspace; all zero on a new standby: learned with the first resync or PEER_EPOCH */
     uint8_t store_id[16];    /* of this store */
-    bool standby;            /* no record yet and this is a new standby's store: FOLLOWER. else: HOLDER_ALONE at epoch 1.0 */
+    bool standby;            /* no record yet and this is a new standby's store: FOLLOWER. else: HOLDER_ALONE at store_epoch */
+    uint64_t store_epoch;    /* no record yet: epoch of what the store holds already (restored from an archive), at least 1.0 */
     struct dmt_tls_ctx *tls; /* NULL: no arbiter possible, and no peer unless tls_off */
     bool tls_off;            /* plain ping channel, loopback only (tests) */
     const char *arbiter_host; /* controller, or NULL */

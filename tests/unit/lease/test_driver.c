@@ -178,6 +178,27 @@ static void a_lone_workspace_needs_nobody(void **state)
     fake_free(&f);
 }
 
+/* A store made from an archive holds records of higher epochs than a new one. */
+static void a_restored_store_goes_on_above_its_epoch(void **state)
+{
+    (void)state;
+    struct fake f;
+    fake_init(&f);
+    struct dmt_lease_conf c = conf_of(&f, "A", 1);
+    c.store_epoch = DMT_EPOCH(3, 7);
+    assert_int_equal(dmt_lease_new(&f.l, &c, NULL), 0);
+    assert_int_equal(dmt_lease_start(f.l, NULL), 0);
+    AWAIT(atomic_load(&f.epoch) == DMT_EPOCH(3, 8));
+    dmt_lease_free(f.l);
+    f.l = NULL;
+    /* Once there is a record, it alone counts. */
+    c.store_epoch = DMT_EPOCH(9, 0);
+    assert_int_equal(dmt_lease_new(&f.l, &c, NULL), 0);
+    assert_int_equal(dmt_lease_start(f.l, NULL), 0);
+    AWAIT(atomic_load(&f.epoch) == DMT_EPOCH(3, 9));
+    fake_free(&f);
+}
+
 static void an_epoch_that_cannot_be_opened_closes_the_gate_for_good(void **state)
 {
     (void)state;
@@ -345,6 +366,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_lone_workspace_needs_nobody),
+        cmocka_unit_test(a_restored_store_goes_on_above_its_epoch),
         cmocka_unit_test(an_epoch_that_cannot_be_opened_closes_the_gate_for_good),
         cmocka_unit_test(what_cannot_work_is_refused_with_a_sentence),
         cmocka_unit_test(the_lease_runs_over_the_ping_channel_and_ends_without_it),
