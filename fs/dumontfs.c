@@ -1,8 +1,10 @@
 /* dumontfs.c: the workspace process: arguments, opening, the main queue, stopping.
  *
- * Happy path: read the options -> make or open the store -> lease record -> workspace (recovery) -> replica, lease -> the lease opens an epoch
- * -> mount (dumontfs_mount.c) -> the main queue runs until an unmount or TERMINATE -> drain -> close -> exit 0.
- * Failure before serving: FAILED with one sentence to whoever waits, exit code 1. A workspace that fails later stays readable and says so in its status.
+ * Happy path: read the options -> make or open the store -> lease record -> workspace (recovery) ->
+ * replica, lease -> the lease opens an epoch -> mount (dumontfs_mount.c) -> the main queue runs
+ * until an unmount or TERMINATE -> drain -> close -> exit 0.
+ * Failure before serving: FAILED with one sentence to whoever waits, exit code 1. A workspace that
+ * fails later stays readable and says so in its status.
  * Thread: main; see dumontfs.h for the others.
  */
 #include "fs/dumontfs_past.h"
@@ -72,7 +74,8 @@ static void main_loop(struct app *a)
             struct timespec until;
             clock_gettime(CLOCK_REALTIME, &until);
             until.tv_sec++;
-            if (pthread_cond_timedwait(&a->q_cond, &a->q_lock, &until) == ETIMEDOUT && !a->stopping) {
+            if (pthread_cond_timedwait(&a->q_cond, &a->q_lock, &until) == ETIMEDOUT &&
+                !a->stopping) {
                 pthread_mutex_unlock(&a->q_lock);
                 roles_tick(a);
                 pthread_mutex_lock(&a->q_lock);
@@ -89,11 +92,12 @@ static void main_loop(struct app *a)
     pthread_mutex_unlock(&a->q_lock);
 }
 
-/* --- options ------------------------------------------------------------------------------------------------------------- */
+/* --- options ---------------------------------------------------------------------------------- */
 static int read_args(struct app *a, int argc, char **argv, struct dmt_err *err)
 {
-    static const struct option longs[] = {{"name", 1, NULL, 'n'},  {"holder-fd", 1, NULL, 'h'}, {"mountpoint", 1, NULL, 'm'},
-                                          {"conf", 1, NULL, 'c'},  {"foreground", 0, NULL, 'f'}, {NULL, 0, NULL, 0}};
+    static const struct option longs[] = {{"name", 1, NULL, 'n'},       {"holder-fd", 1, NULL, 'h'},
+                                          {"mountpoint", 1, NULL, 'm'}, {"conf", 1, NULL, 'c'},
+                                          {"foreground", 0, NULL, 'f'}, {NULL, 0, NULL, 0}};
     const char *conf = NULL, *mountpoint = NULL;
     struct dmt_conf *opts = dmt_conf_new();
     int o, rc = 0;
@@ -144,13 +148,17 @@ static void node_name(struct app *a)
 static int load_tls(struct app *a, struct dmt_err *err)
 {
     char ca[4200], cert[4200], key[4200];
-    const char *c1 = dmt_conf_get(a->conf, "tls_ca"), *c2 = dmt_conf_get(a->conf, "tls_cert"), *c3 = dmt_conf_get(a->conf, "tls_key");
+    const char *c1 = dmt_conf_get(a->conf, "tls_ca"), *c2 = dmt_conf_get(a->conf, "tls_cert"),
+               *c3 = dmt_conf_get(a->conf, "tls_key");
     snprintf(ca, sizeof ca, "%s%s", c1 ? c1 : dmt_dir_etc(), c1 ? "" : "/tls/ca.pem");
     snprintf(cert, sizeof cert, "%s%s", c2 ? c2 : dmt_dir_etc(), c2 ? "" : "/tls/node.pem");
     snprintf(key, sizeof key, "%s%s", c3 ? c3 : dmt_dir_etc(), c3 ? "" : "/tls/node.key");
     int rc = dmt_tls_ctx_new(&a->tls, ca, cert, key, err);
     if (rc != 0 && (!err->hint[0]))
-        dmt_err_hint(err, "A standby needs certificates: on the controller run `dumontd ca issue NODE`, copy its files to %s/tls.", dmt_dir_etc());
+        dmt_err_hint(
+            err,
+            "A standby needs certificates: on the controller run `dumontd ca issue NODE`, copy its files to %s/tls.",
+            dmt_dir_etc());
     return rc;
 }
 
@@ -162,11 +170,13 @@ static int read_options(struct app *a, struct dmt_err *err)
     if (rc != 0)
         return rc;
     snprintf(a->store_dir, sizeof a->store_dir, "%s", s ? s : "");
-    if (!s && snprintf(a->store_dir, sizeof a->store_dir, "%s/%s", dmt_dir_state(), a->name) >= (int)sizeof a->store_dir)
+    if (!s && snprintf(a->store_dir, sizeof a->store_dir, "%s/%s", dmt_dir_state(), a->name) >=
+                  (int)sizeof a->store_dir)
         return dmt_err_set(err, -ENAMETOOLONG, "the path of the store is too long");
     v = dmt_conf_get(a->conf, "role");
     a->standby_role = v && strcmp(v, "standby") == 0;
-    a->has_peer = a->standby_role || dmt_conf_get(a->conf, "standby") || dmt_conf_get(a->conf, "listen");
+    a->has_peer =
+        a->standby_role || dmt_conf_get(a->conf, "standby") || dmt_conf_get(a->conf, "listen");
     a->level = a->has_peer ? DMT_SYNC_FSYNC : DMT_SYNC_LOCAL;
     v = dmt_conf_get(a->conf, "sync");
     for (int i = 0; v && i < 3; i++)
@@ -186,10 +196,11 @@ static int read_options(struct app *a, struct dmt_err *err)
     return rc;
 }
 
-/* --- the store ---------------------------------------------------------------------------------------------------------------- */
+/* --- the store -------------------------------------------------------------------------------- */
 static struct dmt_store_conf store_conf(const struct app *a)
 {
-    struct dmt_store_conf sc = {.io = dmt_io_real(), .clock = dmt_clock_real(), .dir = a->store_dir};
+    struct dmt_store_conf sc = {
+        .io = dmt_io_real(), .clock = dmt_clock_real(), .dir = a->store_dir};
     return sc;
 }
 
@@ -207,7 +218,9 @@ static int make_store(struct app *a, struct dmt_err *err)
     int rc = owner ? dmt_owner_parse(owner, &uid, &gid, err) : 0;
     if (rc == 0 && (rc = dmt_io_mkdirs(sc.io, a->store_dir, 0700)) != 0)
         return dmt_err_set(err, rc, "cannot make %s: %s", a->store_dir, dmt_strerror(rc));
-    return rc == 0 ? dmt_store_create(&sc, &id, S_IFDIR | 0755, uid, gid, sc.clock->realtime_ns(NULL), err) : rc;
+    return rc == 0 ? dmt_store_create(&sc, &id, S_IFDIR | 0755, uid, gid,
+                                      sc.clock->realtime_ns(NULL), err)
+                   : rc;
 }
 
 void app_mark_resync(struct app *a, bool on)
@@ -220,10 +233,13 @@ void app_mark_resync(struct app *a, bool on)
         dmt_error("%s: %s", path, dmt_strerror(rc));
 }
 
-/* A resync was cut off: what is here is neither the old state nor the new one. It starts again as a new, empty standby; branches stay. */
+/* A resync was cut off: what is here is neither the old state nor the new one. It starts again as a
+ * new, empty standby; branches stay. */
 static int start_over(struct app *a, struct dmt_err *err)
 {
-    static const char *const parts[] = {"workspace.db", "workspace.db-wal", "workspace.db-shm", "data", "journal", "node.state", "archive.state", "boot_id"};
+    static const char *const parts[] = {"workspace.db",  "workspace.db-wal", "workspace.db-shm",
+                                        "data",          "journal",          "node.state",
+                                        "archive.state", "boot_id"};
     char path[DMT_PATH_MAX + 32];
     snprintf(path, sizeof path, "%s/resync", a->store_dir);
     if (access(path, F_OK) != 0)
@@ -252,10 +268,14 @@ static int find_store(struct app *a, struct dmt_err *err)
     snprintf(db, sizeof db, "%s/workspace.db", a->store_dir);
     if (access(db, F_OK) != 0) {
         if (errno != ENOENT && errno != ENOTDIR)
-            return dmt_err_set(err, -errno, "cannot read the store %s: %s", a->store_dir, strerror(errno));
+            return dmt_err_set(err, -errno, "cannot read the store %s: %s", a->store_dir,
+                               strerror(errno));
         if (!a->standby_role && !dmt_conf_get(a->conf, "create")) {
-            dmt_err_set(err, -ENOENT, "there is no workspace \"%s\" (no store in %s)", a->name, a->store_dir);
-            return dmt_err_hint(err, "Create it with: dumont workspace create %s   or mount with -o create", a->name);
+            dmt_err_set(err, -ENOENT, "there is no workspace \"%s\" (no store in %s)", a->name,
+                        a->store_dir);
+            return dmt_err_hint(
+                err, "Create it with: dumont workspace create %s   or mount with -o create",
+                a->name);
         }
         rc = make_store(a, err);
     }
@@ -282,8 +302,16 @@ int app_open_ws(struct app *a, struct dmt_err *err)
 {
     struct dmt_ws *ws = NULL;
     const char *q = dmt_conf_get(a->conf, "quota");
-    struct dmt_ws_conf wc = {.io = dmt_io_real(), .clock = dmt_clock_real(), .dir = a->store_dir, .gate = &a->gate, .pool = a->pool, .level = a->level,
-                             .follower = !roles_is_holder(a), .invalidate = mount_invalidate, .failed = ws_failed, .flush_mmap = mount_flush_mmap,
+    struct dmt_ws_conf wc = {.io = dmt_io_real(),
+                             .clock = dmt_clock_real(),
+                             .dir = a->store_dir,
+                             .gate = &a->gate,
+                             .pool = a->pool,
+                             .level = a->level,
+                             .follower = !roles_is_holder(a),
+                             .invalidate = mount_invalidate,
+                             .failed = ws_failed,
+                             .flush_mmap = mount_flush_mmap,
                              .ctx = a};
     if (q)
         dmt_parse_size(q, &wc.quota_bytes);
@@ -297,7 +325,8 @@ int app_open_ws(struct app *a, struct dmt_err *err)
     return 0;
 }
 
-/* STORE/boot_id tells a restart in the same boot (nothing in the page cache was lost) from one after a power cut. */
+/* STORE/boot_id tells a restart in the same boot (nothing in the page cache was lost) from one
+ * after a power cut. */
 static void note_boot(struct app *a)
 {
     char path[DMT_PATH_MAX + 16], *now = NULL, *then = NULL;
@@ -314,7 +343,7 @@ static void note_boot(struct app *a)
     free(then);
 }
 
-/* --- the lease ---------------------------------------------------------------------------------------------------------------- */
+/* --- the lease -------------------------------------------------------------------------------- */
 void app_split_addr(const char *addr, char host[256], uint16_t *port)
 {
     const char *colon = strrchr(addr, ':');
@@ -326,17 +355,32 @@ static int make_lease(struct app *a, struct dmt_err *err)
 {
     char host[256] = "", peer[256] = "";
     uint16_t port = 0, peer_port = 0;
-    const char *arb = dmt_conf_get(a->conf, "arbiter"), *standby = dmt_conf_get(a->conf, "standby"), *v;
+    const char *arb = dmt_conf_get(a->conf, "arbiter"), *standby = dmt_conf_get(a->conf, "standby"),
+               *v;
     if (arb && strncmp(arb, "controller://", 13) == 0)
         app_split_addr(arb + 13, host, &port);
     else if (arb)
-        return dmt_err_set(err, DMT_E_CONFIG, "arbiter=%s: this version has the arbiter of dumontd: arbiter=controller://HOST:7402", arb);
+        return dmt_err_set(
+            err, DMT_E_CONFIG,
+            "arbiter=%s: this version has the arbiter of dumontd: arbiter=controller://HOST:7402",
+            arb);
     if (standby && *standby)
         app_split_addr(standby, peer, &peer_port);
-    struct dmt_lease_conf lc = {.io = dmt_io_real(), .clock = dmt_clock_real(), .dir = a->store_dir, .workspace = a->name, .node = a->node,
-                                .standby = a->standby_role, .store_epoch = a->store_epoch, .tls = a->tls, .arbiter_host = *host ? host : NULL, .arbiter_port = port ? port : 7402,
-                                .peer_host = *peer ? peer : NULL, .peer_port = peer_port, .sync_local = a->level == DMT_SYNC_LOCAL,
-                                .ops = &roles_ops, .ctx = a};
+    struct dmt_lease_conf lc = {.io = dmt_io_real(),
+                                .clock = dmt_clock_real(),
+                                .dir = a->store_dir,
+                                .workspace = a->name,
+                                .node = a->node,
+                                .standby = a->standby_role,
+                                .store_epoch = a->store_epoch,
+                                .tls = a->tls,
+                                .arbiter_host = *host ? host : NULL,
+                                .arbiter_port = port ? port : 7402,
+                                .peer_host = *peer ? peer : NULL,
+                                .peer_port = peer_port,
+                                .sync_local = a->level == DMT_SYNC_LOCAL,
+                                .ops = &roles_ops,
+                                .ctx = a};
     memcpy(lc.lineage, a->ident.lineage, 16);
     memcpy(lc.store_id, a->ident.store_id, 16);
     if ((v = dmt_conf_get(a->conf, "degrade")) && strcmp(v, "block") == 0)
@@ -348,7 +392,7 @@ static int make_lease(struct app *a, struct dmt_err *err)
     return dmt_lease_new(&a->lease, &lc, err);
 }
 
-/* --- archive -------------------------------------------------------------------------------------------------------------------- */
+/* --- archive ---------------------------------------------------------------------------------- */
 static void archived(void *ctx, uint64_t seq)
 {
     struct app *a = ctx;
@@ -367,8 +411,13 @@ void app_start_archiver(struct app *a)
     struct dmt_archiver *ar = NULL;
     if (!a->archive_url[0] || a->archiver || !a->ws)
         return;
-    struct dmt_archiver_conf ac = {.url = a->archive_url, .store_dir = a->store_dir, .node = a->node, .ws = a->ws, .limit = archive_limit,
-                                   .archived = archived, .ctx = a};
+    struct dmt_archiver_conf ac = {.url = a->archive_url,
+                                   .store_dir = a->store_dir,
+                                   .node = a->node,
+                                   .ws = a->ws,
+                                   .limit = archive_limit,
+                                   .archived = archived,
+                                   .ctx = a};
     memcpy(ac.lineage, a->ident.lineage, 16);
     if (dmt_archiver_start(&ar, &ac, &err) != 0) {
         dmt_error("the archive cannot be used: %s", err.msg);
@@ -411,7 +460,7 @@ bool app_archive_flush(struct app *a)
     return there;
 }
 
-/* --- life ------------------------------------------------------------------------------------------------------------------------ */
+/* --- life ------------------------------------------------------------------------------------- */
 static int start_all(struct app *a, struct dmt_err *err)
 {
     int rc = dmt_pool_new(&a->pool, "pool", POOL_THREADS, POOL_QUEUE);
@@ -437,7 +486,8 @@ static int start_all(struct app *a, struct dmt_err *err)
     return rc;
 }
 
-/* Nothing waits any more for what may never come: calls that are parked fail, and with them the commands and syncs that they belong to. */
+/* Nothing waits any more for what may never come: calls that are parked fail, and with them the
+ * commands and syncs that they belong to. */
 static void fail_waiters(struct app *a)
 {
     struct dmt_ws *ws = app_ws_get(a);
@@ -448,8 +498,8 @@ static void fail_waiters(struct app *a)
     }
 }
 
-/* The order: first whoever gives work (commands, kernel), then whoever decides (lease), then the workspace, whose gate still asks lease and
- * replica while it closes; these two last. */
+/* The order: first whoever gives work (commands, kernel), then whoever decides (lease), then the
+ * workspace, whose gate still asks lease and replica while it closes; these two last. */
 static void stop_all(struct app *a)
 {
     struct dmt_err err = {0};
@@ -507,7 +557,8 @@ int main(int argc, char **argv)
     if (rc != 0) {
         dmt_error("cannot start %s: %s", a->name, err.msg);
         if (a->holder_fd >= 0)
-            mount_say(a, DMT_HP_FAILED, rc == DMT_E_CONFIG || rc == -EINVAL ? 1 : 32, err.msg[0] ? err.msg : dmt_strerror(rc), err.hint);
+            mount_say(a, DMT_HP_FAILED, rc == DMT_E_CONFIG || rc == -EINVAL ? 1 : 32,
+                      err.msg[0] ? err.msg : dmt_strerror(rc), err.hint);
         a->exit_code = 1;
     } else {
         main_loop(a);

@@ -1,5 +1,5 @@
-/* dumontfs.h: the workspace process from inside (L4). It assembles journal, store, workspace, FUSE, replica, archive and lease into one
- * program; it holds no rule of its own, it only translates what one part says into what another understands.
+/* dumontfs.h: the workspace process from inside (L4). It assembles journal, store, workspace, FUSE, replica, archive and lease
+ * into one program; it holds no rule of its own, it only translates what one part says into what another understands.
  *
  *   dumontfs.c           main: arguments, opening, the main queue, stopping
  *   dumontfs_mount.c     the holder's channel: mount, serve, unmount
@@ -10,10 +10,12 @@
  *   dumontfs_verbs.c     its commands
  *   dumontfs_status.c    status as JSON
  *
- * Threads: `main` runs posted work one by one (mounting, promotion, resync, stopping): everything that changes which parts exist happens there.
- * Main reads what it alone changes as it likes; how other threads reach a part:
- *   ws                 may be away while a resync replaces it: app_ws_get/app_ws_put (parts that hold a pointer of their own are stopped before it goes)
- *   fuse, archiver     come and go with the role: parts_lock held for reading during the use (it prefers readers: a use may be long, and may nest in any lock)
+ * Threads: `main` runs posted work one by one (mounting, promotion, resync, stopping): everything that changes which parts exist
+ * happens there. Main reads what it alone changes as it likes; how other threads reach a part:
+ *   ws                 may be away while a resync replaces it: app_ws_get/app_ws_put (parts that hold a pointer of their own are
+ *                      stopped before it goes)
+ *   fuse, archiver     come and go with the role: parts_lock held for reading during the use (it prefers readers: a use may be
+ *                      long, and may nest in any lock)
  *   replica            made before anything asks for it, freed when every thread that may ask is gone: no lock
  *   lease, pool, ...   made before any other thread, freed after them
  */
@@ -110,7 +112,8 @@ bool app_archive_flush(struct app *a);
 
 /* dumontfs_mount.c */
 int mount_start(struct app *a, struct dmt_err *err); /* reader thread of the holder's channel */
-void mount_try(struct app *a, void *unused);         /* main: asks the holder to mount if we hold the workspace and it is not mounted */
+/* main: asks the holder to mount if we hold the workspace and it is not mounted */
+void mount_try(struct app *a, void *unused);
 void mount_undo(struct app *a);                      /* main: stop serving, ask the holder to unmount */
 void mount_drain(struct app *a);                     /* waits until everything so far may be acknowledged, at most 30 s */
 void mount_say(struct app *a, enum dmt_hp_type type, int code, const char *text, const char *hint);

@@ -1,9 +1,12 @@
-/* dumontfs_control.c: the control socket RUN/NAME.sock: one JSON value a line in, progress lines and one result or error line out
- * (docs/formats.md "Control socket"). Only root may connect (file mode 0600).
+/* dumontfs_control.c: the control socket RUN/NAME.sock: one JSON value a line in, progress lines
+ * and one result or error line out (docs/formats.md "Control socket"). Only root may connect (file
+ * mode 0600).
  *
- * Happy path: accept thread -> a thread per connection (at most CONNECTIONS_MAX) -> verbs_run -> answer -> next line. Failure: a line that is not a JSON
- * object with "cmd" gets an error answer; a client that goes away ends its connection, not the command's effect.
- * Threads: `control` accepts; each connection has its own thread, because commands wait (flush, rollback, handover).
+ * Happy path: accept thread -> a thread per connection (at most CONNECTIONS_MAX) -> verbs_run ->
+ * answer -> next line. Failure: a line that is not a JSON object with "cmd" gets an error answer; a
+ * client that goes away ends its connection, not the command's effect.
+ * Threads: `control` accepts; each connection has its own thread, because commands wait (flush,
+ * rollback, handover).
  */
 #include <fcntl.h>
 #include <poll.h>
@@ -55,7 +58,8 @@ static int send_line(int fd, const json_t *v)
 
 void control_progress(struct control *c, const char *what, uint64_t done, uint64_t total)
 {
-    json_t *v = json_pack("{s:{s:s, s:I, s:I}}", "progress", "what", what, "done", (json_int_t)done, "total", (json_int_t)total);
+    json_t *v = json_pack("{s:{s:s, s:I, s:I}}", "progress", "what", what, "done", (json_int_t)done,
+                          "total", (json_int_t)total);
     send_line(c->fd, v);
     json_decref(v);
 }
@@ -73,8 +77,8 @@ static void answer(struct control *c, const char *line, size_t len)
     if (res)
         out = json_pack("{s:o}", "result", res);
     else
-        out = json_pack("{s:{s:i, s:s, s:s}}", "error", "code", err.code ? err.code : -EIO, "message",
-                        err.msg[0] ? err.msg : dmt_strerror(err.code), "hint", err.hint);
+        out = json_pack("{s:{s:i, s:s, s:s}}", "error", "code", err.code ? err.code : -EIO,
+                        "message", err.msg[0] ? err.msg : dmt_strerror(err.code), "hint", err.hint);
     send_line(c->fd, out);
     json_decref(out);
     json_decref(req);
@@ -139,7 +143,8 @@ static void *accepting(void *arg)
 {
     struct app *a = arg;
     for (;;) {
-        struct pollfd p[2] = {{.fd = a->control_fd, .events = POLLIN}, {.fd = stop_pipe[0], .events = POLLIN}};
+        struct pollfd p[2] = {{.fd = a->control_fd, .events = POLLIN},
+                              {.fd = stop_pipe[0], .events = POLLIN}};
         if (poll(p, 2, -1) < 0 && errno != EINTR)
             break;
         if (p[1].revents)
@@ -159,21 +164,25 @@ int control_start(struct app *a, struct dmt_err *err)
     int rc = dmt_io_mkdirs(dmt_io_real(), dmt_dir_run(), 0755);
     if (rc != 0)
         return dmt_err_set(err, rc, "cannot make %s: %s", dmt_dir_run(), dmt_strerror(rc));
-    if (snprintf(a->control_path, sizeof a->control_path, "%s/%s.sock", dmt_dir_run(), a->name) >= (int)sizeof sa.sun_path)
-        return dmt_err_set(err, -ENAMETOOLONG, "the path of the control socket is too long: %s/%s.sock", dmt_dir_run(), a->name);
+    if (snprintf(a->control_path, sizeof a->control_path, "%s/%s.sock", dmt_dir_run(), a->name) >=
+        (int)sizeof sa.sun_path)
+        return dmt_err_set(err, -ENAMETOOLONG,
+                           "the path of the control socket is too long: %s/%s.sock", dmt_dir_run(),
+                           a->name);
     snprintf(sa.sun_path, sizeof sa.sun_path, "%s", a->control_path);
     unlink(a->control_path); /* the store's lock says that no other process serves this workspace */
     a->control_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     mode_t old = umask(0177);
-    rc = a->control_fd >= 0 && bind(a->control_fd, (struct sockaddr *)&sa, sizeof sa) == 0 && listen(a->control_fd, 64) == 0 &&
-                 pipe2(stop_pipe, O_CLOEXEC) == 0
+    rc = a->control_fd >= 0 && bind(a->control_fd, (struct sockaddr *)&sa, sizeof sa) == 0 &&
+                 listen(a->control_fd, 64) == 0 && pipe2(stop_pipe, O_CLOEXEC) == 0
              ? 0
              : -errno;
     umask(old);
     if (rc == 0)
         rc = dmt_thread_start(&accept_thread, "control", accepting, a);
     if (rc != 0)
-        return dmt_err_set(err, rc, "cannot serve the control socket %s: %s", a->control_path, dmt_strerror(rc));
+        return dmt_err_set(err, rc, "cannot serve the control socket %s: %s", a->control_path,
+                           dmt_strerror(rc));
     return 0;
 }
 
@@ -189,7 +198,7 @@ void control_stop(struct app *a)
     /* Whoever waits for a line reads the end; what runs can still be answered. */
     pthread_mutex_lock(&lock);
     DMT_LIST_EACH(n, tmp, &connections)
-        shutdown(DMT_CONTAINER(n, struct control, node)->fd, SHUT_RD);
+    shutdown(DMT_CONTAINER(n, struct control, node)->fd, SHUT_RD);
     pthread_mutex_unlock(&lock);
 }
 

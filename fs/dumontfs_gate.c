@@ -1,5 +1,6 @@
-/* dumontfs_gate.c: "may I acknowledge?", answered from lease and replica. Every method is a few loads: they run on the FUSE reader and under the
- * workspace's ack lock. The lease says who may write; the replica says what is durable there; lag_max slows plain calls. Threads: any.
+/* dumontfs_gate.c: "may I acknowledge?", answered from lease and replica. Every method is a few
+ * loads: they run on the FUSE reader and under the workspace's ack lock. The lease says who may
+ * write; the replica says what is durable there; lag_max slows plain calls. Threads: any.
  */
 #include "fs/dumontfs.h"
 
@@ -13,8 +14,10 @@ static int plain(void *ctx)
 {
     struct app *a = ctx;
     int rc = dmt_lease_plain(a->lease);
-    /* A slow standby slows the writers instead of letting the unacknowledged tail grow; alone there is nobody to wait for. */
-    if (rc == 0 && a->replica && dmt_lease_dual(a->lease) && dmt_replica_unacked_bytes(a->replica) > a->lag_max)
+    /* A slow standby slows the writers instead of letting the unacknowledged tail grow; alone there
+     * is nobody to wait for. */
+    if (rc == 0 && a->replica && dmt_lease_dual(a->lease) &&
+        dmt_replica_unacked_bytes(a->replica) > a->lag_max)
         rc = 1;
     return waits(a, rc);
 }
@@ -28,7 +31,8 @@ static int begin(void *ctx)
 static int sync_gate(void *ctx, uint64_t seq, uint64_t ino, uint64_t ref_seq)
 {
     struct app *a = ctx;
-    if (a->replica && a->level != DMT_SYNC_LOCAL && dmt_lease_dual(a->lease) && ref_seq != 0 && !dmt_replica_have(a->replica, ino, ref_seq))
+    if (a->replica && a->level != DMT_SYNC_LOCAL && dmt_lease_dual(a->lease) && ref_seq != 0 &&
+        !dmt_replica_have(a->replica, ino, ref_seq))
         return waits(a, 1);
     return waits(a, dmt_lease_sync(a->lease, seq));
 }
@@ -54,6 +58,11 @@ static uint64_t peer_free(void *ctx)
 
 void gate_init(struct app *a)
 {
-    a->gate = (struct dmt_gate){.ctx = a, .plain = plain, .begin = begin, .sync = sync_gate, .appended = appended, .stable = stable,
+    a->gate = (struct dmt_gate){.ctx = a,
+                                .plain = plain,
+                                .begin = begin,
+                                .sync = sync_gate,
+                                .appended = appended,
+                                .stable = stable,
                                 .peer_free = peer_free};
 }

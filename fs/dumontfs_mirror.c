@@ -1,8 +1,11 @@
-/* dumontfs_mirror.c: makes one workspace's tree equal to another's by ordinary operations (so each change is a journaled, replicated record).
+/* dumontfs_mirror.c: makes one workspace's tree equal to another's by ordinary operations (so each
+ * change is a journaled, replicated record).
  *
- * Happy path: walk both directories together; what is here only goes, what is there only is made, the rest is compared. An inode with the same number and the
- * same version (epoch, seq) is equal: both come from one history. Content that differs is copied block by block. Failure: the first
- * error ends it; what was changed stays changed, and the snapshot taken before undoes it. Thread: the caller's, no lock held.
+ * Happy path: walk both directories together; what is here only goes, what is there only is made,
+ * the rest is compared. An inode with the same number and the same version (epoch, seq) is equal:
+ * both come from one history. Content that differs is copied block by block. Failure: the first
+ * error ends it; what was changed stays changed, and the snapshot taken before undoes it. Thread:
+ * the caller's, no lock held.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,7 +20,8 @@ struct names {
     int err;
 };
 
-static int names_add(void *ctx, const char *name, uint64_t node, uint32_t type, uint64_t cookie, const struct dmt_attr *at)
+static int names_add(void *ctx, const char *name, uint64_t node, uint32_t type, uint64_t cookie,
+                     const struct dmt_attr *at)
 {
     struct names *l = ctx;
     (void)node;
@@ -44,7 +48,9 @@ static void touched(struct mirror *m, uint64_t ino)
         size_t cap = m->inos_cap ? 2 * m->inos_cap : 256;
         uint64_t *v = realloc(m->inos, cap * sizeof *v);
         if (!v)
-            return; /* the epoch bump makes the kernel look names up again; attributes may be stale until then */
+            /* the epoch bump makes the kernel look names up again; attributes may be stale until
+             * then */
+            return;
         m->inos = v;
         m->inos_cap = cap;
     }
@@ -67,7 +73,7 @@ static int version(struct dmt_ws *ws, uint64_t ino, struct dmt_inode *ret)
     return rc;
 }
 
-/* --- removing ---------------------------------------------------------------------------------------------------------------- */
+/* --- removing --------------------------------------------------------------------------------- */
 static int remove_tree(struct mirror *m, uint64_t parent, const char *name, const char *path)
 {
     struct dmt_attr at;
@@ -91,7 +97,7 @@ static int remove_tree(struct mirror *m, uint64_t parent, const char *name, cons
     return rc == 0 && !m->dry ? dmt_ws_unlink(m->dst, &op, parent, name, dir) : rc;
 }
 
-/* --- content, attributes -------------------------------------------------------------------------------------------------------- */
+/* --- content, attributes ---------------------------------------------------------------------- */
 static int copy_content(struct mirror *m, uint64_t src, uint64_t dst, uint64_t size)
 {
     uint8_t *a = malloc(CHUNK), *b = malloc(CHUNK);
@@ -101,7 +107,8 @@ static int copy_content(struct mirror *m, uint64_t src, uint64_t dst, uint64_t s
     int rc = a && b ? dmt_ws_setattr(m->dst, &op, dst, &cut, &at) : -ENOMEM;
     for (uint64_t off = 0; rc == 0 && off < size; off += CHUNK) {
         size_t want = size - off < CHUNK ? (size_t)(size - off) : CHUNK;
-        ssize_t n = dmt_ws_read(m->src, src, a, want, off, false), k = dmt_ws_read(m->dst, dst, b, want, off, false);
+        ssize_t n = dmt_ws_read(m->src, src, a, want, off, false),
+                k = dmt_ws_read(m->dst, dst, b, want, off, false);
         if (n < 0 || k < 0)
             rc = (int)(n < 0 ? n : k);
         else if (n != k || memcmp(a, b, (size_t)n) != 0)
@@ -144,19 +151,25 @@ static int copy_attrs(struct mirror *m, const struct dmt_attr *src, uint64_t dst
 {
     struct dmt_op op = {0};
     struct dmt_attr at;
-    struct dmt_setattr sa = {.mask = DMT_SET_MODE | DMT_SET_UID | DMT_SET_GID | DMT_SET_ATIME | DMT_SET_MTIME, .mode = src->st.st_mode & 07777,
-                             .uid = src->st.st_uid, .gid = src->st.st_gid, .atime = ns(src->st.st_atim), .mtime = ns(src->st.st_mtim)};
+    struct dmt_setattr sa = {.mask = DMT_SET_MODE | DMT_SET_UID | DMT_SET_GID | DMT_SET_ATIME |
+                                     DMT_SET_MTIME,
+                             .mode = src->st.st_mode & 07777,
+                             .uid = src->st.st_uid,
+                             .gid = src->st.st_gid,
+                             .atime = ns(src->st.st_atim),
+                             .mtime = ns(src->st.st_mtim)};
     int rc = copy_xattrs(m, src->node, dst);
     return rc == 0 ? dmt_ws_setattr(m->dst, &op, dst, &sa, &at) : rc;
 }
 
 static bool same_attrs(const struct stat *a, const struct stat *b)
 {
-    return a->st_mode == b->st_mode && a->st_uid == b->st_uid && a->st_gid == b->st_gid && ns(a->st_mtim) == ns(b->st_mtim) &&
-           (S_ISDIR(a->st_mode) || a->st_size == b->st_size) && a->st_rdev == b->st_rdev;
+    return a->st_mode == b->st_mode && a->st_uid == b->st_uid && a->st_gid == b->st_gid &&
+           ns(a->st_mtim) == ns(b->st_mtim) && (S_ISDIR(a->st_mode) || a->st_size == b->st_size) &&
+           a->st_rdev == b->st_rdev;
 }
 
-/* --- making and comparing -------------------------------------------------------------------------------------------------------- */
+/* --- making and comparing --------------------------------------------------------------------- */
 static uint64_t *link_of(struct mirror *m, uint64_t src)
 {
     for (size_t i = 0; i < m->links_n; i++)
@@ -177,7 +190,8 @@ static uint64_t *link_of(struct mirror *m, uint64_t src)
 
 static int mirror_dir(struct mirror *m, uint64_t src, uint64_t dst, const char *path);
 
-static int make(struct mirror *m, const struct dmt_attr *s, uint64_t parent, const char *name, const char *path)
+static int make(struct mirror *m, const struct dmt_attr *s, uint64_t parent, const char *name,
+                const char *path)
 {
     struct dmt_op op = {.uid = s->st.st_uid, .gid = s->st.st_gid};
     struct dmt_attr at;
@@ -190,7 +204,8 @@ static int make(struct mirror *m, const struct dmt_attr *s, uint64_t parent, con
         return dmt_ws_link(m->dst, &op, *first, parent, name, &at);
     int rc = S_ISLNK(s->st.st_mode) ? dmt_ws_readlink(m->src, s->node, target) : 0;
     if (rc == 0)
-        rc = dmt_ws_make(m->dst, &op, parent, name, s->st.st_mode, (uint32_t)s->st.st_rdev, target[0] ? target : NULL, &at);
+        rc = dmt_ws_make(m->dst, &op, parent, name, s->st.st_mode, (uint32_t)s->st.st_rdev,
+                         target[0] ? target : NULL, &at);
     if (rc != 0)
         return rc;
     if (first)
@@ -203,13 +218,15 @@ static int make(struct mirror *m, const struct dmt_attr *s, uint64_t parent, con
     return rc == 0 ? copy_attrs(m, s, at.node) : rc;
 }
 
-static int compare(struct mirror *m, const struct dmt_attr *s, const struct dmt_attr *d, const char *path)
+static int compare(struct mirror *m, const struct dmt_attr *s, const struct dmt_attr *d,
+                   const char *path)
 {
     struct dmt_inode a, b;
     uint64_t *first = s->st.st_nlink > 1 && !S_ISDIR(s->st.st_mode) ? link_of(m, s->node) : NULL;
     if (first)
         *first = d->node;
-    bool same = s->node == d->node && version(m->src, s->node, &a) == 0 && version(m->dst, d->node, &b) == 0 && a.epoch == b.epoch && a.seq == b.seq;
+    bool same = s->node == d->node && version(m->src, s->node, &a) == 0 &&
+                version(m->dst, d->node, &b) == 0 && a.epoch == b.epoch && a.seq == b.seq;
     int rc = 0;
     if (S_ISDIR(s->st.st_mode) && !same)
         rc = mirror_dir(m, s->node, d->node, path);
@@ -227,14 +244,16 @@ static int compare(struct mirror *m, const struct dmt_attr *s, const struct dmt_
     return rc == 0 && !m->dry ? copy_attrs(m, s, d->node) : rc;
 }
 
-static int mirror_entry(struct mirror *m, uint64_t src, uint64_t dst, const char *name, const char *path)
+static int mirror_entry(struct mirror *m, uint64_t src, uint64_t dst, const char *name,
+                        const char *path)
 {
     struct dmt_attr s, d;
     int has_s = dmt_ws_lookup(m->src, src, name, &s), has_d = dmt_ws_lookup(m->dst, dst, name, &d);
     int rc = 0;
     if (has_s != 0 && has_s != -ENOENT)
         return has_s;
-    if (has_d == 0 && (has_s != 0 || (s.st.st_mode & S_IFMT) != (d.st.st_mode & S_IFMT) || (S_ISLNK(s.st.st_mode) && s.node != d.node))) {
+    if (has_d == 0 && (has_s != 0 || (s.st.st_mode & S_IFMT) != (d.st.st_mode & S_IFMT) ||
+                       (S_ISLNK(s.st.st_mode) && s.node != d.node))) {
         rc = remove_tree(m, dst, name, path);
         has_d = -ENOENT;
     }

@@ -1,7 +1,8 @@
 /* dumontfs_past.c: `rollback --to TIME` and `heal`: see dumontfs_past.h.
  *
- * Happy path of --to: archive -> scratch store in STORE/scratch -> open it beside the live one -> automatic snapshot -> mirror -> tell the kernel. Failure before the
- * snapshot changes nothing; after it, the snapshot brings everything back. Thread: the control connection's.
+ * Happy path of --to: archive -> scratch store in STORE/scratch -> open it beside the live one ->
+ * automatic snapshot -> mirror -> tell the kernel. Failure before the snapshot changes nothing;
+ * after it, the snapshot brings everything back. Thread: the control connection's.
  */
 #include "fs/dumontfs_past.h"
 
@@ -30,7 +31,7 @@ void remove_path(const char *path)
         dmt_warn("cannot remove %s: %s", path, strerror(errno));
 }
 
-/* --- rollback --to ---------------------------------------------------------------------------------------------------------- */
+/* --- rollback --to ---------------------------------------------------------------------------- */
 struct around {
     uint64_t t;
     struct dmt_snapshot before, after;
@@ -50,18 +51,27 @@ static int no_archive(struct app *a, struct dmt_ws *ws, uint64_t t, struct dmt_e
 {
     struct around x = {.t = t};
     dmt_ws_snap_each(ws, nearest, &x);
-    dmt_err_set(err, DMT_E_CONFIG, "%s has no archive: only snapshots can be rolled back to", a->name);
-    return dmt_err_hint(err, "Nearest before: %s. Nearest after: %s.", x.before.name[0] ? x.before.name : "none", x.after.name[0] ? x.after.name : "none");
+    dmt_err_set(err, DMT_E_CONFIG, "%s has no archive: only snapshots can be rolled back to",
+                a->name);
+    return dmt_err_hint(err, "Nearest before: %s. Nearest after: %s.",
+                        x.before.name[0] ? x.before.name : "none",
+                        x.after.name[0] ? x.after.name : "none");
 }
 
-static int open_scratch(const char *dir, struct dmt_ws **ret, struct dmt_pool **pool, struct dmt_err *err)
+static int open_scratch(const char *dir, struct dmt_ws **ret, struct dmt_pool **pool,
+                        struct dmt_err *err)
 {
     int rc = dmt_pool_new(pool, "scratch", 1, 64);
-    struct dmt_ws_conf wc = {.io = dmt_io_real(), .clock = dmt_clock_real(), .dir = dir, .gate = dmt_gate_open(), .pool = *pool};
+    struct dmt_ws_conf wc = {.io = dmt_io_real(),
+                             .clock = dmt_clock_real(),
+                             .dir = dir,
+                             .gate = dmt_gate_open(),
+                             .pool = *pool};
     return rc == 0 ? dmt_ws_open(ret, &wc, err) : rc;
 }
 
-static int mirror_all(struct app *a, struct dmt_ws *ws, struct dmt_ws *past, struct dmt_rollback *rb, struct dmt_err *err)
+static int mirror_all(struct app *a, struct dmt_ws *ws, struct dmt_ws *past,
+                      struct dmt_rollback *rb, struct dmt_err *err)
 {
     struct mirror m = {.dst = ws, .src = past, .fn = rb->fn, .ctx = rb->ctx, .dry = rb->dry_run};
     int rc = 0;
@@ -80,7 +90,8 @@ static int mirror_all(struct app *a, struct dmt_ws *ws, struct dmt_ws *past, str
     return rc;
 }
 
-int rollback_to_time(struct app *a, struct dmt_ws *ws, const char *to, struct dmt_rollback *rb, struct dmt_err *err)
+int rollback_to_time(struct app *a, struct dmt_ws *ws, const char *to, struct dmt_rollback *rb,
+                     struct dmt_err *err)
 {
     const struct dmt_clock *clk = dmt_clock_real();
     uint64_t now = clk->realtime_ns(clk->ctx), t;
@@ -104,7 +115,8 @@ int rollback_to_time(struct app *a, struct dmt_ws *ws, const char *to, struct dm
         rc = open_scratch(dir, &past, &pool, err);
     if (rc == 0 && !rb->dry_run) {
         mount_flush_mmap(a);
-        snprintf(rb->saved_as, sizeof rb->saved_as, "before-rollback-%s", dmt_time_format(now, when));
+        snprintf(rb->saved_as, sizeof rb->saved_as, "before-rollback-%s",
+                 dmt_time_format(now, when));
         rc = dmt_ws_snap_create(ws, rb->saved_as, "taken by itself before a rollback", &saved, err);
     }
     if (rc == 0)
@@ -116,7 +128,7 @@ int rollback_to_time(struct app *a, struct dmt_ws *ws, const char *to, struct dm
     return rc;
 }
 
-/* --- heal ----------------------------------------------------------------------------------------------------------------------- */
+/* --- heal ------------------------------------------------------------------------------------- */
 struct report {
     uint64_t ino;
     bool found;
@@ -163,7 +175,8 @@ static int copy_in(struct dmt_ws *ws, uint64_t ino, const char *file)
     struct dmt_op op = {0};
     struct dmt_attr at;
     struct stat st;
-    int fd = open(file, O_RDONLY | O_CLOEXEC), rc = buf && fd >= 0 && fstat(fd, &st) == 0 ? 0 : -EIO;
+    int fd = open(file, O_RDONLY | O_CLOEXEC),
+        rc = buf && fd >= 0 && fstat(fd, &st) == 0 ? 0 : -EIO;
     struct dmt_setattr cut = {.mask = DMT_SET_SIZE};
     if (rc == 0)
         rc = dmt_ws_setattr(ws, &op, ino, &cut, &at);
@@ -177,7 +190,9 @@ static int copy_in(struct dmt_ws *ws, uint64_t ino, const char *file)
         off += (uint64_t)n;
     }
     if (rc == 0) {
-        struct dmt_setattr times = {.mask = DMT_SET_MTIME, .mtime = (uint64_t)st.st_mtim.tv_sec * DMT_S + (uint64_t)st.st_mtim.tv_nsec};
+        struct dmt_setattr times = {.mask = DMT_SET_MTIME,
+                                    .mtime = (uint64_t)st.st_mtim.tv_sec * DMT_S +
+                                             (uint64_t)st.st_mtim.tv_nsec};
         rc = dmt_ws_setattr(ws, &op, ino, &times, &at);
     }
     if (fd >= 0)
@@ -186,7 +201,8 @@ static int copy_in(struct dmt_ws *ws, uint64_t ino, const char *file)
     return rc;
 }
 
-int heal_file(struct app *a, struct dmt_ws *ws, const char *path, char *text, size_t size, struct dmt_err *err)
+int heal_file(struct app *a, struct dmt_ws *ws, const char *path, char *text, size_t size,
+              struct dmt_err *err)
 {
     struct report rep = {0};
     struct dmt_attr at;
@@ -202,7 +218,8 @@ int heal_file(struct app *a, struct dmt_ws *ws, const char *path, char *text, si
         return dmt_err_hint(err, "`dumont log %s --incomplete` lists the files that are.", a->name);
     }
     if ((uint64_t)at.st.st_size != rep.size) {
-        dmt_err_set(err, -EEXIST, "%s has been changed since it was found incomplete: it is left alone", path);
+        dmt_err_set(err, -EEXIST,
+                    "%s has been changed since it was found incomplete: it is left alone", path);
         return dmt_err_hint(err, "The bytes are in the branch: dumont snapshot list %s", a->name);
     }
     snprintf(dir, sizeof dir, "%s/scratch-heal", a->store_dir);
@@ -211,7 +228,9 @@ int heal_file(struct app *a, struct dmt_ws *ws, const char *path, char *text, si
     if (!t.from[0]) {
         remove_path(dir);
         dmt_err_set(err, -ENOENT, "no branch on this machine has the bytes of %s", path);
-        return dmt_err_hint(err, "The machine that wrote them keeps them: when it is back, hand the workspace over to it and heal there.");
+        return dmt_err_hint(
+            err,
+            "The machine that wrote them keeps them: when it is back, hand the workspace over to it and heal there.");
     }
     rc = copy_in(ws, rep.ino, t.file);
     remove_path(dir);

@@ -1,5 +1,6 @@
-/* dumontfs_peer.c: what the replica reports about the other machine, told to the lease. Pure translation: every line here is one fact in the
- * replica's words put into the lease's. Threads: the ops run on the loop thread; they only call functions that return at once.
+/* dumontfs_peer.c: what the replica reports about the other machine, told to the lease. Pure
+ * translation: every line here is one fact in the replica's words put into the lease's. Threads:
+ * the ops run on the loop thread; they only call functions that return at once.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,7 +21,8 @@ static void peer_down(void *ctx, const char *why)
     dmt_lease_peer_down(a->lease);
 }
 
-static void peer_acked(void *ctx, const uint8_t store_id[16], uint64_t epoch, uint64_t durable, uint64_t whole)
+static void peer_acked(void *ctx, const uint8_t store_id[16], uint64_t epoch, uint64_t durable,
+                       uint64_t whole)
 {
     struct app *a = ctx;
     atomic_store(&a->peer_durable, durable);
@@ -32,7 +34,8 @@ static void pair_ready(void *ctx, const uint8_t store_id[16], uint64_t epoch, ui
 {
     struct app *a = ctx;
     (void)store_id;
-    dmt_info("the standby is equal at position %llu of epoch %u.%u", (unsigned long long)seq, DMT_EPOCH_MAJOR(epoch), DMT_EPOCH_MINOR(epoch));
+    dmt_info("the standby is equal at position %llu of epoch %u.%u", (unsigned long long)seq,
+             DMT_EPOCH_MAJOR(epoch), DMT_EPOCH_MINOR(epoch));
     (void)a;
 }
 
@@ -41,7 +44,8 @@ static void changed(void *ctx)
     roles_ops.gate_changed(ctx);
 }
 
-static void peer_epoch(void *ctx, const struct dmt_replica_peer *p, uint64_t epoch, bool alone, uint64_t switch_seq, uint64_t tail_seq)
+static void peer_epoch(void *ctx, const struct dmt_replica_peer *p, uint64_t epoch, bool alone,
+                       uint64_t switch_seq, uint64_t tail_seq)
 {
     struct app *a = ctx;
     dmt_lease_peer_epoch(a->lease, p->node, p->store_id, epoch, alone, switch_seq, tail_seq);
@@ -50,7 +54,8 @@ static void peer_epoch(void *ctx, const struct dmt_replica_peer *p, uint64_t epo
 static void following(void *ctx, uint64_t epoch, uint64_t seq)
 {
     struct app *a = ctx;
-    dmt_info("following epoch %u.%u from position %llu", DMT_EPOCH_MAJOR(epoch), DMT_EPOCH_MINOR(epoch), (unsigned long long)seq);
+    dmt_info("following epoch %u.%u from position %llu", DMT_EPOCH_MAJOR(epoch),
+             DMT_EPOCH_MINOR(epoch), (unsigned long long)seq);
     roles_following(a);
 }
 
@@ -73,7 +78,8 @@ static void resync_ordered(void *ctx, uint64_t epoch, bool alone)
     dmt_lease_resync_ordered(a->lease, epoch, alone);
 }
 
-static void resync_imported(void *ctx, int err, const struct dmt_pos *pos, const uint8_t lineage[16], const char *why)
+static void resync_imported(void *ctx, int err, const struct dmt_pos *pos,
+                            const uint8_t lineage[16], const char *why)
 {
     (void)pos;
     (void)lineage; /* it is in the store's identity now */
@@ -101,10 +107,21 @@ static void event(void *ctx, const char *kind, const char *text)
     roles_ops.event(ctx, kind, text);
 }
 
-static const struct dmt_replica_ops ops = {.peer_up = peer_up, .peer_down = peer_down, .peer_acked = peer_acked, .pair_ready = pair_ready, .changed = changed,
-                                           .peer_epoch = peer_epoch, .following = following, .higher_epoch = higher_epoch,
-                                           .resync_needed = resync_needed, .resync_ordered = resync_ordered, .resync_imported = resync_imported,
-                                           .fetched = fetched, .ping_accepted = ping_accepted, .failed = failed, .event = event};
+static const struct dmt_replica_ops ops = {.peer_up = peer_up,
+                                           .peer_down = peer_down,
+                                           .peer_acked = peer_acked,
+                                           .pair_ready = pair_ready,
+                                           .changed = changed,
+                                           .peer_epoch = peer_epoch,
+                                           .following = following,
+                                           .higher_epoch = higher_epoch,
+                                           .resync_needed = resync_needed,
+                                           .resync_ordered = resync_ordered,
+                                           .resync_imported = resync_imported,
+                                           .fetched = fetched,
+                                           .ping_accepted = ping_accepted,
+                                           .failed = failed,
+                                           .event = event};
 
 int peer_start(struct app *a, struct dmt_err *err)
 {
@@ -118,10 +135,19 @@ int peer_start(struct app *a, struct dmt_err *err)
     int rc = dmt_loop_new(&a->loop);
     if (rc != 0)
         return dmt_err_set(err, rc, "cannot start the loop thread: %s", dmt_strerror(rc));
-    struct dmt_replica_conf rc_conf = {.clock = dmt_clock_real(), .io = dmt_io_real(), .loop = a->loop, .workspace = a->name, .node = a->node,
-                                       .listen_host = *listen_host ? listen_host : NULL, .listen_port = listen_port,
-                                       .dial_host = *dial_host ? dial_host : NULL, .dial_port = dial_port,
-                                       .peer_node = dmt_conf_get(a->conf, "peer"), .tls = a->tls, .ops = &ops, .ctx = a};
+    struct dmt_replica_conf rc_conf = {.clock = dmt_clock_real(),
+                                       .io = dmt_io_real(),
+                                       .loop = a->loop,
+                                       .workspace = a->name,
+                                       .node = a->node,
+                                       .listen_host = *listen_host ? listen_host : NULL,
+                                       .listen_port = listen_port,
+                                       .dial_host = *dial_host ? dial_host : NULL,
+                                       .dial_port = dial_port,
+                                       .peer_node = dmt_conf_get(a->conf, "peer"),
+                                       .tls = a->tls,
+                                       .ops = &ops,
+                                       .ctx = a};
     memcpy(rc_conf.store_id, a->ident.store_id, 16);
     memcpy(rc_conf.lineage, a->ident.lineage, 16);
     struct dmt_replica *r = NULL;
@@ -129,7 +155,8 @@ int peer_start(struct app *a, struct dmt_err *err)
         return rc;
     a->replica = r;
     dmt_replica_set_ws(r, a->ws);
-    dmt_replica_set_role(r, roles_is_holder(a) ? DMT_REPLICA_START : DMT_REPLICA_RECEIVER, 0, false, dmt_lease_seen(a->lease));
+    dmt_replica_set_role(r, roles_is_holder(a) ? DMT_REPLICA_START : DMT_REPLICA_RECEIVER, 0, false,
+                         dmt_lease_seen(a->lease));
     return 0;
 }
 
@@ -137,7 +164,8 @@ void peer_quiet(struct app *a)
 {
     if (!a->replica)
         return;
-    dmt_replica_set_role(a->replica, DMT_REPLICA_NONE, 0, false, 0); /* drops the connection, greets nobody */
+    /* drops the connection, greets nobody */
+    dmt_replica_set_role(a->replica, DMT_REPLICA_NONE, 0, false, 0);
     dmt_replica_set_ws(a->replica, NULL);
 }
 
@@ -157,5 +185,6 @@ bool app_peer_has(struct app *a, uint64_t seq)
     if (!a->replica)
         return false;
     dmt_replica_status(a->replica, &s);
-    return s.connected && s.role == DMT_REPLICA_SENDER && s.durable >= seq && s.whole >= seq && s.applied >= seq;
+    return s.connected && s.role == DMT_REPLICA_SENDER && s.durable >= seq && s.whole >= seq &&
+           s.applied >= seq;
 }

@@ -1,7 +1,10 @@
-/* dumontfs_roles.c: what the lease decides, done: epochs opened, promotion, losing, resync, fetch, handover.
+/* dumontfs_roles.c: what the lease decides, done: epochs opened, promotion, losing, resync, fetch,
+ * handover.
  *
- * The ops marked [io] come on the lease's io thread in the order of its decisions. What may take long, or changes which parts exist, is posted to the
- * main thread; a handover's waiting runs on the pool. Failure of a step goes back to the lease (…_done with an error), which knows what follows.
+ * The ops marked [io] come on the lease's io thread in the order of its decisions. What may take
+ * long, or changes which parts exist, is posted to the main thread; a handover's waiting runs on
+ * the pool. Failure of a step goes back to the lease (…_done with an error), which knows what
+ * follows.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,7 +12,8 @@
 #include "fs/base/log.h"
 #include "fs/dumontfs_past.h"
 
-#define JOURNAL_KEEP_BYTES (1ull << 30) /* kept for a standby that is away, or on a standby for the archive of its later epoch */
+/* kept for a standby that is away, or on a standby for the archive of its later epoch */
+#define JOURNAL_KEEP_BYTES (1ull << 30)
 #define PRECOPY_MS         600000
 #define FROZEN_MS          10000
 
@@ -52,11 +56,14 @@ void roles_say_standby(struct app *a)
         return;
     }
     snprintf(epoch, sizeof epoch, "%u", DMT_EPOCH_MAJOR(s.seen));
-    snprintf(text, sizeof text, "%s is held by %s since epoch %s; standby started here", a->name, s.holder_node[0] ? s.holder_node : "another machine", epoch);
-    mount_say(a, DMT_HP_READY, 32, text, "It mounts here by itself if that machine is lost; `dumont handover` there moves it now.");
+    snprintf(text, sizeof text, "%s is held by %s since epoch %s; standby started here", a->name,
+             s.holder_node[0] ? s.holder_node : "another machine", epoch);
+    mount_say(
+        a, DMT_HP_READY, 32, text,
+        "It mounts here by itself if that machine is lost; `dumont handover` there moves it now.");
 }
 
-/* --- retention: called every second on main ------------------------------------------------------------------------------------ */
+/* --- retention: called every second on main --------------------------------------------------- */
 uint64_t roles_commit(struct app *a)
 {
     struct dmt_ws *ws = app_ws_get(a);
@@ -77,7 +84,8 @@ static void retain(struct app *a)
     bool full = s.journal.bytes > JOURNAL_KEEP_BYTES;
     if (a->replica) {
         uint64_t r = dmt_replica_retain(a->replica);
-        /* Away: its last position is kept for as long as the journal may grow; beyond that it needs a resync. */
+        /* Away: its last position is kept for as long as the journal may grow; beyond that it needs
+         * a resync. */
         standby = r != UINT64_MAX ? r : full ? UINT64_MAX : atomic_load(&a->peer_durable);
     }
     if (a->archiver)
@@ -97,7 +105,7 @@ void roles_tick(struct app *a)
     retain(a);
 }
 
-/* --- ops ---------------------------------------------------------------------------------------------------------------------------- */
+/* --- ops -------------------------------------------------------------------------------------- */
 static void gate_changed(void *ctx)
 {
     struct app *a = ctx;
@@ -134,7 +142,8 @@ static int open_epoch(void *ctx, uint64_t epoch, bool alone, const char *reason)
         rc = err.code ? err.code : -EIO;
     app_ws_put(a);
     if (rc != 0) {
-        dmt_error("cannot open epoch %u.%u: %s", DMT_EPOCH_MAJOR(epoch), DMT_EPOCH_MINOR(epoch), err.msg);
+        dmt_error("cannot open epoch %u.%u: %s", DMT_EPOCH_MAJOR(epoch), DMT_EPOCH_MINOR(epoch),
+                  err.msg);
         return rc;
     }
     say_role(a, DMT_REPLICA_SENDER, epoch, alone);
@@ -161,7 +170,8 @@ static void do_promote(struct app *a, void *arg)
         atomic_store(&a->epoch_open, true);
         mount_try(a, NULL);
         app_start_archiver(a);
-        dmt_info("promoted: epoch %u.%u after %llu ms", DMT_EPOCH_MAJOR(d->epoch), DMT_EPOCH_MINOR(d->epoch),
+        dmt_info("promoted: epoch %u.%u after %llu ms", DMT_EPOCH_MAJOR(d->epoch),
+                 DMT_EPOCH_MINOR(d->epoch),
                  (unsigned long long)((dmt_clock_real()->monotonic_ns(NULL) - t0) / DMT_MS));
     } else {
         dmt_error("promotion failed: %s", err.msg[0] ? err.msg : dmt_strerror(rc));
@@ -210,7 +220,8 @@ static void do_lose(struct app *a, void *arg)
     struct dmt_err err = {0};
     int rc = a->ws ? dmt_ws_branch_and_cut(a->ws, d->seq, d->text, &err) : -EAGAIN;
     if (rc == 0) {
-        dmt_warn("records after position %llu were not in the other machine's history: kept as %s", (unsigned long long)d->seq, d->text);
+        dmt_warn("records after position %llu were not in the other machine's history: kept as %s",
+                 (unsigned long long)d->seq, d->text);
     } else {
         dmt_error("cannot join the other machine's history by cutting: %s", err.msg);
         if (a->replica)
@@ -257,7 +268,7 @@ static void order_resync(void *ctx)
         dmt_replica_order_resync(a->replica);
 }
 
-/* --- resync: the workspace is closed, replaced by the holder's state, and opened again ------------------------------------------ */
+/* --- resync: the workspace is closed, replaced by the holder's state, and opened again -------- */
 static void close_ws(struct app *a)
 {
     struct dmt_err err = {0};
@@ -278,12 +289,13 @@ static void do_resync(struct app *a, void *unused)
         dmt_lease_resync_done(a->lease, -ENOTCONN);
         return;
     }
-    struct dmt_store_conf sc = {.io = dmt_io_real(), .clock = dmt_clock_real(), .dir = a->store_dir};
+    struct dmt_store_conf sc = {
+        .io = dmt_io_real(), .clock = dmt_clock_real(), .dir = a->store_dir};
     char journal[DMT_PATH_MAX + 16];
     close_ws(a);
     app_mark_resync(a, true);
-    /* The node record says "resync" durably: this store's journal is of no use to anybody any more, and must not be
-     * taken for the new store's. */
+    /* The node record says "resync" durably: this store's journal is of no use to anybody any more,
+     * and must not be taken for the new store's. */
     snprintf(journal, sizeof journal, "%s/journal", a->store_dir);
     remove_path(journal);
     dmt_replica_resync(a->replica, &sc, &a->ident);
@@ -323,7 +335,7 @@ void roles_following(struct app *a)
         dmt_lease_resync_done(a->lease, 0);
 }
 
-/* --- handover ---------------------------------------------------------------------------------------------------------------------- */
+/* --- handover --------------------------------------------------------------------------------- */
 struct waiter {
     pthread_mutex_t lock;
     pthread_cond_t cond;
@@ -369,11 +381,13 @@ static void do_drain(void *arg)
         dmt_lease_freeze(a->lease);
         dmt_journal_wait(dmt_ws_journal(ws), dmt_journal_tail(dmt_ws_journal(ws)).seq);
         rc = drain_to(a, dmt_journal_tail(dmt_ws_journal(ws)).seq, FROZEN_MS);
-        dmt_info("handover: frozen and drained in %llu ms", (unsigned long long)((dmt_clock_real()->monotonic_ns(NULL) - t0) / DMT_MS));
+        dmt_info("handover: frozen and drained in %llu ms",
+                 (unsigned long long)((dmt_clock_real()->monotonic_ns(NULL) - t0) / DMT_MS));
     }
     if (ws)
         app_ws_put(a);
-    if (rc == DMT_E_RETRY) /* only bulk data is missing: those files fall back there, the bytes stay here as a branch */
+    /* only bulk data is missing: those files fall back there, the bytes stay here as a branch */
+    if (rc == DMT_E_RETRY)
         rc = 0;
     dmt_lease_drained(a->lease, rc);
 }
@@ -385,7 +399,7 @@ static void drain(void *ctx)
         dmt_lease_drained(a->lease, -EAGAIN);
 }
 
-/* --- small answers -------------------------------------------------------------------------------------------------------------------- */
+/* --- small answers ---------------------------------------------------------------------------- */
 static uint64_t tail(void *ctx)
 {
     struct app *a = ctx;
@@ -427,7 +441,8 @@ static void failed_before_serving(struct app *a, void *unused)
     pthread_mutex_lock(&a->q_lock);
     snprintf(text, sizeof text, "%s cannot be written: %.400s", a->name, a->failed_why);
     pthread_mutex_unlock(&a->q_lock);
-    mount_say(a, DMT_HP_FAILED, 32, text, "nothing was changed; the log of the workspace has more, and so has: dumont check");
+    mount_say(a, DMT_HP_FAILED, 32, text,
+              "nothing was changed; the log of the workspace has more, and so has: dumont check");
     app_stop(a, 1);
 }
 
@@ -450,7 +465,8 @@ static void may_stop(void *ctx)
     pthread_mutex_unlock(&a->q_lock);
 }
 
-/* Tells the other machine that this is an orderly stop, and waits (the lease answers within 5 s). */
+/* Tells the other machine that this is an orderly stop, and waits (the lease answers within 5
+ * s). */
 void roles_stop_begin(struct app *a)
 {
     if (!a->lease_runs || !a->has_peer)
@@ -462,6 +478,18 @@ void roles_stop_begin(struct app *a)
     pthread_mutex_unlock(&a->q_lock);
 }
 
-const struct dmt_lease_ops roles_ops = {.gate_changed = gate_changed, .open_epoch = open_epoch, .promote = promote, .demote = demote, .follow = follow,
-                                        .lose = lose, .fetch = fetch, .order_resync = order_resync, .resync = resync, .drain = drain, .tail = tail,
-                                        .oldest_sync_ms = oldest_sync_ms, .event = event, .failed = failed, .may_stop = may_stop};
+const struct dmt_lease_ops roles_ops = {.gate_changed = gate_changed,
+                                        .open_epoch = open_epoch,
+                                        .promote = promote,
+                                        .demote = demote,
+                                        .follow = follow,
+                                        .lose = lose,
+                                        .fetch = fetch,
+                                        .order_resync = order_resync,
+                                        .resync = resync,
+                                        .drain = drain,
+                                        .tail = tail,
+                                        .oldest_sync_ms = oldest_sync_ms,
+                                        .event = event,
+                                        .failed = failed,
+                                        .may_stop = may_stop};

@@ -1,5 +1,6 @@
-/* dumontfs_status.c: the workspace's status as one JSON object: for `dumont status`, dumontd's heartbeats and /metrics. The fields are listed in docs/formats.md
- * ("Control socket"). Works while the workspace is away (resync). Thread: any; takes no lock for long.
+/* dumontfs_status.c: the workspace's status as one JSON object: for `dumont status`, dumontd's
+ * heartbeats and /metrics. The fields are listed in docs/formats.md ("Control socket"). Works while
+ * the workspace is away (resync). Thread: any; takes no lock for long.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -60,8 +61,8 @@ static void add_standby(json_t *o, struct app *a, const struct dmt_lease_status 
     if (!a->replica)
         return;
     dmt_replica_status(a->replica, &r);
-    json_t *p = json_pack("{s:s, s:b, s:b, s:s}", "node", ls->peer_node, "connected", r.connected, "in_sync", ls->state == DMT_LEASE_HOLDER_PAIRED,
-                          "note", r.last_error);
+    json_t *p = json_pack("{s:s, s:b, s:b, s:s}", "node", ls->peer_node, "connected", r.connected,
+                          "in_sync", ls->state == DMT_LEASE_HOLDER_PAIRED, "note", r.last_error);
     put_u64(p, "received", r.received);
     put_u64(p, "durable", r.durable);
     put_u64(p, "applied", r.applied);
@@ -112,10 +113,11 @@ json_t *status_json(struct app *a)
     pthread_rwlock_rdlock(&a->ws_lock);
     struct dmt_store_ident ident = a->ident;
     pthread_rwlock_unlock(&a->ws_lock);
-    json_t *o = json_pack("{s:s, s:s, s:s, s:b, s:b, s:s, s:i, s:s, s:s, s:s}", "name", a->name, "node", a->node, "state",
-                          dmt_lease_state_name(ls.state), "holder", ls.holder, "one_copy", ls.holder && ls.one_copy, "mountpoint",
-                          atomic_load(&a->mounted) ? dir : "", "pid", (int)getpid(), "holder_node", ls.holder_node, "peer_node",
-                          ls.peer_node, "note", ls.waiting);
+    json_t *o = json_pack("{s:s, s:s, s:s, s:b, s:b, s:s, s:i, s:s, s:s, s:s}", "name", a->name,
+                          "node", a->node, "state", dmt_lease_state_name(ls.state), "holder",
+                          ls.holder, "one_copy", ls.holder && ls.one_copy, "mountpoint",
+                          atomic_load(&a->mounted) ? dir : "", "pid", (int)getpid(), "holder_node",
+                          ls.holder_node, "peer_node", ls.peer_node, "note", ls.waiting);
     put_epoch(o, "epoch", ls.epoch);
     put_u64(o, "epoch_number", ls.epoch);
     put_u64(o, "seen", ls.seen);

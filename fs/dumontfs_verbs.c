@@ -1,7 +1,9 @@
-/* dumontfs_verbs.c: the commands of the control socket. Each is a function from a JSON request to a JSON result, in a table.
+/* dumontfs_verbs.c: the commands of the control socket. Each is a function from a JSON request to a
+ * JSON result, in a table.
  *
- * Failure: err is set with a sentence and a hint, NULL returned; nothing is half done (each command's own promise). Thread: the connection's; commands may
- * block for as long as they need. The workspace is held for reading (app_ws_get) while they use it.
+ * Failure: err is set with a sentence and a hint, NULL returned; nothing is half done (each
+ * command's own promise). Thread: the connection's; commands may block for as long as they need.
+ * The workspace is held for reading (app_ws_get) while they use it.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -30,8 +32,8 @@ static const char *arg(const struct call *c, const char *key)
 
 static json_t *snapshot_json(const struct dmt_snapshot *s)
 {
-    return json_pack("{s:s, s:I, s:I, s:I, s:s}", "name", s->name, "serial", (json_int_t)s->serial, "seq", (json_int_t)s->seq, "time_ns",
-                     (json_int_t)s->time_ns, "note", s->note);
+    return json_pack("{s:s, s:I, s:I, s:I, s:s}", "name", s->name, "serial", (json_int_t)s->serial,
+                     "seq", (json_int_t)s->seq, "time_ns", (json_int_t)s->time_ns, "note", s->note);
 }
 
 static json_t *snap_create(struct call *c)
@@ -51,9 +53,12 @@ static int branch_add(void *ctx, const char *name, uint64_t first, uint64_t last
 {
     char note[160], full[DMT_SNAP_NAME_MAX + 16];
     snprintf(full, sizeof full, "branch/%s", name);
-    snprintf(note, sizeof note, "branch: records %" PRIu64 " to %" PRIu64 " that the other machine never had, %" PRIu64 " bytes; on this machine", first,
-             last, bytes);
-    return json_array_append_new(ctx, json_pack("{s:s, s:I, s:I, s:s, s:b}", "name", full, "seq", (json_int_t)last, "time_ns", (json_int_t)0, "note",
+    snprintf(note, sizeof note,
+             "branch: records %" PRIu64 " to %" PRIu64 " that the other machine never had, %" PRIu64
+             " bytes; on this machine",
+             first, last, bytes);
+    return json_array_append_new(ctx, json_pack("{s:s, s:I, s:I, s:s, s:b}", "name", full, "seq",
+                                                (json_int_t)last, "time_ns", (json_int_t)0, "note",
                                                 note, "branch", 1));
 }
 
@@ -74,11 +79,13 @@ static int change_add(void *ctx, char kind, const char *path, const char *from)
 {
     char k[2] = {kind, '\0'};
     json_t *o = json_object();
-    /* names are bytes; those that are not UTF-8 are shown with their bytes as Latin-1, JSON cannot hold them otherwise */
+    /* names are bytes; those that are not UTF-8 are shown with their bytes as Latin-1, JSON cannot
+     * hold them otherwise */
     json_t *p = json_string(path);
     if (!p) {
         char wide[2 * DMT_PATH_MAX + 1], *w = wide;
-        for (const unsigned char *s = (const unsigned char *)path; *s && w < wide + sizeof wide - 3; s++) {
+        for (const unsigned char *s = (const unsigned char *)path; *s && w < wide + sizeof wide - 3;
+             s++) {
             if (*s < 0x80) {
                 *w++ = (char)*s;
             } else {
@@ -128,7 +135,7 @@ static json_t *snap_diff(struct call *c)
     return list;
 }
 
-/* --- rollback ------------------------------------------------------------------------------------------------------------ */
+/* --- rollback --------------------------------------------------------------------------------- */
 static json_t *rollback(struct call *c)
 {
     json_t *jpaths = json_object_get(c->req, "paths"), *changes = json_array();
@@ -136,18 +143,23 @@ static json_t *rollback(struct call *c)
     const char **paths = calloc(n + 1, sizeof *paths);
     for (size_t i = 0; paths && i < n; i++)
         paths[i] = json_string_value(json_array_get(jpaths, i));
-    struct dmt_rollback rb = {.snapshot = arg(c, "snapshot"), .paths = n ? paths : NULL, .dry_run = json_is_true(json_object_get(c->req, "dry_run")),
-                              .fn = change_add, .ctx = changes};
-    int rc = *arg(c, "to") ? rollback_to_time(c->app, c->ws, arg(c, "to"), &rb, c->err) : dmt_ws_rollback(c->ws, &rb, c->err);
+    struct dmt_rollback rb = {.snapshot = arg(c, "snapshot"),
+                              .paths = n ? paths : NULL,
+                              .dry_run = json_is_true(json_object_get(c->req, "dry_run")),
+                              .fn = change_add,
+                              .ctx = changes};
+    int rc = *arg(c, "to") ? rollback_to_time(c->app, c->ws, arg(c, "to"), &rb, c->err)
+                           : dmt_ws_rollback(c->ws, &rb, c->err);
     free(paths);
     if (rc != 0) {
         json_decref(changes);
         return NULL;
     }
-    return json_pack("{s:I, s:s, s:o}", "changed", (json_int_t)rb.changed, "saved_as", rb.saved_as, "changes", changes);
+    return json_pack("{s:I, s:s, s:o}", "changed", (json_int_t)rb.changed, "saved_as", rb.saved_as,
+                     "changes", changes);
 }
 
-/* --- where a file is ------------------------------------------------------------------------------------------------------ */
+/* --- where a file is -------------------------------------------------------------------------- */
 static int inode_of(struct call *c, struct dmt_inode *ret)
 {
     uint64_t ino;
@@ -168,18 +180,23 @@ static json_t *receipt(struct call *c)
     char epoch[48], standby[160] = "", archive[160] = "";
     if (inode_of(c, &n) != 0)
         return NULL;
-    bool local = dmt_journal_durable(dmt_ws_journal(c->ws)) >= n.seq && !dmt_ws_missing_ino(c->ws, n.ino, n.seq);
+    bool local = dmt_journal_durable(dmt_ws_journal(c->ws)) >= n.seq &&
+                 !dmt_ws_missing_ino(c->ws, n.ino, n.seq);
     if (a->replica) {
         struct dmt_lease_status ls;
         dmt_lease_status(a->lease, &ls);
-        snprintf(standby, sizeof standby, "%s%s%s", app_peer_has(a, n.seq) ? "durable" : "not yet", ls.peer_node[0] ? " on " : "", ls.peer_node);
+        snprintf(standby, sizeof standby, "%s%s%s", app_peer_has(a, n.seq) ? "durable" : "not yet",
+                 ls.peer_node[0] ? " on " : "", ls.peer_node);
     }
     struct dmt_archive_status as;
     if (app_archive_status(a, &as))
-        snprintf(archive, sizeof archive, "%s", as.archived_seq >= n.seq ? "stored and verified" : "not yet");
+        snprintf(archive, sizeof archive, "%s",
+                 as.archived_seq >= n.seq ? "stored and verified" : "not yet");
     snprintf(epoch, sizeof epoch, "%u.%u", DMT_EPOCH_MAJOR(n.epoch), DMT_EPOCH_MINOR(n.epoch));
-    return json_pack("{s:I, s:I, s:I, s:s, s:s, s:s, s:s}", "ino", (json_int_t)n.ino, "size", (json_int_t)n.size, "seq", (json_int_t)n.seq, "epoch",
-                     epoch, "journal", local ? "durable" : "written, not yet durable", "standby", standby, "archive", archive);
+    return json_pack("{s:I, s:I, s:I, s:s, s:s, s:s, s:s}", "ino", (json_int_t)n.ino, "size",
+                     (json_int_t)n.size, "seq", (json_int_t)n.seq, "epoch", epoch, "journal",
+                     local ? "durable" : "written, not yet durable", "standby", standby, "archive",
+                     archive);
 }
 
 static json_t *heal(struct call *c)
@@ -190,7 +207,7 @@ static json_t *heal(struct call *c)
     return json_pack("{s:s}", "text", text);
 }
 
-/* --- flush: wait until drained ----------------------------------------------------------------------------------------------- */
+/* --- flush: wait until drained ---------------------------------------------------------------- */
 static void nap(void)
 {
     usleep(FLUSH_POLL_MS * 1000);
@@ -217,7 +234,8 @@ static int flush_archive(struct call *c, uint64_t seq)
     struct app *a = c->app;
     struct dmt_archive_status as;
     if (!app_archive_flush(a))
-        return dmt_err_set(c->err, DMT_E_CONFIG, "%s has no archive%s", a->name, a->archive_url[0] ? " on this machine: the holder writes it" : "");
+        return dmt_err_set(c->err, DMT_E_CONFIG, "%s has no archive%s", a->name,
+                           a->archive_url[0] ? " on this machine: the holder writes it" : "");
     for (;;) {
         if (!app_archive_status(a, &as))
             return dmt_err_set(c->err, -ECANCELED, "this machine no longer holds %s", a->name);
@@ -243,13 +261,14 @@ static json_t *flush(struct call *c)
     uint64_t seq = dmt_journal_tail(dmt_ws_journal(c->ws)).seq;
     if ((strcmp(to, "standby") == 0 || (!*to && a->replica)) && flush_standby(c, seq) != 0)
         return NULL;
-    if ((strcmp(to, "archive") == 0 || (!*to && app_archive_flush(a))) && flush_archive(c, seq) != 0)
+    if ((strcmp(to, "archive") == 0 || (!*to && app_archive_flush(a))) &&
+        flush_archive(c, seq) != 0)
         return NULL;
     snprintf(text, sizeof text, "everything up to position %" PRIu64 " has arrived", seq);
     return json_pack("{s:I, s:s}", "seq", (json_int_t)seq, "text", text);
 }
 
-/* --- roles -------------------------------------------------------------------------------------------------------------------- */
+/* --- roles ------------------------------------------------------------------------------------ */
 static json_t *lease_command(struct call *c, enum dmt_lease_command cmd, const char *text)
 {
     if (dmt_lease_command(c->app->lease, cmd, c->err) != 0)
@@ -263,7 +282,8 @@ static json_t *wait_role(struct call *c, bool holder, const char *done)
     for (int ms = 0; ms < 60000; ms += FLUSH_POLL_MS) {
         struct dmt_lease_status ls;
         dmt_lease_status(c->app->lease, &ls);
-        bool settled = holder ? ls.holder : ls.state == DMT_LEASE_FOLLOWER || ls.state == DMT_LEASE_GIVEN_UP;
+        bool settled =
+            holder ? ls.holder : ls.state == DMT_LEASE_FOLLOWER || ls.state == DMT_LEASE_GIVEN_UP;
         if (settled)
             return json_pack("{s:s}", "text", done);
         if (c->app->stopping) {
@@ -297,10 +317,11 @@ static json_t *promote(struct call *c)
 
 static json_t *fence(struct call *c)
 {
-    return lease_command(c, DMT_LEASE_CMD_FENCE, "fenced: this machine writes no more; `dumont promote` takes it back");
+    return lease_command(c, DMT_LEASE_CMD_FENCE,
+                         "fenced: this machine writes no more; `dumont promote` takes it back");
 }
 
-/* --- the rest -------------------------------------------------------------------------------------------------------------------- */
+/* --- the rest --------------------------------------------------------------------------------- */
 static json_t *digest(struct call *c)
 {
     uint64_t view;
@@ -308,10 +329,12 @@ static json_t *digest(struct call *c)
     if (view_of(c, arg(c, "snapshot"), &view) != 0 || dmt_ws_digest(c->ws, view, hex, c->err) != 0)
         return NULL;
     struct dmt_pos tail = dmt_journal_tail(dmt_ws_journal(c->ws));
-    return json_pack("{s:s, s:I, s:I}", "digest", hex, "applied", (json_int_t)dmt_ws_applied(c->ws), "tail", (json_int_t)tail.seq);
+    return json_pack("{s:s, s:I, s:I}", "digest", hex, "applied", (json_int_t)dmt_ws_applied(c->ws),
+                     "tail", (json_int_t)tail.seq);
 }
 
-/* First half of `dumont verify`: what is to be compared has arrived there; then the digest of this copy. */
+/* First half of `dumont verify`: what is to be compared has arrived there; then the digest of this
+ * copy. */
 static json_t *verify(struct call *c)
 {
     int rc = dmt_ws_sync_wait(c->ws, 0);
@@ -329,7 +352,8 @@ static json_t *verify(struct call *c)
     return r;
 }
 
-/* A restore from the archive was compared and found equal: STORE/proved keeps when, for the status. */
+/* A restore from the archive was compared and found equal: STORE/proved keeps when, for the
+ * status. */
 static json_t *proved(struct call *c)
 {
     char path[DMT_PATH_MAX + 16], text[32];
@@ -361,8 +385,10 @@ static json_t *checkpoint(struct call *c)
 
 static int incomplete_add(void *ctx, const struct dmt_rec_INCOMPLETE *r)
 {
-    return json_array_append_new(ctx, json_pack("{s:s%, s:b, s:I, s:I}", "path", (const char *)r->path.p, (size_t)r->path.n, "fallback", r->fallback, "missing",
-                                                (json_int_t)r->missing_bytes, "size", (json_int_t)r->size));
+    return json_array_append_new(
+        ctx, json_pack("{s:s%, s:b, s:I, s:I}", "path", (const char *)r->path.p, (size_t)r->path.n,
+                       "fallback", r->fallback, "missing", (json_int_t)r->missing_bytes, "size",
+                       (json_int_t)r->size));
 }
 
 static json_t *incomplete(struct call *c)
@@ -397,13 +423,25 @@ static const struct {
     bool needs_ws;
     json_t *(*fn)(struct call *c);
 } table[] = {
-    {"snapshot.create", true, snap_create}, {"snapshot.list", true, snap_list}, {"snapshot.delete", true, snap_delete},
-    {"snapshot.diff", true, snap_diff},     {"rollback", true, rollback},       {"receipt", true, receipt},
-    {"heal", true, heal},                   {"flush", true, flush},             {"handover", false, handover},
-    {"promote", false, promote},            {"fence", false, fence},            {"digest", true, digest},
+    {"snapshot.create", true, snap_create},
+    {"snapshot.list", true, snap_list},
+    {"snapshot.delete", true, snap_delete},
+    {"snapshot.diff", true, snap_diff},
+    {"rollback", true, rollback},
+    {"receipt", true, receipt},
+    {"heal", true, heal},
+    {"flush", true, flush},
+    {"handover", false, handover},
+    {"promote", false, promote},
+    {"fence", false, fence},
+    {"digest", true, digest},
     {"verify", true, verify},
-    {"proved", false, proved},              {"drain", true, drain},                 {"checkpoint", true, checkpoint},   {"incomplete", true, incomplete},
-    {"branch.extract", true, branch_extract}, {"stop", false, stop},
+    {"proved", false, proved},
+    {"drain", true, drain},
+    {"checkpoint", true, checkpoint},
+    {"incomplete", true, incomplete},
+    {"branch.extract", true, branch_extract},
+    {"stop", false, stop},
 };
 
 json_t *verbs_run(struct app *a, struct control *control, const json_t *req, struct dmt_err *err)
@@ -417,7 +455,8 @@ json_t *verbs_run(struct app *a, struct control *control, const json_t *req, str
             continue;
         if (table[i].needs_ws && !(c.ws = app_ws_get(a))) {
             dmt_err_set(err, -EAGAIN, "%s is being synchronised from the other machine", a->name);
-            dmt_err_hint(err, "`dumont status %s --watch` shows how far it is; try again then.", a->name);
+            dmt_err_hint(err, "`dumont status %s --watch` shows how far it is; try again then.",
+                         a->name);
             return NULL;
         }
         json_t *r = table[i].fn(&c);

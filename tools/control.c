@@ -1,6 +1,8 @@
-/* control.c: the client side of a workspace's control socket (one JSON value a line, docs/formats.md) and of dumontd's HTTP API.
- * Happy path: connect, send the request, show progress lines, return the result. Failure: no socket or nobody listening is
- * reported as "not running here" with what to do; a cut connection in the middle says that the process ended. One thread.
+/* control.c: the client side of a workspace's control socket (one JSON value a line,
+ * docs/formats.md) and of dumontd's HTTP API.
+ * Happy path: connect, send the request, show progress lines, return the result. Failure: no socket
+ * or nobody listening is reported as "not running here" with what to do; a cut connection in the
+ * middle says that the process ended. One thread.
  */
 #include <dirent.h>
 #include <stdio.h>
@@ -29,7 +31,9 @@ static int control_connect(const char *name, struct dmt_err *err)
     dmt_err_set(err, code, "workspace %s is not running on this machine", name);
     if (code == -EACCES)
         dmt_err_set(err, code, "no permission to talk to workspace %s (%s)", name, sa.sun_path);
-    dmt_err_hint(err, code == -EACCES ? "Run this as root." : "Mount it first: mount -t dumont %s DIR", name);
+    dmt_err_hint(err,
+                 code == -EACCES ? "Run this as root." : "Mount it first: mount -t dumont %s DIR",
+                 name);
     return code;
 }
 
@@ -51,11 +55,13 @@ static int control_answer(FILE *f, const char *name, json_t **ret, struct dmt_er
             rc = dmt_err_set(err, -EPROTO, "workspace %s gave an answer that is not JSON", name);
             break;
         }
-        json_t *p = json_object_get(v, "progress"), *e = json_object_get(v, "error"), *r = json_object_get(v, "result");
+        json_t *p = json_object_get(v, "progress"), *e = json_object_get(v, "error"),
+               *r = json_object_get(v, "result");
         if (p)
             show_progress(p);
         if (e) {
-            rc = dmt_err_set(err, (int)json_integer_value(json_object_get(e, "code")), "%s", json_str(e, "message"));
+            rc = dmt_err_set(err, (int)json_integer_value(json_object_get(e, "code")), "%s",
+                             json_str(e, "message"));
             if (rc == 0)
                 rc = -EIO;
             dmt_err_hint(err, "%s", json_str(e, "hint"));
@@ -98,7 +104,8 @@ int control_call(const char *name, json_t *request, json_t **ret_result, struct 
     return rc;
 }
 
-int dumontd_call(const char *method, const char *path, json_t *body, json_t **ret_result, struct dmt_err *err)
+int dumontd_call(const char *method, const char *path, json_t *body, json_t **ret_result,
+                 struct dmt_err *err)
 {
     char url[1024];
     const char *sock = getenv("DUMONTD_SOCKET");
@@ -111,8 +118,14 @@ int dumontd_call(const char *method, const char *path, json_t *body, json_t **re
     char *text = body ? json_dumps(body, JSON_COMPACT) : NULL;
     json_decref(body);
     struct dmt_http *h = dmt_http_new();
-    struct dmt_http_req req = {.method = method, .url = url, .unix_socket = sock, .headers = headers, .body = text,
-                               .body_len = text ? strlen(text) : 0, .response_max = LINE_MAX_BYTES, .stall_timeout_s = 600};
+    struct dmt_http_req req = {.method = method,
+                               .url = url,
+                               .unix_socket = sock,
+                               .headers = headers,
+                               .body = text,
+                               .body_len = text ? strlen(text) : 0,
+                               .response_max = LINE_MAX_BYTES,
+                               .stall_timeout_s = 600};
     int rc = dmt_http_do(h, &req, &res, err);
     if (rc != 0) {
         dmt_err_wrap(err, "cannot reach dumontd");
@@ -122,7 +135,8 @@ int dumontd_call(const char *method, const char *path, json_t *body, json_t **re
         if (res.status >= 200 && res.status < 300) {
             *ret_result = v ? json_incref(v) : json_object();
         } else {
-            rc = dmt_err_set(err, -EREMOTEIO, "%s", *json_str(v, "error") ? json_str(v, "error") : "dumontd refused");
+            rc = dmt_err_set(err, -EREMOTEIO, "%s",
+                             *json_str(v, "error") ? json_str(v, "error") : "dumontd refused");
             dmt_err_hint(err, "%s", json_str(v, "hint"));
         }
         json_decref(v);

@@ -47,8 +47,8 @@ int ws_each(int (*fn)(void *ctx, const char *name), void *ctx);
 int ws_of_path(const char *path, char name[65], char inside[4096], struct dmt_err *err);
 
 /* --- the workspace's control socket (docs/formats.md "Control socket") ---------------------------------------------------- */
-/* One request, progress lines shown as a bar (terminal) or ignored, one result: *ret_result owned by the caller. request is stolen.
- * -ENOENT / -ECONNREFUSED when no process serves the workspace. */
+/* One request, progress lines shown as a bar (terminal) or ignored, one result: *ret_result owned by the caller. request is
+ * stolen. -ENOENT / -ECONNREFUSED when no process serves the workspace. */
 int control_call(const char *name, json_t *request, json_t **ret_result, struct dmt_err *err);
 /* The same by HTTP to dumontd on this machine. method "GET"/"POST"/"DELETE"; body may be NULL (stolen). */
 int dumontd_call(const char *method, const char *path, json_t *body, json_t **ret_result, struct dmt_err *err);

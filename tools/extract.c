@@ -1,6 +1,8 @@
-/* extract.c: writes a workspace's tree as plain files. Happy path: walk the directories depth first; make each entry; a second name of an inode
- * becomes a hard link; owners, modes, xattrs and times last (directories after their children, or their mtime would not stay).
- * Failure: the first one ends it, with the path in the message; what is there stays for a look. One thread.
+/* extract.c: writes a workspace's tree as plain files. Happy path: walk the directories depth
+ * first; make each entry; a second name of an inode becomes a hard link; owners, modes, xattrs and
+ * times last (directories after their children, or their mtime would not stay).
+ * Failure: the first one ends it, with the path in the message; what is there stays for a look. One
+ * thread.
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -85,7 +87,8 @@ static int copy_xattrs(struct extract *x, uint64_t node, const char *path)
     return n < 0 && n != -ENOTSUP ? whine(x, (int)n, path) : 0;
 }
 
-/* Owner, mode, xattrs, times: in this order, since chown clears bits and xattrs change nothing after. */
+/* Owner, mode, xattrs, times: in this order, since chown clears bits and xattrs change nothing
+ * after. */
 static int finish(struct extract *x, const struct dmt_attr *at, const char *path)
 {
     const struct stat *st = &at->st;
@@ -130,7 +133,8 @@ static int copy_data(struct extract *x, const struct dmt_attr *at, const char *p
     return rc == 0 ? 0 : whine(x, rc, path);
 }
 
-static int add(void *ctx, const char *name, uint64_t node, uint32_t type, uint64_t cookie, const struct dmt_attr *at)
+static int add(void *ctx, const char *name, uint64_t node, uint32_t type, uint64_t cookie,
+               const struct dmt_attr *at)
 {
     struct listing *l = ctx;
     (void)node;
@@ -204,7 +208,8 @@ static int extract_dir(struct extract *x, uint64_t node, const char *path)
     return rc;
 }
 
-int extract_tree(struct dmt_ws *ws, uint64_t view, const char *dir, uint64_t *ret_files, struct dmt_err *err)
+int extract_tree(struct dmt_ws *ws, uint64_t view, const char *dir, uint64_t *ret_files,
+                 struct dmt_err *err)
 {
     struct extract x = {.ws = ws, .err = err, .buf = malloc(CHUNK)};
     struct dmt_attr root;

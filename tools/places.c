@@ -1,5 +1,6 @@
-/* places.c: where things of a workspace are on this machine: configuration, store, socket, mount. Reads only. One thread.
- * A workspace exists here when it has a configuration file or a store; it runs here when its socket answers.
+/* places.c: where things of a workspace are on this machine: configuration, store, socket, mount.
+ * Reads only. One thread. A workspace exists here when it has a configuration file or a store; it
+ * runs here when its socket answers.
  */
 #include <dirent.h>
 #include <limits.h>
@@ -50,8 +51,10 @@ int ws_load(const char *name, struct dmt_conf **ret_conf, char store[4096], stru
     if (rc == -ENOENT && access(db, F_OK) != 0) {
         dmt_conf_free(c);
         dmt_err_set(err, -ENOENT, "there is no workspace \"%s\" on this machine", name);
-        return dmt_err_hint(err, "Create it with: dumont workspace create %s   (dumont workspace list shows what there is)",
-                            name);
+        return dmt_err_hint(
+            err,
+            "Create it with: dumont workspace create %s   (dumont workspace list shows what there is)",
+            name);
     }
     *ret_conf = c;
     if (err)

@@ -1,5 +1,6 @@
-/* print.c: how the verbs talk: errors with hints, sizes, times in the user's zone, a progress bar. One thread.
- * With --json errors are one JSON object on stderr, so that scripts read both outcomes alike.
+/* print.c: how the verbs talk: errors with hints, sizes, times in the user's zone, a progress bar.
+ * One thread. With --json errors are one JSON object on stderr, so that scripts read both outcomes
+ * alike.
  */
 #include <inttypes.h>
 #include <stdarg.h>
@@ -14,7 +15,8 @@ int fail(int exit_code, const struct dmt_err *err)
 {
     progress_end();
     if (opt_json) {
-        json_t *o = json_pack("{s:s, s:s, s:i}", "error", err->msg, "hint", err->hint, "code", err->code);
+        json_t *o =
+            json_pack("{s:s, s:s, s:i}", "error", err->msg, "hint", err->hint, "code", err->code);
         json_dumpf(o, stderr, JSON_COMPACT);
         fputc('\n', stderr);
         json_decref(o);
@@ -73,7 +75,7 @@ const char *local_time(uint64_t ns, char buf[32])
     return buf;
 }
 
-/* --- progress: shown on a terminal only, from the second second on ---------------------------------------------------- */
+/* --- progress: shown on a terminal only, from the second second on ---------------------------- */
 static uint64_t progress_since;
 static bool progress_shown;
 
@@ -95,7 +97,8 @@ void progress(const char *what, uint64_t done, uint64_t total)
     memset(bar, '-', 30);
     memset(bar, '#', fill);
     bar[30] = '\0';
-    fprintf(stderr, "\r\033[K%s [%s] %s of %s", what, bar, human_bytes(done, a), human_bytes(total, b));
+    fprintf(stderr, "\r\033[K%s [%s] %s of %s", what, bar, human_bytes(done, a),
+            human_bytes(total, b));
 }
 
 void progress_end(void)

@@ -7,7 +7,8 @@
 
 /* Builds a store in `store` from the archive at url, as of `to` (NULL = now). Prints errors; returns an exit code. */
 int restore_store(const char *url, const char *store, const char *name, const char *to);
-/* Writes a tree as plain files below dir (existing, empty); view: DMT_LIVE, or the node id of the root of a snapshot: names, types, modes, owners, times, xattrs, hard links, holes. */
+/* Writes a tree as plain files below dir (existing, empty); view: DMT_LIVE, or the node id of the root of a snapshot: names,
+ * types, modes, owners, times, xattrs, hard links, holes. */
 int extract_tree(struct dmt_ws *ws, uint64_t view, const char *dir, uint64_t *ret_files, struct dmt_err *err);
 /* Opens a closed store for reading: recovery runs, nothing is appended. */
 int open_offline(const char *store, struct dmt_ws **ret, struct dmt_pool **ret_pool, struct dmt_err *err);

@@ -1,8 +1,11 @@
-/* verb_check.c: `dumont check NAME`: is what is stored sound? and `dumont verify NAME`: are the copies equal?
+/* verb_check.c: `dumont check NAME`: is what is stored sound? and `dumont verify NAME`: are the
+ * copies equal?
  *
- * check works on a workspace that is not running: every record of the journal (checksum, chain, order), the database's own check, invariants of rows and
- * data files. It changes nothing. verify asks the running holder to drain to the standby, then compares tree digests of both; with --archive it restores into a
- * scratch store and compares that digest. Exit 4 when something is found. One thread.
+ * check works on a workspace that is not running: every record of the journal (checksum, chain,
+ * order), the database's own check, invariants of rows and data files. It changes nothing. verify
+ * asks the running holder to drain to the standby, then compares tree digests of both; with
+ * --archive it restores into a scratch store and compares that digest. Exit 4 when something is
+ * found. One thread.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -32,7 +35,8 @@ static int record(void *ctx, const struct dmt_rec *r)
     struct findings *f = ctx;
     char text[160];
     if (f->records && r->seq != f->last_seq + 1) {
-        snprintf(text, sizeof text, "journal: position %" PRIu64 " is followed by %" PRIu64, f->last_seq, r->seq);
+        snprintf(text, sizeof text, "journal: position %" PRIu64 " is followed by %" PRIu64,
+                 f->last_seq, r->seq);
         found(f, text);
     }
     if (r->epoch < f->last_epoch) {
@@ -61,7 +65,10 @@ static int run_check(int argc, char **argv)
     struct dmt_store_conf sc = {.io = dmt_io_real(), .clock = dmt_clock_real(), .dir = store};
     int rc = dmt_store_open(&st, &sc, &err);
     if (rc == -EBUSY) {
-        dmt_err_hint(&err, "Unmount it first; `dumont verify %s` compares the copies of a running workspace.", argv[1]);
+        dmt_err_hint(
+            &err,
+            "Unmount it first; `dumont verify %s` compares the copies of a running workspace.",
+            argv[1]);
         return fail(EXIT_FAILED, &err);
     }
     f.list = json_array();
@@ -82,17 +89,22 @@ static int run_check(int argc, char **argv)
     if (opt_json)
         print_json(f.list);
     else if (n == 0)
-        printf("%s is sound: %" PRIu64 " records, last position %" PRIu64 "\n", argv[1], f.records, f.last_seq);
+        printf("%s is sound: %" PRIu64 " records, last position %" PRIu64 "\n", argv[1], f.records,
+               f.last_seq);
     else
-        printf("%zu findings. Keep this store as it is; a standby or the archive has the same workspace:\n"
-               "  dumont promote %s   (on the standby)     dumont workspace create NEW --from URL\n", n, argv[1]);
+        printf(
+            "%zu findings. Keep this store as it is; a standby or the archive has the same workspace:\n"
+            "  dumont promote %s   (on the standby)     dumont workspace create NEW --from URL\n",
+            n, argv[1]);
     json_decref(f.list);
     return n ? EXIT_DIFFERS : EXIT_OK;
 }
 
-const struct verb verb_check = {"check", "NAME", "verify journal, database and data files of a workspace that is not running", run_check};
+const struct verb verb_check = {
+    "check", "NAME", "verify journal, database and data files of a workspace that is not running",
+    run_check};
 
-/* --- verify ------------------------------------------------------------------------------------------------------------------ */
+/* --- verify ----------------------------------------------------------------------------------- */
 static int digest_of_archive(const char *name, const char *url, char hex[65])
 {
     struct dmt_err err = {0};
@@ -131,19 +143,22 @@ static int verify_archive(const char *name)
     struct dmt_err err = {0};
     json_t *r = NULL, *proved = NULL;
     char here[65], there[65] = "";
-    if (control_call(name, json_pack("{s:s, s:s}", "cmd", "verify", "with", "archive"), &r, &err) != 0)
+    if (control_call(name, json_pack("{s:s, s:s}", "cmd", "verify", "with", "archive"), &r, &err) !=
+        0)
         return fail(strstr(err.msg, "not running") ? EXIT_ABSENT : EXIT_FAILED, &err);
     snprintf(here, sizeof here, "%s", json_str(r, "digest"));
     int rc = digest_of_archive(name, json_str(r, "url"), there);
     json_decref(r);
     if (rc != EXIT_OK)
         return rc;
-    if (strcmp(here, there) == 0 && control_call(name, json_pack("{s:s}", "cmd", "proved"), &proved, &err) == 0)
+    if (strcmp(here, there) == 0 &&
+        control_call(name, json_pack("{s:s}", "cmd", "proved"), &proved, &err) == 0)
         json_decref(proved);
     return report(here, "archive", there);
 }
 
-static int api_digest(const char *name, const char *node, char hex[65], uint64_t *applied, struct dmt_err *err)
+static int api_digest(const char *name, const char *node, char hex[65], uint64_t *applied,
+                      struct dmt_err *err)
 {
     char path[256];
     json_t *r = NULL;
@@ -157,7 +172,8 @@ static int api_digest(const char *name, const char *node, char hex[65], uint64_t
     return 0;
 }
 
-/* Asks both machines by way of the controller. Somebody may be writing: what differs at different positions is asked again. */
+/* Asks both machines by way of the controller. Somebody may be writing: what differs at different
+ * positions is asked again. */
 static int verify_standby(const char *name)
 {
     struct dmt_err err = {0};
@@ -177,8 +193,10 @@ static int verify_standby(const char *name)
         json_decref(ws);
     }
     if (rc == 0 && !other[0])
-        return failf(EXIT_FAILED, "Run this on the controller; `dumont verify NAME --archive` compares with a restore instead.",
-                     "%s has no standby in sync that can be reached from here", name);
+        return failf(
+            EXIT_FAILED,
+            "Run this on the controller; `dumont verify NAME --archive` compares with a restore instead.",
+            "%s has no standby in sync that can be reached from here", name);
     for (int round = 0; rc == 0 && round < 5 && at != there_at; round++) {
         snprintf(path, sizeof path, "/workspaces/%s/flush", name);
         rc = dumontd_call("POST", path, json_pack("{s:s}", "to", "standby"), &r, &err);
@@ -202,4 +220,6 @@ static int run_verify(int argc, char **argv)
     return archive ? verify_archive(argv[1]) : verify_standby(argv[1]);
 }
 
-const struct verb verb_verify = {"verify", "NAME [--archive]", "compare this copy with the standby's, or with a restore from the archive", run_verify};
+const struct verb verb_verify = {
+    "verify", "NAME [--archive]",
+    "compare this copy with the standby's, or with a restore from the archive", run_verify};

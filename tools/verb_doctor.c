@@ -1,4 +1,5 @@
-/* verb_doctor.c: `dumont doctor`: is this machine fit? One line per check: ok, warn or FAIL with what to do. One thread; changes nothing but a probe file. */
+/* verb_doctor.c: `dumont doctor`: is this machine fit? One line per check: ok, warn or FAIL with
+ * what to do. One thread; changes nothing but a probe file. */
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,7 +21,8 @@ static void say(struct report *r, const char *check, int level, const char *text
     static const char *const word[] = {"ok", "warn", "FAIL"};
     if (level == 2)
         r->failures++;
-    json_array_append_new(r->list, json_pack("{s:s, s:s, s:s}", "check", check, "result", word[level], "text", text));
+    json_array_append_new(
+        r->list, json_pack("{s:s, s:s, s:s}", "check", check, "result", word[level], "text", text));
     if (!opt_json)
         printf("%-5s %-10s %s\n", word[level], check, text);
 }
@@ -32,9 +34,11 @@ static void check_fuse(struct report *r)
         close(fd);
         say(r, "fuse", 0, "/dev/fuse can be opened");
     } else if (errno == ENOENT) {
-        say(r, "fuse", 2, "no /dev/fuse: load the module (modprobe fuse), or start the container with --device /dev/fuse");
+        say(r, "fuse", 2,
+            "no /dev/fuse: load the module (modprobe fuse), or start the container with --device /dev/fuse");
     } else {
-        say(r, "fuse", 2, "/dev/fuse cannot be opened: run as root; in a container add --device /dev/fuse --cap-add SYS_ADMIN");
+        say(r, "fuse", 2,
+            "/dev/fuse cannot be opened: run as root; in a container add --device /dev/fuse --cap-add SYS_ADMIN");
     }
 }
 
@@ -46,9 +50,11 @@ static void check_kernel(struct report *r)
     uname(&u);
     sscanf(u.release, "%u.%u", &major, &minor);
     unsigned v = major * 1000 + minor;
-    snprintf(text, sizeof text, "Linux %s%s", u.release,
-             v >= 6018 ? ": sync(2) and syncfs(2) reach the workspace"
-                       : ": sync(2) and syncfs(2) may not reach a FUSE filesystem; use fsync, which covers everything before it");
+    snprintf(
+        text, sizeof text, "Linux %s%s", u.release,
+        v >= 6018
+            ? ": sync(2) and syncfs(2) reach the workspace"
+            : ": sync(2) and syncfs(2) may not reach a FUSE filesystem; use fsync, which covers everything before it");
     say(r, "kernel", v >= 5004 ? (v >= 6018 ? 0 : 1) : 2, text);
 }
 
@@ -84,8 +90,8 @@ static void check_disk(struct report *r)
     qsort(took, 21, sizeof *took, cmp_u64);
     statvfs(dir, &v);
     uint64_t avail = (uint64_t)v.f_bavail * v.f_frsize;
-    snprintf(text, sizeof text, "%.150s: a 4 KiB fdatasync takes %.2f ms (median of 21); %s free", dir, (double)took[10] / 1e6,
-             human_bytes(avail, free_text));
+    snprintf(text, sizeof text, "%.150s: a 4 KiB fdatasync takes %.2f ms (median of 21); %s free",
+             dir, (double)took[10] / 1e6, human_bytes(avail, free_text));
     say(r, "disk", avail < (1ull << 30) || took[10] > 50 * DMT_MS ? 1 : 0, text);
 }
 
@@ -94,7 +100,9 @@ static void check_clock(struct report *r)
     const struct dmt_clock *clk = dmt_clock_real();
     uint64_t now = clk->realtime_ns(clk->ctx) / DMT_S;
     bool sane = now > 1735689600ull; /* 2025-01-01 */
-    say(r, "clock", sane ? 0 : 1, sane ? "the date is plausible; nothing that keeps data safe rests on it" : "the date is in the past: set the clock (times in listings will be wrong)");
+    say(r, "clock", sane ? 0 : 1,
+        sane ? "the date is plausible; nothing that keeps data safe rests on it"
+             : "the date is in the past: set the clock (times in listings will be wrong)");
 }
 
 static void check_tls(struct report *r)
@@ -104,7 +112,8 @@ static void check_tls(struct report *r)
     if (access(path, R_OK) == 0)
         say(r, "tls", 0, "this machine has a node certificate");
     else
-        say(r, "tls", 1, "no node certificate: needed for a standby (on the controller: dumontd ca issue NODE)");
+        say(r, "tls", 1,
+            "no node certificate: needed for a standby (on the controller: dumontd ca issue NODE)");
 }
 
 static void check_agent(struct report *r)
@@ -114,7 +123,8 @@ static void check_agent(struct report *r)
     if (access(path, F_OK) == 0)
         say(r, "dumontd", 0, "runs here");
     else
-        say(r, "dumontd", 1, "not running here: needed for a standby and for failover, not for a single machine");
+        say(r, "dumontd", 1,
+            "not running here: needed for a standby and for failover, not for a single machine");
 }
 
 static int run(int argc, char **argv)
@@ -135,4 +145,5 @@ static int run(int argc, char **argv)
     return r.failures ? EXIT_DIFFERS : EXIT_OK;
 }
 
-const struct verb verb_doctor = {"doctor", "[--json]", "is this machine fit: /dev/fuse, kernel, disk, clock, certificates", run};
+const struct verb verb_doctor = {
+    "doctor", "[--json]", "is this machine fit: /dev/fuse, kernel, disk, clock, certificates", run};

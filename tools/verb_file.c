@@ -1,5 +1,6 @@
-/* verb_file.c: `dumont receipt FILE...` (where are these bytes) and `dumont heal FILE...` (put back late-arrived bytes from a branch).
- * FILE is a path in a mount; the mount table says which workspace. One thread.
+/* verb_file.c: `dumont receipt FILE...` (where are these bytes) and `dumont heal FILE...` (put back
+ * late-arrived bytes from a branch). FILE is a path in a mount; the mount table says which
+ * workspace. One thread.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -14,13 +15,15 @@ static const char *place(const json_t *r, const char *key)
 static void print_receipt(const char *file, const json_t *r)
 {
     char a[32];
-    printf("%s: %s, last changed at position %" PRIu64 " of epoch %s\n", file, human_bytes(json_u64(r, "size"), a), json_u64(r, "seq"),
-           json_str(r, "epoch"));
-    printf("  journal here  %s\n  standby       %s\n  archive       %s\n", place(r, "journal"), place(r, "standby"), place(r, "archive"));
+    printf("%s: %s, last changed at position %" PRIu64 " of epoch %s\n", file,
+           human_bytes(json_u64(r, "size"), a), json_u64(r, "seq"), json_str(r, "epoch"));
+    printf("  journal here  %s\n  standby       %s\n  archive       %s\n", place(r, "journal"),
+           place(r, "standby"), place(r, "archive"));
 }
 
 /* Runs cmd for each file; print may be NULL. */
-static int for_files(const struct verb *v, const char *cmd, int argc, char **argv, void (*print)(const char *file, const json_t *r))
+static int for_files(const struct verb *v, const char *cmd, int argc, char **argv,
+                     void (*print)(const char *file, const json_t *r))
 {
     int worst = EXIT_OK;
     json_t *all = json_array();
@@ -54,7 +57,8 @@ static int run_receipt(int argc, char **argv)
 {
     return for_files(&verb_receipt, "receipt", argc, argv, print_receipt);
 }
-const struct verb verb_receipt = {"receipt", "FILE...", "where a file's bytes are: journal, standby, archive", run_receipt};
+const struct verb verb_receipt = {
+    "receipt", "FILE...", "where a file's bytes are: journal, standby, archive", run_receipt};
 
 static void print_heal(const char *file, const json_t *r)
 {
@@ -64,4 +68,6 @@ static int run_heal(int argc, char **argv)
 {
     return for_files(&verb_heal, "heal", argc, argv, print_heal);
 }
-const struct verb verb_heal = {"heal", "FILE...", "put back late-arrived bytes of an incomplete file from its branch", run_heal};
+const struct verb verb_heal = {"heal", "FILE...",
+                               "put back late-arrived bytes of an incomplete file from its branch",
+                               run_heal};

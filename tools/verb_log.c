@@ -1,5 +1,6 @@
-/* verb_log.c: `dumont log NAME`: the workspace's records as they stand in its journal segments, one line each, oldest first; --incomplete lists the files that
- * lost unsynced bulk data. Reads the segment files only, so it works on a running workspace and on a dead one. One thread.
+/* verb_log.c: `dumont log NAME`: the workspace's records as they stand in its journal segments, one
+ * line each, oldest first; --incomplete lists the files that lost unsynced bulk data. Reads the
+ * segment files only, so it works on a running workspace and on a dead one. One thread.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -12,7 +13,7 @@
 
 struct want {
     uint64_t from;
-    uint64_t last;      /* keep only the last so many; 0 = all */
+    uint64_t last; /* keep only the last so many; 0 = all */
     bool incomplete;
     char (*ring)[512];
     uint64_t n;
@@ -29,8 +30,8 @@ static int one(void *ctx, const struct dmt_rec *r)
         dmt_body_print(&b, text, sizeof text);
     else
         snprintf(text, sizeof text, "type %u, %u bytes", r->type, r->body_len);
-    snprintf(line, sizeof line, "%10" PRIu64 "  %" PRIu64 ".%" PRIu64 "  %s  %s", r->seq, r->epoch >> 32, r->epoch & UINT32_MAX,
-             local_time(r->time_ns, when), text);
+    snprintf(line, sizeof line, "%10" PRIu64 "  %" PRIu64 ".%" PRIu64 "  %s  %s", r->seq,
+             r->epoch >> 32, r->epoch & UINT32_MAX, local_time(r->time_ns, when), text);
     if (w->last)
         snprintf(w->ring[w->n++ % w->last], sizeof line, "%s", line);
     else
@@ -74,4 +75,5 @@ static int run(int argc, char **argv)
     return rc < 0 ? fail(EXIT_FAILED, &err) : EXIT_OK;
 }
 
-const struct verb verb_log = {"log", "NAME [--last N | --all | --from POSITION] [--incomplete]", "what happened: the journal's records, one line each", run};
+const struct verb verb_log = {"log", "NAME [--last N | --all | --from POSITION] [--incomplete]",
+                              "what happened: the journal's records, one line each", run};

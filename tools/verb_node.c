@@ -1,4 +1,5 @@
-/* verb_node.c: `dumont node list|add|remove`: machines, by way of dumontd's API on this machine. One thread. */
+/* verb_node.c: `dumont node list|add|remove`: machines, by way of dumontd's API on this machine.
+ * One thread. */
 #include <stdio.h>
 #include <string.h>
 #include "tools/dumont.h"
@@ -16,7 +17,8 @@ static int list(void)
     else
         json_array_foreach(nodes, i, n)
         {
-            printf("%-16s %-10s %s\n", json_str(n, "name"), json_str(n, "state"), json_str(n, "provider"));
+            printf("%-16s %-10s %s\n", json_str(n, "name"), json_str(n, "state"),
+                   json_str(n, "provider"));
         }
     json_decref(r);
     return EXIT_OK;
@@ -30,7 +32,9 @@ static int run(int argc, char **argv)
     if (argc == 2 && strcmp(argv[1], "list") == 0)
         return list();
     if (argc == 4 && strcmp(argv[1], "add") == 0) {
-        if (dumontd_call("POST", "/nodes", json_pack("{s:s, s:s}", "name", argv[2], "provider", argv[3]), &r, &err) != 0)
+        if (dumontd_call("POST", "/nodes",
+                         json_pack("{s:s, s:s}", "name", argv[2], "provider", argv[3]), &r,
+                         &err) != 0)
             return fail(EXIT_FAILED, &err);
     } else if (argc == 3 && strcmp(argv[1], "remove") == 0 && ws_name_valid(argv[2])) {
         snprintf(path, sizeof path, "/nodes/%s", argv[2]);
@@ -45,4 +49,5 @@ static int run(int argc, char **argv)
     return EXIT_OK;
 }
 
-const struct verb verb_node = {"node", "list | add NAME PROVIDER | remove NAME", "machines: list them, get one from a provider, give it back", run};
+const struct verb verb_node = {"node", "list | add NAME PROVIDER | remove NAME",
+                               "machines: list them, get one from a provider, give it back", run};

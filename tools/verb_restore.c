@@ -1,8 +1,9 @@
-/* verb_restore.c: `dumont restore`: the workspace as plain files, from the archive alone; and the store-building half that `workspace create --from` and
- * `verify --archive` use.
+/* verb_restore.c: `dumont restore`: the workspace as plain files, from the archive alone; and the
+ * store-building half that `workspace create --from` and `verify --archive` use.
  *
- * Happy path: archive -> scratch store beside DIR -> open (recovery) -> walk -> plain files -> scratch removed. Failure: the sentence of the archive (which object,
- * how far one can still get); DIR is left empty, the scratch store removed. One thread.
+ * Happy path: archive -> scratch store beside DIR -> open (recovery) -> walk -> plain files ->
+ * scratch removed. Failure: the sentence of the archive (which object, how far one can still get);
+ * DIR is left empty, the scratch store removed. One thread.
  */
 #include <dirent.h>
 #include <fcntl.h>
@@ -28,7 +29,9 @@ static int remove_entry(const char *path, const struct stat *st, int flag, struc
 
 int remove_path(const char *path)
 {
-    return nftw(path, remove_entry, 32, FTW_DEPTH | FTW_PHYS | FTW_MOUNT) == 0 || errno == ENOENT ? 0 : -errno;
+    return nftw(path, remove_entry, 32, FTW_DEPTH | FTW_PHYS | FTW_MOUNT) == 0 || errno == ENOENT
+               ? 0
+               : -errno;
 }
 
 static void show(void *ctx, uint64_t done, uint64_t total)
@@ -43,22 +46,34 @@ int restore_store(const char *url, const char *store, const char *name, const ch
     const struct dmt_clock *clk = dmt_clock_real();
     struct dmt_restore r = {.url = url, .name = name, .dir = store, .progress = show, .ctx = what};
     if (to && dmt_time_parse(to, clk->realtime_ns(clk->ctx), &r.to_time_ns) != 0)
-        return failf(EXIT_USAGE, "Write it as \"2026-11-23 10:00\", 2026-11-23T10:00:00Z, @SECONDS or \"10 minutes ago\".", "\"%s\" is not a time", to);
+        return failf(
+            EXIT_USAGE,
+            "Write it as \"2026-11-23 10:00\", 2026-11-23T10:00:00Z, @SECONDS or \"10 minutes ago\".",
+            "\"%s\" is not a time", to);
     int rc = dmt_archive_restore(&r, &err);
     progress_end();
     if (rc != 0)
         return fail(EXIT_FAILED, &err);
     if (!opt_json)
-        printf("restored to position %" PRIu64 ", %s%s\n", r.reached.seq, local_time(r.reached_time_ns, when),
-               r.incomplete ? "; some files have older content: their bulk data of that moment was not archived" : "");
+        printf(
+            "restored to position %" PRIu64 ", %s%s\n", r.reached.seq,
+            local_time(r.reached_time_ns, when),
+            r.incomplete
+                ? "; some files have older content: their bulk data of that moment was not archived"
+                : "");
     return EXIT_OK;
 }
 
-int open_offline(const char *store, struct dmt_ws **ret, struct dmt_pool **ret_pool, struct dmt_err *err)
+int open_offline(const char *store, struct dmt_ws **ret, struct dmt_pool **ret_pool,
+                 struct dmt_err *err)
 {
     *ret_pool = NULL;
     int rc = dmt_pool_new(ret_pool, "pool", 1, 64);
-    struct dmt_ws_conf wc = {.io = dmt_io_real(), .clock = dmt_clock_real(), .dir = store, .gate = dmt_gate_open(), .pool = *ret_pool};
+    struct dmt_ws_conf wc = {.io = dmt_io_real(),
+                             .clock = dmt_clock_real(),
+                             .dir = store,
+                             .gate = dmt_gate_open(),
+                             .pool = *ret_pool};
     if (rc == 0)
         rc = dmt_ws_open(ret, &wc, err);
     if (rc != 0) {
@@ -86,7 +101,9 @@ static int dir_ready(const char *dir)
     for (struct dirent *e; (e = readdir(d));)
         n += strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0;
     closedir(d);
-    return n ? failf(EXIT_FAILED, "Give a directory that is empty or does not exist.", "%s is not empty", dir) : EXIT_OK;
+    return n ? failf(EXIT_FAILED, "Give a directory that is empty or does not exist.",
+                     "%s is not empty", dir)
+             : EXIT_OK;
 }
 
 static int restore_files(const char *url, const char *name, const char *dir, const char *to)
@@ -117,7 +134,8 @@ static int restore_files(const char *url, const char *name, const char *dir, con
     return rc;
 }
 
-/* The files that a branch names, as that machine had them: asked of the workspace's process, which keeps the branch. */
+/* The files that a branch names, as that machine had them: asked of the workspace's process, which
+ * keeps the branch. */
 static int extract_branch(const char *name, const char *dir, const char *branch)
 {
     struct dmt_err err = {0};
@@ -128,7 +146,10 @@ static int extract_branch(const char *name, const char *dir, const char *branch)
         return rc;
     if (!realpath(dir, path))
         return failf(EXIT_FAILED, NULL, "%s: %s", dir, strerror(errno));
-    if (control_call(name, json_pack("{s:s, s:s, s:s}", "cmd", "branch.extract", "branch", branch, "dir", path), &r, &err) != 0)
+    if (control_call(
+            name,
+            json_pack("{s:s, s:s, s:s}", "cmd", "branch.extract", "branch", branch, "dir", path),
+            &r, &err) != 0)
         return fail(EXIT_FAILED, &err);
     json_decref(r);
     if (!opt_json)
@@ -162,13 +183,17 @@ static int run(int argc, char **argv)
         return extract_branch(name, dir, branch);
     if (!from) {
         if (ws_load(name, &c, store, &err) != 0) {
-            dmt_err_hint(&err, "On another machine say where the archive is: dumont restore %s DIR --from URL", name);
+            dmt_err_hint(
+                &err,
+                "On another machine say where the archive is: dumont restore %s DIR --from URL",
+                name);
             return fail(EXIT_ABSENT, &err);
         }
         from = dmt_conf_get(c, "archive");
         if (!from) {
             dmt_conf_free(c);
-            return failf(EXIT_USAGE, "Say where it is with --from URL.", "workspace %s has no archive= in its configuration", name);
+            return failf(EXIT_USAGE, "Say where it is with --from URL.",
+                         "workspace %s has no archive= in its configuration", name);
         }
     }
     int rc = dir_ready(dir);
@@ -178,4 +203,6 @@ static int run(int argc, char **argv)
     return rc;
 }
 
-const struct verb verb_restore = {"restore", "NAME DIR ([--to TIME] [--from URL] | --branch BRANCH)", "write the workspace as plain files, from the archive alone", run};
+const struct verb verb_restore = {
+    "restore", "NAME DIR ([--to TIME] [--from URL] | --branch BRANCH)",
+    "write the workspace as plain files, from the archive alone", run};

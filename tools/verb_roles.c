@@ -1,4 +1,5 @@
-/* verb_roles.c: `dumont handover|promote|fence|flush`: requests to the workspace's process about who holds it and how far it has drained. One thread. */
+/* verb_roles.c: `dumont handover|promote|fence|flush`: requests to the workspace's process about
+ * who holds it and how far it has drained. One thread. */
 #include <stdio.h>
 #include <string.h>
 #include "tools/dumont.h"
@@ -24,7 +25,9 @@ static int run_handover(int argc, char **argv)
         return usage_of(&verb_handover);
     return ask(argv[1], json_pack("{s:s}", "cmd", "handover"));
 }
-const struct verb verb_handover = {"handover", "NAME", "move the workspace to its standby: drain, pass the epoch, mount there", run_handover};
+const struct verb verb_handover = {
+    "handover", "NAME", "move the workspace to its standby: drain, pass the epoch, mount there",
+    run_handover};
 
 static int run_promote(int argc, char **argv)
 {
@@ -33,7 +36,9 @@ static int run_promote(int argc, char **argv)
         return usage_of(&verb_promote);
     return ask(argv[1], json_pack("{s:s, s:b}", "cmd", "promote", "force", force));
 }
-const struct verb verb_promote = {"promote", "NAME [--force]", "make this standby the holder now, without waiting for silence", run_promote};
+const struct verb verb_promote = {"promote", "NAME [--force]",
+                                  "make this standby the holder now, without waiting for silence",
+                                  run_promote};
 
 static int run_fence(int argc, char **argv)
 {
@@ -41,7 +46,8 @@ static int run_fence(int argc, char **argv)
         return usage_of(&verb_fence);
     return ask(argv[1], json_pack("{s:s}", "cmd", "fence"));
 }
-const struct verb verb_fence = {"fence", "NAME", "stop this machine from writing to the workspace, at once", run_fence};
+const struct verb verb_fence = {
+    "fence", "NAME", "stop this machine from writing to the workspace, at once", run_fence};
 
 static int run_flush(int argc, char **argv)
 {
@@ -58,4 +64,6 @@ static int run_flush(int argc, char **argv)
         return usage_of(&verb_flush);
     return ask(ws, json_pack("{s:s, s:s}", "cmd", "flush", "to", to));
 }
-const struct verb verb_flush = {"flush", "NAME [--to standby|archive]", "wait until everything written so far has arrived there", run_flush};
+const struct verb verb_flush = {"flush", "NAME [--to standby|archive]",
+                                "wait until everything written so far has arrived there",
+                                run_flush};

@@ -1,4 +1,5 @@
-/* verb_snapshot.c: `dumont snapshot create|list|show|diff|delete` and `dumont rollback`: asked of the workspace's process. One thread. */
+/* verb_snapshot.c: `dumont snapshot create|list|show|diff|delete` and `dumont rollback`: asked of
+ * the workspace's process. One thread. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -10,14 +11,15 @@ static int call(const char *ws, json_t *req, json_t **ret)
     int rc = control_call(ws, req, ret, &err);
     if (rc == 0)
         return EXIT_OK;
-    return fail(rc == -ENOENT && !*ret && strstr(err.msg, "not running") ? EXIT_ABSENT : EXIT_FAILED, &err);
+    return fail(
+        rc == -ENOENT && !*ret && strstr(err.msg, "not running") ? EXIT_ABSENT : EXIT_FAILED, &err);
 }
 
 static void print_one(const json_t *s)
 {
     char t[32];
-    printf("%-32s  %s  position %-10" PRIu64 "  %s\n", json_str(s, "name"), local_time(json_u64(s, "time_ns"), t),
-           json_u64(s, "seq"), json_str(s, "note"));
+    printf("%-32s  %s  position %-10" PRIu64 "  %s\n", json_str(s, "name"),
+           local_time(json_u64(s, "time_ns"), t), json_u64(s, "seq"), json_str(s, "note"));
 }
 
 static int snap_create(int argc, char **argv)
@@ -25,7 +27,10 @@ static int snap_create(int argc, char **argv)
     json_t *r = NULL;
     if (argc < 2 || argc > 3)
         return usage_of(&verb_snapshot);
-    int rc = call(argv[0], json_pack("{s:s, s:s, s:s}", "cmd", "snapshot.create", "name", argv[1], "note", argc == 3 ? argv[2] : ""), &r);
+    int rc = call(argv[0],
+                  json_pack("{s:s, s:s, s:s}", "cmd", "snapshot.create", "name", argv[1], "note",
+                            argc == 3 ? argv[2] : ""),
+                  &r);
     if (rc == EXIT_OK && opt_json)
         print_json(r);
     else if (rc == EXIT_OK)
@@ -61,7 +66,8 @@ static int snap_list(int argc, char **argv, const char *only)
     }
     json_decref(r);
     if (only && !found)
-        return failf(EXIT_FAILED, "`dumont snapshot list` shows what there is.", "no snapshot \"%s\" in %s", only, argv[0]);
+        return failf(EXIT_FAILED, "`dumont snapshot list` shows what there is.",
+                     "no snapshot \"%s\" in %s", only, argv[0]);
     return EXIT_OK;
 }
 
@@ -95,7 +101,10 @@ static int snap_diff(int argc, char **argv)
     json_t *r = NULL;
     if (argc < 2 || argc > 3)
         return usage_of(&verb_snapshot);
-    int rc = call(argv[0], json_pack("{s:s, s:s, s:s}", "cmd", "snapshot.diff", "from", argv[1], "to", argc == 3 ? argv[2] : ""), &r);
+    int rc = call(argv[0],
+                  json_pack("{s:s, s:s, s:s}", "cmd", "snapshot.diff", "from", argv[1], "to",
+                            argc == 3 ? argv[2] : ""),
+                  &r);
     if (rc != EXIT_OK)
         return rc;
     if (opt_json)
@@ -127,11 +136,12 @@ static int run_snapshot(int argc, char **argv)
     return usage_of(&verb_snapshot);
 }
 
-const struct verb verb_snapshot = {"snapshot",
-                                   "create NAME SNAPSHOT [NOTE] | list NAME | show NAME SNAPSHOT | diff NAME FROM [TO] | delete NAME SNAPSHOT",
-                                   "make, list, compare and delete snapshots", run_snapshot};
+const struct verb verb_snapshot = {
+    "snapshot",
+    "create NAME SNAPSHOT [NOTE] | list NAME | show NAME SNAPSHOT | diff NAME FROM [TO] | delete NAME SNAPSHOT",
+    "make, list, compare and delete snapshots", run_snapshot};
 
-/* --- rollback --------------------------------------------------------------------------------------------------------- */
+/* --- rollback --------------------------------------------------------------------------------- */
 static int run_rollback(int argc, char **argv)
 {
     const char *ws = NULL, *snap = NULL, *to = NULL;
@@ -155,8 +165,10 @@ static int run_rollback(int argc, char **argv)
         json_decref(paths);
         return usage_of(&verb_rollback);
     }
-    int rc = call(ws, json_pack("{s:s, s:s, s:s, s:o, s:b}", "cmd", "rollback", "snapshot", snap ? snap : "", "to", to ? to : "", "paths", paths,
-                                "dry_run", dry), &r);
+    int rc = call(ws,
+                  json_pack("{s:s, s:s, s:s, s:o, s:b}", "cmd", "rollback", "snapshot",
+                            snap ? snap : "", "to", to ? to : "", "paths", paths, "dry_run", dry),
+                  &r);
     if (rc != EXIT_OK)
         return rc;
     if (opt_json) {
@@ -166,11 +178,13 @@ static int run_rollback(int argc, char **argv)
             print_changes(json_object_get(r, "changes"));
         printf("%" PRIu64 " files %s\n", json_u64(r, "changed"), dry ? "would change" : "changed");
         if (!dry)
-            printf("the state before is kept as snapshot %s: roll back to it to undo this\n", json_str(r, "saved_as"));
+            printf("the state before is kept as snapshot %s: roll back to it to undo this\n",
+                   json_str(r, "saved_as"));
     }
     json_decref(r);
     return EXIT_OK;
 }
 
 const struct verb verb_rollback = {"rollback", "NAME (SNAPSHOT | --to TIME) [PATH...] [--dry-run]",
-                                   "bring the workspace, or some paths, back to an earlier state", run_rollback};
+                                   "bring the workspace, or some paths, back to an earlier state",
+                                   run_rollback};

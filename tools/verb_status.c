@@ -1,5 +1,6 @@
-/* verb_status.c: `dumont status`: one screen: role, epoch, lag, what is pending, when a restore was last proved. Asks each workspace's own process; one
- * that does not run is shown as such from its files. --watch redraws every second until Ctrl-C. One thread.
+/* verb_status.c: `dumont status`: one screen: role, epoch, lag, what is pending, when a restore was
+ * last proved. Asks each workspace's own process; one that does not run is shown as such from its
+ * files. --watch redraws every second until Ctrl-C. One thread.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -16,12 +17,15 @@ static void line_peer(const json_t *s)
         return;
     }
     if (!json_bool(p, "connected")) {
-        printf("  standby     %s not connected%s%s\n", json_str(p, "node"), *json_str(p, "note") ? ": " : "", json_str(p, "note"));
+        printf("  standby     %s not connected%s%s\n", json_str(p, "node"),
+               *json_str(p, "note") ? ": " : "", json_str(p, "note"));
         return;
     }
-    printf("  standby     %s%s: received %" PRIu64 ", durable %" PRIu64 ", applied %" PRIu64 "; lag %s, bulk %s to go, round trip %s\n",
-           json_str(p, "node"), json_bool(p, "in_sync") ? "" : " (catching up)", json_u64(p, "received"), json_u64(p, "durable"),
-           json_u64(p, "applied"), human_bytes(json_u64(p, "lag_bytes"), a), human_bytes(json_u64(p, "bulk_bytes"), b),
+    printf("  standby     %s%s: received %" PRIu64 ", durable %" PRIu64 ", applied %" PRIu64
+           "; lag %s, bulk %s to go, round trip %s\n",
+           json_str(p, "node"), json_bool(p, "in_sync") ? "" : " (catching up)",
+           json_u64(p, "received"), json_u64(p, "durable"), json_u64(p, "applied"),
+           human_bytes(json_u64(p, "lag_bytes"), a), human_bytes(json_u64(p, "bulk_bytes"), b),
            human_ms(json_u64(p, "rtt_us") / 1000, c));
 }
 
@@ -33,10 +37,11 @@ static void line_archive(const json_t *s)
         printf("  archive     none configured\n");
         return;
     }
-    printf("  archive     %s: up to %" PRIu64 ", %s pending", json_str(p, "url"), json_u64(p, "seq"),
-           human_bytes(json_u64(p, "pending_bytes"), a));
+    printf("  archive     %s: up to %" PRIu64 ", %s pending", json_str(p, "url"),
+           json_u64(p, "seq"), human_bytes(json_u64(p, "pending_bytes"), a));
     if (*json_str(p, "error"))
-        printf("; failing since %s: %s", local_time(json_u64(p, "error_since_ns"), t), json_str(p, "error"));
+        printf("; failing since %s: %s", local_time(json_u64(p, "error_since_ns"), t),
+               json_str(p, "error"));
     printf("\n");
     if (json_u64(p, "proved_ns"))
         printf("  restore     last proved %s\n", local_time(json_u64(p, "proved_ns"), t));
@@ -47,25 +52,30 @@ static void line_archive(const json_t *s)
 static void print_status(const json_t *s)
 {
     char a[32], b[32], c[32];
-    printf("%s  %s%s, epoch %s\n", json_str(s, "name"), json_str(s, "state"), json_bool(s, "one_copy") ? " (one copy)" : "",
-           json_str(s, "epoch"));
+    printf("%s  %s%s, epoch %s\n", json_str(s, "name"), json_str(s, "state"),
+           json_bool(s, "one_copy") ? " (one copy)" : "", json_str(s, "epoch"));
     if (*json_str(s, "note"))
         printf("  note        %s\n", json_str(s, "note"));
     if (json_bool(s, "failed"))
         printf("  FAILED      %s\n", json_str(s, "failed_why"));
     printf("  mounted     %s\n", *json_str(s, "mountpoint") ? json_str(s, "mountpoint") : "no");
-    printf("  journal     at %" PRIu64 ", durable %" PRIu64 ", applied %" PRIu64 ", checkpointed %" PRIu64 "; %s in segments\n",
-           json_u64(s, "tail"), json_u64(s, "durable"), json_u64(s, "applied"), json_u64(s, "checkpointed"),
-           human_bytes(json_u64(s, "journal_bytes"), a));
-    printf("  data        %" PRIu64 " files, %s; %s held by %" PRIu64 " snapshots; %s not yet in the database\n",
-           json_u64(s, "inodes"), human_bytes(json_u64(s, "live_bytes"), a), human_bytes(json_u64(s, "pinned_bytes"), b),
-           json_u64(s, "snapshots"), human_bytes(json_u64(s, "dirty_bytes"), c));
+    printf("  journal     at %" PRIu64 ", durable %" PRIu64 ", applied %" PRIu64
+           ", checkpointed %" PRIu64 "; %s in segments\n",
+           json_u64(s, "tail"), json_u64(s, "durable"), json_u64(s, "applied"),
+           json_u64(s, "checkpointed"), human_bytes(json_u64(s, "journal_bytes"), a));
+    printf("  data        %" PRIu64 " files, %s; %s held by %" PRIu64
+           " snapshots; %s not yet in the database\n",
+           json_u64(s, "inodes"), human_bytes(json_u64(s, "live_bytes"), a),
+           human_bytes(json_u64(s, "pinned_bytes"), b), json_u64(s, "snapshots"),
+           human_bytes(json_u64(s, "dirty_bytes"), c));
     line_peer(s);
     line_archive(s);
     if (json_u64(s, "oldest_sync_ms") > 1000)
-        printf("  waiting     oldest sync waits for %s\n", human_ms(json_u64(s, "oldest_sync_ms"), a));
+        printf("  waiting     oldest sync waits for %s\n",
+               human_ms(json_u64(s, "oldest_sync_ms"), a));
     if (json_u64(s, "incomplete_files"))
-        printf("  incomplete  %" PRIu64 " files lost unsynced bulk data in the last failover (dumont log %s --incomplete)\n",
+        printf("  incomplete  %" PRIu64
+               " files lost unsynced bulk data in the last failover (dumont log %s --incomplete)\n",
                json_u64(s, "incomplete_files"), json_str(s, "name"));
 }
 
@@ -146,4 +156,5 @@ static int run(int argc, char **argv)
 }
 
 const struct verb verb_status = {"status", "[NAME] [--watch] [--json]",
-                                 "where the workspaces stand: role, epoch, lag, what is pending", run};
+                                 "where the workspaces stand: role, epoch, lag, what is pending",
+                                 run};

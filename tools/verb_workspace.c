@@ -1,8 +1,10 @@
-/* verb_workspace.c: `dumont workspace create|list|show|set|remove`: the configuration file and the store of a workspace on this machine.
+/* verb_workspace.c: `dumont workspace create|list|show|set|remove`: the configuration file and the
+ * store of a workspace on this machine.
  *
- * create makes the store (identity, empty root) and the configuration file; with standby-role options it makes only the configuration: the
- * store of a standby is filled by its first synchronisation. `create NEW --from URL` fills the store from an archive. remove asks
- * for --yes and refuses while the workspace runs. One thread.
+ * create makes the store (identity, empty root) and the configuration file; with standby-role
+ * options it makes only the configuration: the store of a standby is filled by its first
+ * synchronisation. `create NEW --from URL` fills the store from an archive. remove asks for --yes
+ * and refuses while the workspace runs. One thread.
  */
 #include <dirent.h>
 #include <fcntl.h>
@@ -19,7 +21,8 @@
 #include "tools/dumont.h"
 #include "tools/restore.h"
 
-static int make_store(const char *name, const char *store, const struct dmt_conf *c, struct dmt_err *err)
+static int make_store(const char *name, const char *store, const struct dmt_conf *c,
+                      struct dmt_err *err)
 {
     struct dmt_store_ident id;
     const struct dmt_clock *clk = dmt_clock_real();
@@ -51,7 +54,8 @@ static int take_settings(struct dmt_conf *c, int argc, char **argv, int from)
         eq = strchr(w, '=');
         snprintf(key, sizeof key, "%.*s", (int)(eq ? (size_t)(eq - w) : strlen(w)), w);
         const char *val = eq ? eq + 1 : "";
-        if (!eq && i + 1 < argc && argv[i][0] == '-' && argv[i + 1][0] != '-' && strcmp(key, "create") != 0)
+        if (!eq && i + 1 < argc && argv[i][0] == '-' && argv[i + 1][0] != '-' &&
+            strcmp(key, "create") != 0)
             val = argv[++i];
         if (dmt_option_check(key, val, DMT_OPT_IN_CONF, &err) != 0)
             return fail(EXIT_USAGE, &err);
@@ -101,7 +105,9 @@ static int create(int argc, char **argv)
         return fail(EXIT_USAGE, &err);
     ws_conf_path(name, path);
     if (access(path, F_OK) == 0)
-        return failf(EXIT_FAILED, "`dumont workspace set` changes it; `dumont workspace remove` deletes it.", "workspace %s exists already (%s)", name, path);
+        return failf(EXIT_FAILED,
+                     "`dumont workspace set` changes it; `dumont workspace remove` deletes it.",
+                     "workspace %s exists already (%s)", name, path);
     struct dmt_conf *c = dmt_conf_new();
     int rc = take_settings(c, argc, argv, 1);
     if (rc == EXIT_OK && dmt_options_consistent(c, &err) != 0)
@@ -112,13 +118,15 @@ static int create(int argc, char **argv)
         snprintf(store, sizeof store, "%s/%s", dmt_dir_state(), name);
     if (rc == EXIT_OK && from)
         rc = restore_store(from, store, name, to);
-    else if (rc == EXIT_OK && !(role && strcmp(role, "standby") == 0) && make_store(name, store, c, &err) != 0)
+    else if (rc == EXIT_OK && !(role && strcmp(role, "standby") == 0) &&
+             make_store(name, store, c, &err) != 0)
         rc = fail(EXIT_FAILED, &err);
     if (rc == EXIT_OK && save_conf(name, c, &err) != 0)
         rc = fail(EXIT_FAILED, &err);
     dmt_conf_free(c);
     if (rc == EXIT_OK && !opt_json)
-        printf("workspace %s created in %s\nmount it with: mount -t dumont %s DIR\n", name, store, name);
+        printf("workspace %s created in %s\nmount it with: mount -t dumont %s DIR\n", name, store,
+               name);
     return rc;
 }
 
@@ -133,9 +141,11 @@ static int list_one(void *ctx, const char *name)
     const char *role = dmt_conf_get(c, "role");
     bool runs = access(sock, F_OK) == 0;
     if (opt_json)
-        json_array_append_new(ctx, json_pack("{s:s, s:s, s:s, s:b}", "name", name, "store", store, "role", role ? role : "primary", "running", runs));
+        json_array_append_new(ctx, json_pack("{s:s, s:s, s:s, s:b}", "name", name, "store", store,
+                                             "role", role ? role : "primary", "running", runs));
     else
-        printf("%-24s %-10s %-8s %s\n", name, role ? role : "primary", runs ? "running" : "", store);
+        printf("%-24s %-10s %-8s %s\n", name, role ? role : "primary", runs ? "running" : "",
+               store);
     dmt_conf_free(c);
     return 0;
 }
@@ -183,7 +193,7 @@ static int set(int argc, char **argv)
     return rc;
 }
 
-/* --- remove ------------------------------------------------------------------------------------------------------------ */
+/* --- remove ----------------------------------------------------------------------------------- */
 static int remove_tree(int dirfd, const char *name)
 {
     int fd = openat(dirfd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC), rc = 0;
@@ -222,11 +232,14 @@ static int remove_ws(int argc, char **argv)
     dmt_conf_free(c);
     if (control_call(argv[0], json_pack("{s:s}", "cmd", "status"), &r, NULL) == 0) {
         json_decref(r);
-        return failf(EXIT_FAILED, "Unmount it first (on a standby: stop it with `dumont fence NAME`).", "workspace %s is running", argv[0]);
+        return failf(EXIT_FAILED,
+                     "Unmount it first (on a standby: stop it with `dumont fence NAME`).",
+                     "workspace %s is running", argv[0]);
     }
     if (!yes)
         return failf(EXIT_USAGE, "Add --yes to do it; an archive, if there is one, is not touched.",
-                     "this deletes workspace %s and everything in %s on this machine", argv[0], store);
+                     "this deletes workspace %s and everything in %s on this machine", argv[0],
+                     store);
     int rc = remove_tree(AT_FDCWD, store);
     if (rc != 0)
         return failf(EXIT_FAILED, NULL, "cannot remove %s: %s", store, dmt_strerror(rc));
@@ -258,6 +271,7 @@ static int run(int argc, char **argv)
     return usage_of(&verb_workspace);
 }
 
-const struct verb verb_workspace = {"workspace",
-                                    "create NAME [KEY=VALUE...] [--from URL [--to TIME]] | list | show NAME | set NAME KEY=VALUE... | remove NAME --yes",
-                                    "make, list, configure and remove workspaces on this machine", run};
+const struct verb verb_workspace = {
+    "workspace",
+    "create NAME [KEY=VALUE...] [--from URL [--to TIME]] | list | show NAME | set NAME KEY=VALUE... | remove NAME --yes",
+    "make, list, configure and remove workspaces on this machine", run};

@@ -78,8 +78,8 @@ static int free_number(const struct cloud *c)
     return 0;
 }
 
-/* Its processes are gone; now its mounts may go. Not before: a file system that is taken down by the very process that serves it
- * waits for itself (local_rest.c). */
+/* Its processes are gone; now its mounts may go. Not before: a file system that is taken down by
+ * the very process that serves it waits for itself (local_rest.c). */
 static void host_is_off(struct local_host *h)
 {
     if (h->mounts >= 0)
@@ -187,7 +187,8 @@ static bool is_stopped(const char *pid)
         return true;
     const char *p = fgets(line, sizeof(line), f) ? strrchr(line, ')') : NULL;
     fclose(f);
-    /* D: it waits in the kernel, often for a server of this host that has stopped already; it stops on its way back. */
+    /* D: it waits in the kernel, often for a server of this host that has stopped already; it stops
+     * on its way back. */
     return !p || strchr("TZXD", p[2]);
 }
 
@@ -456,7 +457,8 @@ static int cloud_up(struct cloud *c, struct dmt_err *err)
         return dmt_err_set(err, r, "cannot make %s: %s", path, strerror(-r));
     if (!c->conf.bridge[0] && unshare(CLONE_NEWNET) < 0)
         return dmt_err_set(err, -errno, "cannot make a network namespace: %s", strerror(errno));
-    /* Our own view of the mounts, which still gets what is mounted outside: fusectl is needed here and nowhere else. */
+    /* Our own view of the mounts, which still gets what is mounted outside: fusectl is needed here
+     * and nowhere else. */
     if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) < 0)
         return dmt_err_set(err, -errno, "cannot make a mount namespace: %s", strerror(errno));
     local_rest_prepare();

@@ -1,12 +1,14 @@
 /* local_rest.c: what a host whose power was cut may leave in the kernel, and its removal.
  *
- * Two things outlive the SIGKILL of pid 1. (1) A FUSE file system on a block device: when its last user is a dying thread of the very
- * process that serves it, the kernel sends DESTROY and waits for an answer that cannot come any more, the host's pid 1 is never reaped, and sync(2) hangs on the whole
- * machine. The cloud holds each host's mount namespace until its processes are gone, which avoids that; if it happens all the same, aborting the connection (fusectl) ends
- * the wait. (2) Loop
- * devices, which belong to the machine, not to a namespace: those whose backing file lies on one of the host's own tmpfs are detached. Both are looked up
- * while the host lives, because afterwards nothing names them. Happy path: both lists are empty. Failure modes: what cannot be removed is left; never anything that
- * is not the host's. Thread: main.
+ * Two things outlive the SIGKILL of pid 1. (1) A FUSE file system on a block device: when its last
+ * user is a dying thread of the very process that serves it, the kernel sends DESTROY and waits for
+ * an answer that cannot come any more, the host's pid 1 is never reaped, and sync(2) hangs on the
+ * whole machine. The cloud holds each host's mount namespace until its processes are gone, which
+ * avoids that; if it happens all the same, aborting the connection (fusectl) ends the wait. (2)
+ * Loop devices, which belong to the machine, not to a namespace: those whose backing file lies on
+ * one of the host's own tmpfs are detached. Both are looked up while the host lives, because
+ * afterwards nothing names them. Happy path: both lists are empty. Failure modes: what cannot be
+ * removed is left; never anything that is not the host's. Thread: main.
  */
 #include <dirent.h>
 #include <fcntl.h>

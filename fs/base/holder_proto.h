@@ -7,7 +7,7 @@
  *     dumontfs --name NAME --holder-fd N [--mountpoint DIR] [--conf FILE] [-o OPTIONS] [--foreground]
  *
  * with N one end of a SOCK_SEQPACKET pair, stdin /dev/null, stdout and stderr the log (dumontfs logs to stderr). OPTIONS
- * override FILE; both were checked with dmt_options_check (fs/base/options.h). One datagram = one message:
+ * override FILE; both were checked with dmt_options_clean (fs/base/options.h). One datagram = one message:
  * u16 magic, u16 version, u16 type, then the fields of the type (fs/base/bytes.h encoding); at most one descriptor rides along.
  *
  *   workspace -> holder

@@ -1,5 +1,6 @@
-/* owner.c: owner=USER[:GROUP] of a new workspace's root. Numbers are taken as they are, so that a machine without the user can be
- * told too. Failure: DMT_E_CONFIG naming the word that is unknown. Thread: any.
+/* owner.c: owner=USER[:GROUP] of a new workspace's root. Numbers are taken as they are, so that a
+ * machine without the user can be told too. Failure: DMT_E_CONFIG naming the word that is unknown.
+ * Thread: any.
  */
 #include "fs/base/owner.h"
 
@@ -34,13 +35,15 @@ int dmt_owner_parse(const char *spec, uint32_t *ret_uid, uint32_t *ret_gid, stru
     user[n] = '\0';
     if (number(user, &uid) != 0) {
         if (getpwnam_r(user, &pw, buf, sizeof buf, &pwp) != 0 || !pwp)
-            return dmt_err_set(err, DMT_E_CONFIG, "owner=%s: no user \"%s\" on this machine", spec, user);
+            return dmt_err_set(err, DMT_E_CONFIG, "owner=%s: no user \"%s\" on this machine", spec,
+                               user);
         uid = pwp->pw_uid;
         gid = pwp->pw_gid;
     }
     if (colon && number(colon + 1, &gid) != 0) {
         if (getgrnam_r(colon + 1, &gr, buf, sizeof buf, &grp) != 0 || !grp)
-            return dmt_err_set(err, DMT_E_CONFIG, "owner=%s: no group \"%s\" on this machine", spec, colon + 1);
+            return dmt_err_set(err, DMT_E_CONFIG, "owner=%s: no group \"%s\" on this machine", spec,
+                               colon + 1);
         gid = grp->gr_gid;
     }
     *ret_uid = uid;

@@ -1,4 +1,5 @@
-/* owner.h: "USER[:GROUP]" (names or numbers) to ids. Without GROUP: the user's own group, or 0 for a number. Any thread that may call getpwnam_r. */
+/* owner.h: "USER[:GROUP]" (names or numbers) to ids. Without GROUP: the user's own group, or 0 for a number. Any thread that may
+ * call getpwnam_r. */
 #ifndef DMT_BASE_OWNER_H
 #define DMT_BASE_OWNER_H
 

@@ -435,11 +435,6 @@ enum dmt_lease_state dmt_lease_state(const struct dmt_lease *l)
     return (enum dmt_lease_state)atomic_load(&l->state);
 }
 
-uint64_t dmt_lease_epoch(const struct dmt_lease *l)
-{
-    return atomic_load(&l->epoch);
-}
-
 uint64_t dmt_lease_seen(const struct dmt_lease *l)
 {
     return atomic_load(&l->seen);

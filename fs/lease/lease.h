@@ -169,7 +169,6 @@ uint64_t dmt_lease_stable(struct dmt_lease *l);
 /* True when syncs need the peer (PAIRED, LEAVING, and START of a paired holder), whatever conf.sync_local says. */
 bool dmt_lease_dual(struct dmt_lease *l);
 /* The holder's epoch (0 when not holding), for frames. */
-uint64_t dmt_lease_epoch(const struct dmt_lease *l);
 /* Highest epoch ever obeyed; the replica refuses frames of a lower one. */
 uint64_t dmt_lease_seen(const struct dmt_lease *l);
 

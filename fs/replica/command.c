@@ -205,12 +205,6 @@ void dmt_replica_appended(struct dmt_replica *r, uint64_t tail_seq, uint64_t byt
         uv_async_send(&r->poke);
 }
 
-void dmt_replica_durable(struct dmt_replica *r, uint64_t seq)
-{
-    atomic_store(&r->durable_hint, seq);
-    uv_async_send(&r->poke);
-}
-
 uint64_t dmt_replica_peer_durable(struct dmt_replica *r, const uint8_t store_id[16])
 {
     pthread_mutex_lock(&r->pub_lock);

@@ -271,7 +271,7 @@ struct dmt_replica {
     pthread_t sync_thread, apply_thread;
 
     /* any thread */
-    atomic_uint_fast64_t appended_seq, appended_bytes, durable_hint;
+    atomic_uint_fast64_t appended_seq, appended_bytes;
     atomic_uint_fast64_t pub_unacked, pub_taken, pub_peer_free, pub_retain; /* pub_taken: see dmt_replica_unacked_bytes */
     atomic_bool idle_sender; /* the loop wants to be woken by appended() */
 

@@ -130,7 +130,7 @@ static void take_thread_news(struct dmt_replica *r)
     uint64_t durable = r->sync_done, applied = r->apply_done;
     int sync_err = r->sync_err, apply_err = r->apply_err;
     pthread_mutex_unlock(&r->lock);
-    bool durable_moved = durable > r->durable || atomic_exchange(&r->durable_hint, 0) > r->durable;
+    bool durable_moved = durable > r->durable;
     bool applied_moved = applied > r->applied;
     if (durable > r->durable)
         r->durable = durable;

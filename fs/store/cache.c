@@ -194,7 +194,7 @@ void store_node_touch(struct dmt_store *st, struct node *n)
     }
 }
 
-struct node *store_node_fresh(struct dmt_store *st, uint64_t ino)
+static struct node *node_fresh(struct dmt_store *st, uint64_t ino)
 {
     struct node *n = node_new(st, ino);
     n->base_loaded = n->xattrs_loaded = n->file_loaded = n->dir_fresh = true;
@@ -211,7 +211,7 @@ int store_node(struct dmt_store *st, uint64_t ino, struct node **ret)
         return 0;
     }
     if (ino > st->ino_high) {
-        *ret = store_node_fresh(st, ino);
+        *ret = node_fresh(st, ino);
         return 0;
     }
     sqlite3_stmt *s;

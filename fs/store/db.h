@@ -15,7 +15,8 @@ struct store_db {
 };
 
 enum store_db_mode { STORE_DB_CREATE, STORE_DB_WRITE, STORE_DB_READ };
-/* CREATE makes workspace.db.new with the schema, to be renamed when it is filled and closed. WRITE: synchronous=FULL, own checkpoints. READ: query_only. */
+/* CREATE makes workspace.db.new with the schema, to be renamed when it is filled and closed. WRITE: synchronous=FULL, own
+ * checkpoints. READ: query_only. */
 int store_db_open(struct store_db *db, const char *dir, enum store_db_mode mode, struct dmt_err *err);
 void store_db_close(struct store_db *db);
 /* A negative code for the connection's last error. */

@@ -1,11 +1,12 @@
 /* internal.h: what the files of fs/store share: the objects of the memory layer and the functions across files.
  *
- * Objects. A `node` is everything known about one inode number: its row, xattrs, content map, data file marks, and for a directory
- * its changed entries. A `dent` is one directory entry by name. Both live in hash tables; clean ones are also in an LRU list and
- * may be evicted. "Dirty" = changed since the last freeze; "frozen" = in the batch being checkpointed. Dirty or frozen objects are
- * pinned, so that memory always overrides what SQLite shows, before and after a COMMIT of the batch.
+ * Objects. A `node` is everything known about one inode number: its row, xattrs, content map, data file marks, and for a
+ * directory its changed entries. A `dent` is one directory entry by name. Both live in hash tables; clean ones are also in an LRU
+ * list and may be evicted. "Dirty" = changed since the last freeze; "frozen" = in the batch being checkpointed. Dirty or frozen
+ * objects are pinned, so that memory always overrides what SQLite shows, before and after a COMMIT of the batch.
  *
- * Index [0] of a pair is the active half, [1] the frozen one. The frozen half is read-only for everybody until the checkpoint ends.
+ * Index [0] of a pair is the active half, [1] the frozen one. The frozen half is read-only for everybody until the checkpoint
+ * ends.
  */
 #ifndef DMT_STORE_INTERNAL_H
 #define DMT_STORE_INTERNAL_H
@@ -158,7 +159,10 @@ struct mrow { /* one missing range; key (ino, off, seq) */
 };
 
 /* Small changes that are rows in the checkpoint's transaction, in order. */
-enum op_kind { OP_NONE, OP_META, OP_SNAP_PUT, OP_SNAP_DEL, OP_EPOCH, OP_KEEP_PUT, OP_KEEP_DEL, OP_MISSING_PUT, OP_MISSING_DEL, OP_SHARE, OP_FILE };
+enum op_kind {
+    OP_NONE, OP_META, OP_SNAP_PUT, OP_SNAP_DEL, OP_EPOCH, OP_KEEP_PUT, OP_KEEP_DEL, OP_MISSING_PUT,
+    OP_MISSING_DEL, OP_SHARE, OP_FILE,
+};
 struct op {
     struct dmt_list link;
     enum op_kind kind;
@@ -318,7 +322,6 @@ void store_hash_init(struct hash *h);
 void store_hash_free(struct hash *h);
 int store_node(struct dmt_store *st, uint64_t ino, struct node **ret); /* always gives one, with its row known */
 struct node *store_node_cached(struct dmt_store *st, uint64_t ino);
-struct node *store_node_fresh(struct dmt_store *st, uint64_t ino); /* known not to be in SQLite */
 void store_node_touch(struct dmt_store *st, struct node *n);
 void store_node_dirty(struct dmt_store *st, struct node *n, uint32_t bits);
 void store_node_pin(struct dmt_store *st, struct node *n);
@@ -337,7 +340,6 @@ int store_inode_bind(struct store_db *db, enum store_sql id, const struct dmt_in
 int store_xattrs_load(struct dmt_store *st, struct node *n);
 int store_xattrs_delete(struct dmt_store *st, struct node *n, uint64_t seq);
 void store_xattrs_free(struct node *n);
-struct dhist *store_dent_history(struct dmt_store *st, struct dent *d, uint64_t died);
 void store_kid_link(struct node *dir, struct dent *d);
 void store_kid_unlink(struct node *dir, struct dent *d);
 
@@ -371,7 +373,8 @@ int store_content_unmap(struct dmt_store *st, struct node *n, uint64_t off, uint
 struct dfile *store_file_get(struct dmt_store *st, uint64_t ino, uint32_t serial); /* takes a reference */
 void store_file_put(struct dmt_store *st, struct dfile *f);
 int store_file_open(struct dmt_store *st, struct dfile *f, bool create);
-/* pending: not 0 when names in the file's directory may not be durable yet; to be handed to _done after sync_dir. Lock held, but for sync_dir. */
+/* pending: not 0 when names in the file's directory may not be durable yet; to be handed to _done after sync_dir. Lock held, but
+ * for sync_dir. */
 uint64_t store_file_dir_pending(const struct dmt_store *st, const struct dfile *f);
 int store_file_sync_dir(struct dmt_store *st, const struct dfile *f);
 void store_file_dir_done(struct dmt_store *st, const struct dfile *f, uint64_t pending);
@@ -392,7 +395,8 @@ int store_missing_load(struct dmt_store *st);
 void store_missing_drop(struct dmt_store *st);
 int store_missing_each(struct dmt_store *st, uint64_t ino, int (*fn)(void *ctx, struct mrow *m), void *ctx);
 /* Those that may overlap [off, end) of ino. */
-int store_missing_each_in(struct dmt_store *st, uint64_t ino, uint64_t off, uint64_t end, int (*fn)(void *ctx, struct mrow *m), void *ctx);
+int store_missing_each_in(struct dmt_store *st, uint64_t ino, uint64_t off, uint64_t end, int (*fn)(void *ctx, struct mrow *m),
+                          void *ctx);
 int store_keep_load(struct dmt_store *st);
 /* Before a change: the complete content at `view` becomes n's fallback. replace: also in place of an older one. */
 int store_keep_self(struct dmt_store *st, struct node *n, uint64_t view, bool replace);

@@ -125,7 +125,7 @@ static struct meta *meta_find(struct dmt_store *st, const char *key)
 static struct meta *meta_new(struct dmt_store *st, const char *key)
 {
     struct meta *m = store_zalloc(sizeof(*m) + strlen(key) + 1);
-    strcpy(m->key, key);
+    memcpy(m->key, key, strlen(key) + 1);
     m->next = st->metas;
     st->metas = m;
     return m;
@@ -149,7 +149,7 @@ int dmt_store_meta_put(struct dmt_store *st, const char *key, const void *val, s
         m->op = store_op(st, OP_META);
         m->op->meta = m;
         m->op->key = store_alloc(strlen(key) + 1);
-        strcpy(m->op->key, key);
+        memcpy(m->op->key, key, strlen(key) + 1);
     } else {
         store_chunk_unref(m->op->val);
     }

@@ -21,7 +21,8 @@
  *       checkpoint at a position the journal has made durable.
  *   D2  by-reference bytes go only to space that no row, live or history, refers to.
  *   D3  space is punched or unlinked only after the checkpoint that freed it committed, when no history row, keep, pin or
- *       in-flight export needs it. In-place overwrite (inline bytes at checkpoint) only of ranges that are live only and not shared.
+ *       in-flight export needs it. In-place overwrite (inline bytes at checkpoint) only of ranges that are live only and not
+ *       shared.
  *   D4  truncate, punch, zero and extend change map and size only; zeros come from the map.
  *   S1  one transaction per checkpoint, synchronous=FULL, with the applied position in it.
  *   S2  missing ranges are rows, in the transaction of the position; bytes are accepted only where a row asks for that position.
@@ -73,7 +74,8 @@ struct dmt_store_conf {
 };
 
 /* --- life ------------------------------------------------------------------------------------------------------------ */
-/* Makes an empty store: identity, root directory (mode, uid, gid, time_ns), applied position zero. Fails with -EEXIST if there is one. */
+/* Makes an empty store: identity, root directory (mode, uid, gid, time_ns), applied position zero. Fails with -EEXIST if there is
+ * one. */
 struct dmt_store_ident {
     uint8_t lineage[16];  /* of the workspace: same on all its machines */
     uint8_t store_id[16]; /* of this store: random, made with it */
@@ -86,8 +88,8 @@ int dmt_store_open(struct dmt_store **ret, const struct dmt_store_conf *conf, st
 void dmt_store_close(struct dmt_store *st); /* dirty rows are dropped: the journal has them */
 const struct dmt_store_ident *dmt_store_ident(const struct dmt_store *st);
 struct dmt_pos dmt_store_applied(const struct dmt_store *st); /* of the last committed checkpoint */
-/* Where the log must at least be replayed to before the state is exact: applied, or later when a checkpoint died after it had begun to
- * overwrite live ranges in place. A log cut before this position needs a full resync. */
+/* Where the log must at least be replayed to before the state is exact: applied, or later when a checkpoint died after it had
+ * begun to overwrite live ranges in place. A log cut before this position needs a full resync. */
 struct dmt_pos dmt_store_floor(const struct dmt_store *st);
 /* Drops all memory and reopens at the last checkpoint (a loser that truncates its journal; an I/O error). [nolock: exclusive] */
 int dmt_store_reload(struct dmt_store *st, struct dmt_err *err);
@@ -123,8 +125,8 @@ typedef int (*dmt_xattr_fn)(void *ctx, const char *name, const void *val, size_t
 int dmt_store_xattr_each(struct dmt_store *st, uint64_t view, uint64_t ino, dmt_xattr_fn fn, void *ctx);
 
 /* --- content ---------------------------------------------------------------------------------------------------------- */
-/* The caller keeps inode.size and times; these change the map. Within one record they come before dmt_store_inode_put of the same inode
- * (what a file falls back to takes size and mtime from the row before the record). */
+/* The caller keeps inode.size and times; these change the map. Within one record they come before dmt_store_inode_put of the same
+ * inode (what a file falls back to takes size and mtime from the row before the record). */
 int dmt_store_write(struct dmt_store *st, uint64_t ino, uint64_t off, const void *p, size_t len, uint64_t seq);
 /* Where a by-reference write will go (pure), and putting its bytes there BEFORE its record is logged (D2). */
 struct dmt_place {
@@ -135,7 +137,8 @@ struct dmt_place {
 int dmt_store_ref_place(struct dmt_store *st, uint64_t ino, uint64_t off, uint64_t len, struct dmt_place *ret);
 int dmt_store_ref_put(struct dmt_store *st, const struct dmt_place *pl, const void *p, size_t len);
 /* The apply of a by-reference write: computes the same place, switches the map, adds the range to the missing list at seq
- * (on the holder "missing" means: not yet durable here; cleared by mark). Bytes that are not in the file read as what is in the file. */
+ * (on the holder "missing" means: not yet durable here; cleared by mark). Bytes that are not in the file read as what is in the
+ * file. */
 int dmt_store_write_ref(struct dmt_store *st, uint64_t ino, uint64_t off, uint64_t len, uint64_t seq);
 /* Unmaps [off, off+len) (punch, zero); len UINT64_MAX = to the end. */
 int dmt_store_unmap(struct dmt_store *st, uint64_t ino, uint64_t off, uint64_t len, uint64_t seq);
@@ -183,9 +186,11 @@ int dmt_store_fill_sync(struct dmt_store *st, const struct dmt_lockfn *lk);
 int dmt_store_ref_sync(struct dmt_store *st, const struct dmt_lockfn *lk, uint64_t ino);
 /* MARK: rows of ino with seq <= upto are dropped (holder). Other readers call it with complete_here = false: rows stay. */
 int dmt_store_mark(struct dmt_store *st, uint64_t ino, uint64_t upto_seq, bool complete_here);
-/* To be called before the record removes or changes `replaced`. Rename of `ino` over `replaced` at seq: an incomplete `ino` inherits the replaced file's content (or its fallback) as fallback. */
+/* To be called before the record removes or changes `replaced`. Rename of `ino` over `replaced` at seq: an incomplete `ino`
+ * inherits the replaced file's content (or its fallback) as fallback. */
 int dmt_store_keep_replace(struct dmt_store *st, uint64_t ino, uint64_t replaced, uint64_t seq);
-/* Fallback of an incomplete file: source inode and view of its content, that content's size and mtime; -ENOENT = none: cut at the first missing byte. */
+/* Fallback of an incomplete file: source inode and view of its content, that content's size and mtime; -ENOENT = none: cut at the
+ * first missing byte. */
 int dmt_store_fallback(struct dmt_store *st, uint64_t ino, uint64_t *ret_src, uint64_t *ret_view, uint64_t *ret_size,
                        uint64_t *ret_mtime);
 
@@ -199,7 +204,8 @@ struct dmt_snapshot {
     char note[257];   /* why (automatic ones) */
 };
 int dmt_store_snap_put(struct dmt_store *st, const struct dmt_snapshot *s); /* -EEXIST by name */
-int dmt_store_snap_del(struct dmt_store *st, const char *name);            /* history rows nothing needs are freed by later checkpoints */
+/* history rows nothing needs are freed by later checkpoints */
+int dmt_store_snap_del(struct dmt_store *st, const char *name);
 int dmt_store_snap_get(struct dmt_store *st, const char *name, struct dmt_snapshot *ret);
 int dmt_store_snap_by_serial(struct dmt_store *st, uint64_t serial, struct dmt_snapshot *ret);
 int dmt_store_snap_each(struct dmt_store *st, int (*fn)(void *ctx, const struct dmt_snapshot *s), void *ctx); /* oldest first */
@@ -216,16 +222,18 @@ struct dmt_store_load { uint64_t dirty_rows, dirty_bytes, pinned_bytes, live_byt
 void dmt_store_load(struct dmt_store *st, struct dmt_store_load *ret);
 /* Freezes the active layer at pos (the caller's applied position). -EBUSY while a frozen one exists. Lock held, no disk. */
 int dmt_store_freeze(struct dmt_store *st, const struct dmt_pos *pos);
-/* [nolock] The journal is durable past the frozen position: blocks -> fdatasync(data) -> one transaction (FULL). On error the frozen
- * layer is merged back (dirty again) and the call may be repeated. */
+/* [nolock] The journal is durable past the frozen position: blocks -> fdatasync(data) -> one transaction (FULL). On error the
+ * frozen layer is merged back (dirty again) and the call may be repeated. */
 int dmt_store_checkpoint(struct dmt_store *st, const struct dmt_lockfn *lk, struct dmt_err *err);
 
-/* Inodes changed between two positions a < b (b may be DMT_LIVE; call after a checkpoint): fn gets each ino once, any order. [nolock] */
+/* Inodes changed between two positions a < b (b may be DMT_LIVE; call after a checkpoint): fn gets each ino once, any order.
+ * [nolock] */
 int dmt_store_changed(struct dmt_store *st, uint64_t a, uint64_t b, int (*fn)(void *ctx, uint64_t ino), void *ctx);
 
-/* --- state stream: everything at a position (first synchronisation, archive base, restore) ------------------------------------- */
+/* --- state stream: everything at a position (first synchronisation, archive base, restore) ---------------------------------- */
 /* Pins the last checkpoint's position (volatile; a freeze+checkpoint is the caller's), then walks rows and data ranges in a read
- * transaction of its own. Stream = items, each u8 kind + payload (docs/formats.md "State stream"). emit returns < 0 to stop. [nolock; lk used briefly] */
+ * transaction of its own. Stream = items, each u8 kind + payload (docs/formats.md "State stream"). emit returns < 0 to stop.
+ * [nolock; lk used briefly] */
 int dmt_store_export(struct dmt_store *st, const struct dmt_lockfn *lk, struct dmt_pos *ret_pos,
                      int (*emit)(void *ctx, const void *p, size_t len), void *ctx, struct dmt_err *err);
 /* Fills an empty or abandoned store directory: sets flag meta "resync" durably first, wipes, takes chunks as export emitted them
@@ -234,12 +242,14 @@ struct dmt_import;
 int dmt_store_import_begin(struct dmt_import **ret, const struct dmt_store_conf *conf, const struct dmt_store_ident *id,
                            struct dmt_err *err);
 int dmt_store_import_feed(struct dmt_import *im, const void *p, size_t len, struct dmt_err *err);
-/* Commits; *ret_pos = the position. On error or abort the directory stays marked "resync" (dmt_store_open says DMT_E_CORRUPT + hint). */
+/* Commits; *ret_pos = the position. On error or abort the directory stays marked "resync" (dmt_store_open says DMT_E_CORRUPT +
+ * hint). */
 int dmt_store_import_finish(struct dmt_import *im, struct dmt_pos *ret_pos, struct dmt_err *err);
 void dmt_store_import_abort(struct dmt_import *im);
 
 /* --- check -------------------------------------------------------------------------------------------------------------- */
-/* Verifies invariants of a closed or open store's last checkpoint: fn gets one sentence per finding. Returns findings or < 0. [nolock] */
+/* Verifies invariants of a closed or open store's last checkpoint: fn gets one sentence per finding. Returns findings or < 0.
+ * [nolock] */
 int dmt_store_check(struct dmt_store *st, void (*fn)(void *ctx, const char *finding), void *ctx, struct dmt_err *err);
 /* statfs of the data directory's filesystem: bytes. */
 int dmt_store_space(struct dmt_store *st, uint64_t *ret_total, uint64_t *ret_free);

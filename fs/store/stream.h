@@ -1,4 +1,5 @@
-/* stream.h: items of the state stream (docs/formats-store.md): u8 kind, u32 length, payload. Order: HEAD, rows and data in any order, END. */
+/* stream.h: items of the state stream (docs/formats-store.md): u8 kind, u32 length, payload. Order: HEAD, rows and data in any
+ * order, END. */
 #ifndef DMT_STORE_STREAM_H
 #define DMT_STORE_STREAM_H
 
@@ -13,7 +14,9 @@ enum stream_kind {
     STREAM_META,     /* STR key, BYTES value */
     STREAM_EPOCH,    /* U64 epoch, parent, switch_seq, switch_chain, time_ns, STR node, STR reason */
     STREAM_SNAP,     /* U64 serial, seq, epoch, time_ns, STR name, STR note */
-    STREAM_INODE,    /* U64 died, ino, U32 mode, nlink, uid, gid, rdev, flags, U64 size, atime, mtime, ctime, btime, parent, U32 next_cookie, U64 epoch, seq, alloc */
+    /* U64 died, ino, U32 mode, nlink, uid, gid, rdev, flags, U64 size, atime, mtime, ctime, btime, parent, U32 next_cookie, U64
+     * epoch, seq, alloc */
+    STREAM_INODE,
     STREAM_DENTRY,   /* U64 died, parent, BYTES name, U64 ino, U32 cookie, U32 type, U64 born */
     STREAM_XATTR,    /* U64 died, ino, BYTES name, BYTES value, U64 born */
     STREAM_CONTENT,  /* U64 ino, born, BYTES data, BYTES map */

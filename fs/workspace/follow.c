@@ -29,15 +29,6 @@ uint64_t dmt_ws_applied(struct dmt_ws *ws)
     return seq;
 }
 
-uint64_t dmt_ws_epoch(struct dmt_ws *ws)
-{
-    uint64_t tail = dmt_journal_tail(ws->j).epoch;
-    ws_lock(ws);
-    uint64_t epoch = ws->epoch > tail ? ws->epoch : tail;
-    ws_unlock(ws);
-    return epoch;
-}
-
 /* --- following -------------------------------------------------------------------------------- */
 
 int dmt_ws_receive(struct dmt_ws *ws, const void *records, size_t len, struct dmt_err *err)

@@ -188,20 +188,6 @@ void ws_paths_free(char **paths, size_t n)
     free(paths);
 }
 
-int dmt_ws_path(struct dmt_ws *ws, uint64_t view, uint64_t ino, char *buf, size_t size)
-{
-    char **paths = NULL;
-    int r = ws_paths(ws, view, &ino, 1, &paths);
-    if (r < 0)
-        return dmt_err_errno(r);
-    if (!paths[0])
-        r = -ENOENT;
-    else if (snprintf(buf, size, "%s", *paths[0] ? paths[0] : "/") >= (int)size)
-        r = -ENAMETOOLONG;
-    ws_paths_free(paths, 1);
-    return r;
-}
-
 /* --- xattrs ----------------------------------------------------------------------------------- */
 
 static int take_xattr(void *ctx, const char *name, const void *val, size_t len)

@@ -61,7 +61,6 @@ struct dmt_lockfn dmt_ws_lockfn(struct dmt_ws *ws); /* the workspace lock, for s
 /* Appends the EPOCH record (parent, switch position = tail) and makes it durable; operations are allowed from then. A higher
  * epoch only. [blocks] */
 int dmt_ws_begin_epoch(struct dmt_ws *ws, uint64_t epoch, const char *node, const char *reason, struct dmt_err *err);
-uint64_t dmt_ws_epoch(struct dmt_ws *ws);
 /* Follower: appends records as the holder made them. An EPOCH record among them is remembered. Also calls kick. */
 int dmt_ws_receive(struct dmt_ws *ws, const void *records, size_t len, struct dmt_err *err);
 /* Follower: applies records up to min(seq, durable here). [blocks on reading] */
@@ -146,7 +145,6 @@ int dmt_ws_removexattr(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, cons
 int dmt_ws_statfs(struct dmt_ws *ws, struct statvfs *ret);
 /* "/a/b" -> node id, and node -> path (first name found); for tools. */
 int dmt_ws_resolve(struct dmt_ws *ws, uint64_t view, const char *path, uint64_t *ret_ino);
-int dmt_ws_path(struct dmt_ws *ws, uint64_t view, uint64_t ino, char *buf, size_t size);
 
 /* --- snapshots -------------------------------------------------------------------------------------------------------------- */
 int dmt_ws_snap_create(struct dmt_ws *ws, const char *name, const char *note, struct dmt_snapshot *ret, struct dmt_err *err);

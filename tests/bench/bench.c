@@ -2,9 +2,11 @@
  *
  *   bench DIR WORKLOAD [N]      prints "WORKLOAD VALUE UNIT": microseconds per operation, or MB/s
  *
- * Workloads: create (open+write 4 KiB+close), stat, readsmall (open+read+close, cached), readdir, rename, unlink, mkdir, seqwrite (1 MiB writes, fsync at the
- * end), seqread (cached), syncwrite (4 KiB random write + fsync, one thread), syncwrite8 (eight threads, a file each), small (write 4 KiB without sync).
- * create leaves its files for stat, readsmall, rename and unlink, which must follow in one directory. Thread: main, and the eight.
+ * Workloads: create (open+write 4 KiB+close), stat, readsmall (open+read+close, cached), readdir,
+ * rename, unlink, mkdir, seqwrite (1 MiB writes, fsync at the end), seqread (cached), syncwrite (4
+ * KiB random write + fsync, one thread), syncwrite8 (eight threads, a file each), small (write 4
+ * KiB without sync). create leaves its files for stat, readsmall, rename and unlink, which must
+ * follow in one directory. Thread: main, and the eight.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -199,7 +201,8 @@ static void *sync_writer(void *arg)
         die("open");
     for (long i = 0; i < j->n; i++) {
         x ^= x << 13, x ^= x >> 7, x ^= x << 17;
-        if (pwrite(fd, b, sizeof b, (off_t)(x % 4096) * 4096) != (ssize_t)sizeof b || fsync(fd) != 0)
+        if (pwrite(fd, b, sizeof b, (off_t)(x % 4096) * 4096) != (ssize_t)sizeof b ||
+            fsync(fd) != 0)
             die("write+fsync");
     }
     close(fd);
@@ -211,7 +214,8 @@ static double sync_write(long n, int threads)
     pthread_t t[8];
     struct job j[8];
     char p[4096];
-    for (int i = 0; i < threads; i++) { /* 16 MiB files, written and synced before the clock starts */
+    for (int i = 0; i < threads; i++) {
+        /* 16 MiB files, written and synced before the clock starts */
         snprintf(p, sizeof p, "%s/sync%d", dir, i);
         int fd = open(p, O_CREAT | O_WRONLY, 0644);
         for (int k = 0; k < 16; k++)

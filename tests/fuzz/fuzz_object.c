@@ -1,4 +1,5 @@
-/* fuzz_object.c: objects of the archive: header, payload, the items of a bulk object. modules: archive
+/* fuzz_object.c: objects of the archive: header, payload, the items of a bulk object.
+ * modules: archive
  *
  * The first byte says how the rest is used. Hashes are mended in half of the inputs, since hardly
  * anything would pass them otherwise. A payload that comes out is of the length and hash its header

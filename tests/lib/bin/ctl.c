@@ -1,5 +1,6 @@
-/* ctl.c: sends the lines of standard input to a control socket and prints each answer that is a result or an error.   ctl SOCKET < requests
- * For tests that ask what no verb of `dumont` asks. Exit 0; 1 when it cannot connect or the other end goes away.
+/* ctl.c: sends the lines of standard input to a control socket and prints each answer that is a
+ * result or an error.   ctl SOCKET < requests For tests that ask what no verb of `dumont` asks.
+ * Exit 0; 1 when it cannot connect or the other end goes away.
  */
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,4 +1,5 @@
-/* model.h: the smallest possible store: plain arrays. Every operation is done on it and on the real one; then both are compared. */
+/* model.h: the smallest possible store: plain arrays. Every operation is done on it and on the real one; then both are
+ * compared. */
 #ifndef DMT_TESTS_STORE_MODEL_H
 #define DMT_TESTS_STORE_MODEL_H
 
@@ -259,8 +260,8 @@ static inline void same_missing(struct dmt_store *st, struct world *w)
         assert_int_equal(any, model_any);
         for (uint64_t b = 0; b < M_SIZE_MAX; b++)
             if (lacks[b] != f->lacks[b])
-                fail_msg("inode %llu byte %llu lacks write %u, should lack %u", (unsigned long long)f->row.ino, (unsigned long long)b,
-                         lacks[b], f->lacks[b]);
+                fail_msg("inode %llu byte %llu lacks write %u, should lack %u", (unsigned long long)f->row.ino,
+                         (unsigned long long)b, lacks[b], f->lacks[b]);
         assert_int_equal(dmt_store_missing_ino(st, f->row.ino, UINT64_MAX), model_any);
     }
 }

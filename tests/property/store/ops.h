@@ -1,10 +1,14 @@
-/* ops.h: the operations of the model test as values: made at random, done on the model, and done (again, for a replay) on the store. */
+/* ops.h: the operations of the model test as values: made at random, done on the model, and done (again, for a replay) on the
+ * store. */
 #ifndef DMT_TESTS_STORE_OPS_H
 #define DMT_TESTS_STORE_OPS_H
 
 #include "tests/property/store/model.h"
 
-enum m_kind { M_CREATE, M_UNLINK, M_RENAME, M_WRITE, M_REF, M_TRUNCATE, M_PUNCH, M_ATTR, M_XATTR, M_MARK, M_SNAP, M_SNAP_DEL, M_FROM, M_META, M_KINDS };
+enum m_kind {
+    M_CREATE, M_UNLINK, M_RENAME, M_WRITE, M_REF, M_TRUNCATE, M_PUNCH, M_ATTR, M_XATTR, M_MARK, M_SNAP, M_SNAP_DEL, M_FROM,
+    M_META, M_KINDS,
+};
 
 struct m_op { /* = a record of the log */
     enum m_kind kind;

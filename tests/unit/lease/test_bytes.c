@@ -1,4 +1,5 @@
-/* test_bytes.c: what the lease writes down: node.state, ping messages, arbiter JSON; and rule 25. */
+/* test_bytes.c: what the lease writes down: node.state, ping messages, arbiter JSON; and rule
+ * 25. */
 #include "tests/unit/lease/core.h"
 
 #include <jansson.h>

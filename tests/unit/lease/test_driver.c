@@ -1,5 +1,6 @@
-/* test_driver.c: the driver with its real threads: a lone workspace, and two nodes with a ping channel over plain loopback sockets. The ops are those of a small
- * fake L4 that records what it is told. Everything is waited for by condition, with a deadline. */
+/* test_driver.c: the driver with its real threads: a lone workspace, and two nodes with a ping
+ * channel over plain loopback sockets. The ops are those of a small fake L4 that records what it is
+ * told. Everything is waited for by condition, with a deadline. */
 #include "tests/unit/lease/core.h"
 
 #include <arpa/inet.h>
@@ -274,7 +275,8 @@ static void accept_ping(int fd, struct dmt_lease *l)
     dmt_lease_accept_ping(l, NULL, c);
 }
 
-/* A holds, B follows; their lease runs over a real channel. Ends with B frozen out: the gate closes by the clock alone. */
+/* A holds, B follows; their lease runs over a real channel. Ends with B frozen out: the gate closes
+ * by the clock alone. */
 static void the_lease_runs_over_the_ping_channel_and_ends_without_it(void **state)
 {
     (void)state;

@@ -15,7 +15,8 @@ static uint64_t dirty_bytes(struct ts *t)
     return load.dirty_bytes;
 }
 
-/* A file of at most DMT_SMALL_MAX bytes is one row; one byte more and it is a data file; cut and rewritten, a row again. */
+/* A file of at most DMT_SMALL_MAX bytes is one row; one byte more and it is a data file; cut and
+ * rewritten, a row again. */
 static void small_and_large(void **state)
 {
     (void)state;
@@ -41,7 +42,8 @@ static void small_and_large(void **state)
     assert_int_equal(ts_sql(t, "SELECT count(*) FROM extent"), 0);
     ts_expect(t, DMT_LIVE, 2, 0, 100, 0);
     ts_expect(t, DMT_LIVE, 2, 100, 50, 'c');
-    assert_int_equal(dmt_store_seek(t->st, DMT_LIVE, 2, 0, 150, true), 100); /* the hole is still one */
+    /* the hole is still one */
+    assert_int_equal(dmt_store_seek(t->st, DMT_LIVE, 2, 0, 150, true), 100);
     assert_int_equal(allocated(t, 2), 50);
     ts_truncate(t, 2, 0);
     ts_cold(t);
@@ -112,7 +114,8 @@ static void holes_and_seek(void **state)
     ts_free(t);
 }
 
-/* D3: inline bytes over a range that only the live file shows go in place; the map stays as it is. */
+/* D3: inline bytes over a range that only the live file shows go in place; the map stays as it
+ * is. */
 static void in_place(void **state)
 {
     (void)state;
@@ -159,7 +162,8 @@ static void redirected_when_pinned(void **state)
     ts_free(t);
 }
 
-/* Blocks of a by-reference file overwritten inline keep the positions of the others, which readers may still ask for. */
+/* Blocks of a by-reference file overwritten inline keep the positions of the others, which readers
+ * may still ask for. */
 static void births_are_exact(void **state)
 {
     (void)state;
@@ -184,7 +188,8 @@ static void births_are_exact(void **state)
         dmt_store_pieces_free(t->st, &ps);
         ts_cold(t);
     }
-    assert_int_equal(ts_sql(t, "SELECT count(*) FROM datafile WHERE serial=0"), 0); /* it went in place */
+    /* it went in place */
+    assert_int_equal(ts_sql(t, "SELECT count(*) FROM datafile WHERE serial=0"), 0);
     ts_expect(t, DMT_LIVE, 2, 4096, 4096, 'c');
     ts_expect(t, DMT_LIVE, 2, 8192, (1 << 20) - 8192, 'a');
     ts_free(t);
@@ -210,7 +215,8 @@ static void changed_while_frozen(void **state)
     ts_free(t);
 }
 
-/* A read that has been mapped sees what it mapped, also after the range was replaced, checkpointed and freed. */
+/* A read that has been mapped sees what it mapped, also after the range was replaced, checkpointed
+ * and freed. */
 static void mapped_reads_stay_valid(void **state)
 {
     (void)state;
@@ -271,10 +277,14 @@ static void freed_space_survives_a_crash(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(small_and_large),  cmocka_unit_test(rewriting_is_bounded),   cmocka_unit_test(holes_and_seek),
-        cmocka_unit_test(in_place),         cmocka_unit_test(redirected_when_pinned), cmocka_unit_test(births_are_exact),
-        cmocka_unit_test(changed_while_frozen), cmocka_unit_test(mapped_reads_stay_valid),
-        cmocka_unit_test(freed_space_survives_a_crash)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(small_and_large),
+                                       cmocka_unit_test(rewriting_is_bounded),
+                                       cmocka_unit_test(holes_and_seek),
+                                       cmocka_unit_test(in_place),
+                                       cmocka_unit_test(redirected_when_pinned),
+                                       cmocka_unit_test(births_are_exact),
+                                       cmocka_unit_test(changed_while_frozen),
+                                       cmocka_unit_test(mapped_reads_stay_valid),
+                                       cmocka_unit_test(freed_space_survives_a_crash)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,14 +1,15 @@
-/* test_history.c: views at pinned positions, shared content, the sweep after a snapshot went, changed inodes. */
+/* test_history.c: views at pinned positions, shared content, the sweep after a snapshot went,
+ * changed inodes. */
 #include "tests/unit/store/util.h"
 
 static int note_name(void *ctx, const char *name, size_t len, const struct dmt_dentry *d)
 {
-    sprintf((char *)ctx + strlen(ctx), "%.*s=%llu ", (int)len, name, (unsigned long long)d->ino);
+    ts_say(ctx, "%.*s=%llu ", (int)len, name, (unsigned long long)d->ino);
     return 0;
 }
 static int note_xattr(void *ctx, const char *name, const void *val, size_t len)
 {
-    sprintf((char *)ctx + strlen(ctx), "%s=%.*s ", name, (int)len, (const char *)val);
+    ts_say(ctx, "%s=%.*s ", name, (int)len, (const char *)val);
     return 0;
 }
 
@@ -20,7 +21,7 @@ static void views(void **state)
         struct ts *t = ts_new();
         struct dmt_inode n;
         struct dmt_dentry d;
-        char text[256];
+        char text[TS_TEXT];
         ts_file(t, 2);
         ts_entry(t, 1, "a", 2, 3);
         ts_fill(t, 2, 0, 30000, 'a');
@@ -91,11 +92,13 @@ static void only_what_is_needed(void **state)
     ts_truncate(t, 2, 0);
     OK(dmt_store_snap_del(t->st, "passing"));
     ts_checkpoint(t);
-    assert_int_equal(ts_sql(t, "SELECT (SELECT count(*) FROM inode_h)+(SELECT count(*) FROM extent_h)"), 0);
+    assert_int_equal(
+        ts_sql(t, "SELECT (SELECT count(*) FROM inode_h)+(SELECT count(*) FROM extent_h)"), 0);
     ts_free(t);
 }
 
-/* The rows of a snapshot that went are freed by later checkpoints, its neighbours' stay; the space goes, too. */
+/* The rows of a snapshot that went are freed by later checkpoints, its neighbours' stay; the space
+ * goes, too. */
 static void sweep(void **state)
 {
     (void)state;
@@ -132,7 +135,11 @@ static void sweep(void **state)
     OK(dmt_store_snap_del(t->st, "s2"));
     ts_cold(t);
     assert_int_equal(t->st->pinned_bytes, 0);
-    assert_int_equal(ts_sql(t, "SELECT (SELECT count(*) FROM inode_h)+(SELECT count(*) FROM dentry_h)+(SELECT count(*) FROM extent_h)"), 0);
+    assert_int_equal(
+        ts_sql(
+            t,
+            "SELECT (SELECT count(*) FROM inode_h)+(SELECT count(*) FROM dentry_h)+(SELECT count(*) FROM extent_h)"),
+        0);
     snprintf(path, sizeof(path), "%s/data/02/2.0", t->dir);
     assert_int_equal(stat(path, &sb), 0);
     assert_true(sb.st_blocks * 512 < 300000); /* what was pinned has been punched */
@@ -140,7 +147,8 @@ static void sweep(void **state)
     ts_free(t);
 }
 
-/* More history than one checkpoint looks at: it goes on after a restart, and a second deletion starts it over. */
+/* More history than one checkpoint looks at: it goes on after a restart, and a second deletion
+ * starts it over. */
 static void sweep_is_bounded(void **state)
 {
     (void)state;
@@ -282,8 +290,10 @@ static void changed_inodes(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(views),          cmocka_unit_test(only_what_is_needed), cmocka_unit_test(sweep),
-                                       cmocka_unit_test(sweep_is_bounded), cmocka_unit_test(shared_content),    cmocka_unit_test(shared_in_one_batch),
-                                       cmocka_unit_test(changed_inodes)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(views),          cmocka_unit_test(only_what_is_needed),
+        cmocka_unit_test(sweep),          cmocka_unit_test(sweep_is_bounded),
+        cmocka_unit_test(shared_content), cmocka_unit_test(shared_in_one_batch),
+        cmocka_unit_test(changed_inodes)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

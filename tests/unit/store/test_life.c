@@ -1,4 +1,5 @@
-/* test_life.c: making, opening, locking, reloading a store; small values; snapshots and epochs as rows. */
+/* test_life.c: making, opening, locking, reloading a store; small values; snapshots and epochs as
+ * rows. */
 #include <sys/wait.h>
 
 #include "tests/unit/store/util.h"
@@ -66,7 +67,9 @@ static void not_a_store(void **state)
     snprintf(path, sizeof(path), "%s/workspace.db", t->dir);
     FILE *f = fopen(path, "w");
     assert_non_null(f);
-    fputs("this is not a database, whatever its name says; it is long enough to have a header, though, were it one......", f);
+    fputs(
+        "this is not a database, whatever its name says; it is long enough to have a header, though, were it one......",
+        f);
     fclose(f);
     assert_int_equal(dmt_store_open(&st, &t->conf, &err), DMT_E_CORRUPT);
     assert_int_equal(unlink(path), 0);
@@ -148,12 +151,12 @@ static void small_values(void **state)
 
 static int list_snap(void *ctx, const struct dmt_snapshot *s)
 {
-    strcat(strcat(ctx, s->name), " ");
+    ts_say(ctx, "%s ", s->name);
     return 0;
 }
 static int list_epoch(void *ctx, const struct dmt_epoch_row *e)
 {
-    sprintf((char *)ctx + strlen(ctx), "%llu/%s/%s ", (unsigned long long)e->epoch, e->node, e->reason);
+    ts_say(ctx, "%llu/%s/%s ", (unsigned long long)e->epoch, e->node, e->reason);
     return 0;
 }
 
@@ -161,7 +164,13 @@ static void snapshots_and_epochs(void **state)
 {
     (void)state;
     struct ts *t = ts_new();
-    struct dmt_snapshot s = {.serial = 3, .seq = 30, .epoch = 9, .time_ns = 99, .name = "b", .note = "why"}, got;
+    struct dmt_snapshot s = {.serial = 3,
+                             .seq = 30,
+                             .epoch = 9,
+                             .time_ns = 99,
+                             .name = "b",
+                             .note = "why"},
+                        got;
     OK(dmt_store_snap_put(t->st, &s));
     assert_int_equal(dmt_store_snap_put(t->st, &s), -EEXIST);
     s.serial = 2, s.seq = 10, strcpy(s.name, "a");
@@ -170,14 +179,19 @@ static void snapshots_and_epochs(void **state)
     OK(dmt_store_snap_put(t->st, &s));
     OK(dmt_store_snap_del(t->st, "a"));
     assert_int_equal(dmt_store_snap_del(t->st, "a"), -ENOENT);
-    struct dmt_epoch_row e = {.epoch = 2ull << 32, .parent = 1, .switch_seq = 5, .switch_chain = UINT64_MAX, .node = "n2", .reason = "r2"};
+    struct dmt_epoch_row e = {.epoch = 2ull << 32,
+                              .parent = 1,
+                              .switch_seq = 5,
+                              .switch_chain = UINT64_MAX,
+                              .node = "n2",
+                              .reason = "r2"};
     OK(dmt_store_epoch_put(t->st, &e));
     e.epoch = 1ull << 32, strcpy(e.node, "n1");
     OK(dmt_store_epoch_put(t->st, &e));
     strcpy(e.reason, "again"); /* the same epoch: replaced */
     OK(dmt_store_epoch_put(t->st, &e));
     for (int cold = 0; cold < 2; cold++) {
-        char text[256] = "";
+        char text[TS_TEXT] = "";
         OK(dmt_store_snap_each(t->st, list_snap, text));
         assert_string_equal(text, "b c ");
         text[0] = '\0';
@@ -199,7 +213,8 @@ static void snapshots_and_epochs(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(create_and_open), cmocka_unit_test(one_process_at_a_time), cmocka_unit_test(not_a_store),
-        cmocka_unit_test(reload_drops_what_is_dirty), cmocka_unit_test(small_values), cmocka_unit_test(snapshots_and_epochs)};
+        cmocka_unit_test(create_and_open), cmocka_unit_test(one_process_at_a_time),
+        cmocka_unit_test(not_a_store),     cmocka_unit_test(reload_drops_what_is_dirty),
+        cmocka_unit_test(small_values),    cmocka_unit_test(snapshots_and_epochs)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

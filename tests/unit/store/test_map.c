@@ -69,9 +69,14 @@ static void cut_and_put(void **state)
         store_pmap_cut(&m, off, end, on_drop, &d);
         assert_int_equal(d.bytes, covered);
         int kind = (int)rnd(4) - 1;
-        struct piece p = {.kind = (uint8_t)kind, .off = off, .end = end, .born = born, .foff = kind == PIECE_FILE ? rnd(1000) : 0};
+        struct piece p = {.kind = (uint8_t)kind,
+                          .off = off,
+                          .end = end,
+                          .born = born,
+                          .foff = kind == PIECE_FILE ? rnd(1000) : 0};
         for (uint64_t i = off; i < end; i++)
-            model[i] = (struct cell){.kind = kind, .born = born, .foff = p.foff + (kind == PIECE_HOLE ? 0 : i - off)};
+            model[i] = (struct cell){
+                .kind = kind, .born = born, .foff = p.foff + (kind == PIECE_HOLE ? 0 : i - off)};
         if (kind == PIECE_MEM) {
             p.c = store_chunk_new((uint32_t)(end - off));
             memset(p.c->data, (int)(uint8_t)born, end - off);
@@ -126,7 +131,10 @@ static void layers_compose(void **state)
             layers[l] = rnd(5) ? &m[l] : NULL;
             for (int k = 0; layers[l] && k < 8; k++) {
                 uint64_t off = rnd(N - 1), end = off + 1 + rnd((uint32_t)(N - off));
-                struct piece p = {.kind = PIECE_FILE, .off = off, .end = end > N ? N : end, .born = (uint64_t)l + 1};
+                struct piece p = {.kind = PIECE_FILE,
+                                  .off = off,
+                                  .end = end > N ? N : end,
+                                  .born = (uint64_t)l + 1};
                 store_pmap_set(&m[l], &p);
                 for (uint64_t i = p.off; i < p.end; i++)
                     who[i][l] = 1;
@@ -152,8 +160,10 @@ static void layers_compose(void **state)
 static void places(void **state)
 {
     (void)state;
-    struct piece a = {.kind = PIECE_FILE, .off = 10, .end = 20, .owner = 1, .serial = 2, .foff = 100};
-    struct piece b = {.kind = PIECE_FILE, .off = 20, .end = 30, .owner = 1, .serial = 2, .foff = 110};
+    struct piece a = {
+        .kind = PIECE_FILE, .off = 10, .end = 20, .owner = 1, .serial = 2, .foff = 100};
+    struct piece b = {
+        .kind = PIECE_FILE, .off = 20, .end = 30, .owner = 1, .serial = 2, .foff = 110};
     assert_true(store_piece_adjoins(&a, &b));
     b.flags = PIECE_SHARED;
     assert_false(store_piece_adjoins(&a, &b));
@@ -217,7 +227,8 @@ static void tree_in_order(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(cut_and_put), cmocka_unit_test(layers_compose), cmocka_unit_test(places),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(cut_and_put),
+                                       cmocka_unit_test(layers_compose), cmocka_unit_test(places),
                                        cmocka_unit_test(tree_in_order)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -12,8 +12,22 @@ static void inode_fields_survive(void **state)
 {
     (void)state;
     struct ts *t = ts_new();
-    static struct dmt_inode n = {.ino = 9, .mode = S_IFCHR | 0600, .nlink = 2, .uid = 3, .gid = UINT32_MAX, .rdev = 0x12345678, .flags = 0, .size = 1ull << 43,
-                          .atime = 1, .mtime = 1795473600123456789ull, .ctime = 3, .btime = 4, .parent = 5, .next_cookie = 6, .epoch = 7ull << 32, .seq = 8};
+    static struct dmt_inode n = {.ino = 9,
+                                 .mode = S_IFCHR | 0600,
+                                 .nlink = 2,
+                                 .uid = 3,
+                                 .gid = UINT32_MAX,
+                                 .rdev = 0x12345678,
+                                 .flags = 0,
+                                 .size = 1ull << 43,
+                                 .atime = 1,
+                                 .mtime = 1795473600123456789ull,
+                                 .ctime = 3,
+                                 .btime = 4,
+                                 .parent = 5,
+                                 .next_cookie = 6,
+                                 .epoch = 7ull << 32,
+                                 .seq = 8};
     struct dmt_inode got;
     OK(dmt_store_inode_put(t->st, &n));
     ts_cold(t);
@@ -190,22 +204,27 @@ static void xattr_values(void **state)
     ts_file(t, 2);
     OK(dmt_store_xattr_put(t->st, 2, "user.big", big, sizeof(big), ++t->seq));
     OK(dmt_store_xattr_put(t->st, 2, "user.none", "", 0, ++t->seq));
-    assert_int_equal(dmt_store_xattr_put(t->st, 2, "user.x", big, sizeof(big) + 1, ++t->seq), -ERANGE);
+    assert_int_equal(dmt_store_xattr_put(t->st, 2, "user.x", big, sizeof(big) + 1, ++t->seq),
+                     -ERANGE);
     for (int cold = 0; cold < 2; cold++) {
         OK(dmt_store_xattr_get(t->st, DMT_LIVE, 2, "user.big", NULL, 0, &len));
         assert_int_equal(len, 65536);
-        assert_int_equal(dmt_store_xattr_get(t->st, DMT_LIVE, 2, "user.big", buf, 100, &len), -ERANGE);
+        assert_int_equal(dmt_store_xattr_get(t->st, DMT_LIVE, 2, "user.big", buf, 100, &len),
+                         -ERANGE);
         OK(dmt_store_xattr_get(t->st, DMT_LIVE, 2, "user.big", buf, sizeof(buf), &len));
         assert_memory_equal(buf, big, sizeof(big));
         OK(dmt_store_xattr_get(t->st, DMT_LIVE, 2, "user.none", buf, sizeof(buf), &len));
         assert_int_equal(len, 0);
-        assert_int_equal(dmt_store_xattr_get(t->st, DMT_LIVE, 2, "user.nothing", buf, sizeof(buf), &len), -ENODATA);
+        assert_int_equal(
+            dmt_store_xattr_get(t->st, DMT_LIVE, 2, "user.nothing", buf, sizeof(buf), &len),
+            -ENODATA);
         ts_cold(t);
     }
     OK(dmt_store_xattr_del(t->st, 2, "user.big", ++t->seq));
     assert_int_equal(dmt_store_xattr_del(t->st, 2, "user.big", ++t->seq), -ENODATA);
     ts_freeze(t);
-    OK(dmt_store_xattr_put(t->st, 2, "user.big", "new", 3, ++t->seq)); /* while the removal is written */
+    /* while the removal is written */
+    OK(dmt_store_xattr_put(t->st, 2, "user.big", "new", 3, ++t->seq));
     ts_checkpoint(t);
     assert_int_equal(ts_sql(t, "SELECT count(*) FROM xattr"), 1);
     OK(dmt_store_xattr_get(t->st, DMT_LIVE, 2, "user.big", buf, sizeof(buf), &len));
@@ -242,8 +261,12 @@ static void more_than_the_cache(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(inode_fields_survive), cmocka_unit_test(short_lived_is_never_written),
-                                       cmocka_unit_test(removed_while_frozen), cmocka_unit_test(entry_comes_back_with_another_cookie),
-                                       cmocka_unit_test(large_directory), cmocka_unit_test(xattr_values), cmocka_unit_test(more_than_the_cache)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(inode_fields_survive),
+                                       cmocka_unit_test(short_lived_is_never_written),
+                                       cmocka_unit_test(removed_while_frozen),
+                                       cmocka_unit_test(entry_comes_back_with_another_cookie),
+                                       cmocka_unit_test(large_directory),
+                                       cmocka_unit_test(xattr_values),
+                                       cmocka_unit_test(more_than_the_cache)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

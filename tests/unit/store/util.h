@@ -1,4 +1,5 @@
-/* util.h: a store in a scratch directory, on a disk that can fail (tests/lib/faultio.h), and short names for what tests do often. */
+/* util.h: a store in a scratch directory, on a disk that can fail (tests/lib/faultio.h), and short names for what tests do
+ * often. */
 #ifndef DMT_TESTS_STORE_UTIL_H
 #define DMT_TESTS_STORE_UTIL_H
 
@@ -30,6 +31,18 @@ struct ts {
     pthread_mutex_t mutex;
     struct dmt_lockfn lk;
 };
+
+/* Appends to a text of TS_TEXT bytes that a callback fills. */
+#define TS_TEXT 256
+__attribute__((format(printf, 2, 3))) static inline void ts_say(char *text, const char *fmt, ...)
+{
+    size_t n = strlen(text);
+    va_list ap;
+    va_start(ap, fmt);
+    int more = vsnprintf(text + n, TS_TEXT - n, fmt, ap);
+    va_end(ap);
+    assert_in_range(more, 0, TS_TEXT - n - 1);
+}
 
 static inline void ts_lock(void *ctx)
 {
@@ -236,12 +249,14 @@ static inline void ts_power_cut(struct ts *t, enum faultio_mode mode)
 {
     char cmd[512];
     faultio_cut(t->fio);
-    snprintf(cmd, sizeof(cmd), "cd %s && rm -rf ../%s.db && mkdir ../%s.db && cp workspace.db* ../%s.db/ && rm -f ../%s.db/*-shm", t->dir,
+    snprintf(cmd, sizeof(cmd), "cd %s && rm -rf ../%s.db && mkdir ../%s.db && cp workspace.db* ../%s.db/ && rm -f ../%s.db/*-shm",
+             t->dir,
              t->dir + 9, t->dir + 9, t->dir + 9, t->dir + 9);
     assert_int_equal(system(cmd), 0);
     dmt_store_close(t->st);
     faultio_restore(t->fio, mode);
-    snprintf(cmd, sizeof(cmd), "cd %s && rm -f workspace.db* && cp ../%s.db/* . && rm -rf ../%s.db", t->dir, t->dir + 9, t->dir + 9);
+    snprintf(cmd, sizeof(cmd), "cd %s && rm -f workspace.db* && cp ../%s.db/* . && rm -rf ../%s.db", t->dir, t->dir + 9,
+             t->dir + 9);
     assert_int_equal(system(cmd), 0);
     ts_open(t);
 }
