@@ -22,8 +22,9 @@
 #include "fs/base/options.h"
 #include "fs/base/owner.h"
 
-#define POOL_THREADS 4
-#define POOL_QUEUE   4096
+#define POOL_THREADS     4
+#define POOL_QUEUE       4096
+#define ARCHIVE_RETRY_NS (5 * DMT_S)
 
 struct work {
     struct dmt_list node;
@@ -292,7 +293,7 @@ static int find_store(struct app *a, struct dmt_err *err)
 static void ws_failed(void *ctx, const char *why)
 {
     struct app *a = ctx;
-    dmt_error("workspace %s stopped writing: %s", a->name, why);
+    events_add(a, "failed", why);
     pthread_mutex_lock(&a->q_lock);
     snprintf(a->failed_why, sizeof a->failed_why, "%s", why);
     pthread_mutex_unlock(&a->q_lock);
@@ -405,6 +406,21 @@ static uint64_t archive_limit(void *ctx)
     return roles_commit(a);
 }
 
+/* No archiver runs, so nothing is archived: the status says why from now on; why = "": no more. */
+static void archive_unusable(struct app *a, const char *why)
+{
+    const struct dmt_clock *clk = dmt_clock_real();
+    pthread_mutex_lock(&a->q_lock);
+    bool news = strcmp(a->archive_why, why) != 0;
+    if (!*why || !a->archive_why[0])
+        a->archive_why_ns = *why ? clk->realtime_ns(clk->ctx) : 0;
+    snprintf(a->archive_why, sizeof a->archive_why, "%s", why);
+    pthread_mutex_unlock(&a->q_lock);
+    a->archive_retry_ns = clk->monotonic_ns(clk->ctx) + ARCHIVE_RETRY_NS;
+    if (news && *why)
+        events_add(a, "archive-error", why);
+}
+
 void app_start_archiver(struct app *a)
 {
     struct dmt_err err = {0};
@@ -420,12 +436,10 @@ void app_start_archiver(struct app *a)
                                    .ctx = a};
     memcpy(ac.lineage, a->ident.lineage, 16);
     if (dmt_archiver_start(&ar, &ac, &err) != 0) {
-        dmt_error("the archive cannot be used: %s", err.msg);
-        pthread_mutex_lock(&a->q_lock);
-        snprintf(a->event, sizeof a->event, "the archive cannot be used: %.200s", err.msg);
-        pthread_mutex_unlock(&a->q_lock);
+        archive_unusable(a, err.msg);
         return;
     }
+    archive_unusable(a, "");
     pthread_rwlock_wrlock(&a->parts_lock);
     a->archiver = ar;
     pthread_rwlock_unlock(&a->parts_lock);
@@ -547,6 +561,7 @@ int main(int argc, char **argv)
     pthread_cond_init(&a->stop_cond, NULL);
     pthread_rwlock_init(&a->ws_lock, NULL);
     pthread_rwlock_init(&a->parts_lock, NULL);
+    pthread_mutex_init(&a->events.lock, NULL);
     dmt_list_init(&a->q);
     gate_init(a);
     int rc = read_args(a, argc, argv, &err);

@@ -9,6 +9,7 @@
  *   dumontfs_control.c   the control socket: one thread a connection, JSON lines
  *   dumontfs_verbs.c     its commands
  *   dumontfs_status.c    status as JSON
+ *   dumontfs_events.c    the last things that happened, for the status and the event history
  *
  * Threads: `main` runs posted work one by one (mounting, promotion, resync, stopping): everything that changes which parts exist
  * happens there. Main reads what it alone changes as it likes; how other threads reach a part:
@@ -37,6 +38,17 @@
 #include "fs/lease/lease.h"
 #include "fs/replica/replica.h"
 #include "fs/workspace/workspace.h"
+
+#define EVENTS_MAX 64u
+struct app_event {
+    uint64_t at_ns;
+    char kind[32], text[256];
+};
+struct app_events {
+    pthread_mutex_t lock;
+    uint64_t last, taken; /* number of the newest line (0: none); up to which the controller has them */
+    struct app_event ring[EVENTS_MAX];
+};
 
 struct app {
     /* set once by main before any thread starts */
@@ -85,7 +97,10 @@ struct app {
     bool may_stop;        /* under q_lock */
     pthread_cond_t stop_cond;
     char failed_why[256]; /* under q_lock */
-    char event[256];      /* the last line of the lease, under q_lock */
+    struct app_events events;
+    char archive_why[256]; /* under q_lock: why no archiver could be started; "" */
+    uint64_t archive_why_ns, archive_retry_ns; /* since when, realtime (q_lock); the next try, monotonic (main only) */
+    bool archive_failing;  /* main only: the event of the archiver's trouble was written */
 
     /* the control socket */
     int control_fd;
@@ -155,5 +170,11 @@ json_t *verbs_run(struct app *a, struct control *c, const json_t *req, struct dm
 
 /* dumontfs_status.c */
 json_t *status_json(struct app *a);
+
+/* dumontfs_events.c: any thread, quick. kind: a word, text: a sentence. */
+void events_add(struct app *a, const char *kind, const char *text);
+void events_status(struct app *a, json_t *o); /* adds events, last_event, last_event_ns */
+/* Lines up to number `taken` are in the controller's history: forgets them. The others, oldest first. */
+json_t *events_take(struct app *a, uint64_t taken);
 
 #endif

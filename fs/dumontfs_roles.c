@@ -100,9 +100,27 @@ void roles_archived(struct app *a, uint64_t seq)
     atomic_store(&a->archived, seq);
 }
 
+/* Trouble with the archive is told once when it begins and once when it ends. */
+static void watch_archive(struct app *a)
+{
+    struct dmt_archive_status s;
+    if (!a->archive_url[0] || !atomic_load(&a->epoch_open))
+        return;
+    if (!a->archiver && dmt_clock_real()->monotonic_ns(NULL) >= a->archive_retry_ns)
+        app_start_archiver(a);
+    if (!app_archive_status(a, &s) || (s.error_since_ns != 0) == a->archive_failing)
+        return;
+    a->archive_failing = !a->archive_failing;
+    if (a->archive_failing)
+        events_add(a, "archive-error", s.last_error);
+    else
+        events_add(a, "archive-well", "uploads go on");
+}
+
 void roles_tick(struct app *a)
 {
     retain(a);
+    watch_archive(a);
 }
 
 /* --- ops -------------------------------------------------------------------------------------- */
@@ -424,11 +442,7 @@ static uint64_t oldest_sync_ms(void *ctx)
 
 static void event(void *ctx, const char *kind, const char *text)
 {
-    struct app *a = ctx;
-    dmt_info("%s: %s", kind, text);
-    pthread_mutex_lock(&a->q_lock);
-    snprintf(a->event, sizeof a->event, "%s: %s", kind, text);
-    pthread_mutex_unlock(&a->q_lock);
+    events_add(ctx, kind, text);
 }
 
 /* Whoever waits for the mount need not wait for what will not come. */

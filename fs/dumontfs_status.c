@@ -92,6 +92,11 @@ static void add_archive(json_t *o, struct app *a)
         put_u64(p, "objects", s.objects);
         put_u64(p, "error_since_ns", s.error_since_ns);
         json_object_set_new(p, "error", json_string(s.last_error));
+    } else {
+        pthread_mutex_lock(&a->q_lock);
+        put_u64(p, "error_since_ns", a->archive_why_ns);
+        json_object_set_new(p, "error", json_string(a->archive_why));
+        pthread_mutex_unlock(&a->q_lock);
     }
     char path[DMT_PATH_MAX + 16], *text = NULL;
     size_t n;
@@ -130,8 +135,8 @@ json_t *status_json(struct app *a)
     json_object_set_new(o, "arbiter_up", json_boolean(ls.arbiter_up));
     json_object_set_new(o, "ping_up", json_boolean(ls.ping_up));
     json_object_set_new(o, "resync", json_boolean(ls.resync));
+    events_status(a, o);
     pthread_mutex_lock(&a->q_lock);
-    json_object_set_new(o, "last_event", json_string(a->event));
     if (a->failed_why[0]) {
         json_object_set_new(o, "failed", json_true());
         json_object_set_new(o, "failed_why", json_string(a->failed_why));

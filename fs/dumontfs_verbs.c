@@ -406,6 +406,25 @@ static json_t *branch_extract(struct call *c)
     return dmt_ws_branch_extract(c->ws, name, arg(c, "dir"), c->err) == 0 ? json_object() : NULL;
 }
 
+/* The agent: "up to `taken` the controller has them"; what is left. */
+static json_t *events(struct call *c)
+{
+    json_int_t taken = json_integer_value(json_object_get(c->req, "taken"));
+    return events_take(c->app, taken > 0 ? (uint64_t)taken : 0);
+}
+
+/* A cloud's word that this machine will be taken away in so many seconds; 0: no more. While one is pending the standby, which
+ * stays, keeps its right to take over: no solo (R8). */
+static json_t *notice(struct call *c)
+{
+    json_int_t s = json_integer_value(json_object_get(c->req, "in_s"));
+    char text[96];
+    dmt_lease_spot_notice(c->app->lease, s > 0);
+    snprintf(text, sizeof text, "this machine will be taken away in %lld s", (long long)s);
+    events_add(c->app, "notice", s > 0 ? text : "withdrawn: this machine stays");
+    return json_object();
+}
+
 static void do_stop(struct app *a, void *unused)
 {
     (void)unused;
@@ -441,6 +460,8 @@ static const struct {
     {"checkpoint", true, checkpoint},
     {"incomplete", true, incomplete},
     {"branch.extract", true, branch_extract},
+    {"events", false, events},
+    {"notice", false, notice},
     {"stop", false, stop},
 };
 

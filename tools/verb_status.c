@@ -58,6 +58,9 @@ static void print_status(const json_t *s)
         printf("  note        %s\n", json_str(s, "note"));
     if (json_bool(s, "failed"))
         printf("  FAILED      %s\n", json_str(s, "failed_why"));
+    if (*json_str(s, "last_event"))
+        printf("  last event  %s  %s\n", local_time(json_u64(s, "last_event_ns"), a),
+               json_str(s, "last_event"));
     printf("  mounted     %s\n", *json_str(s, "mountpoint") ? json_str(s, "mountpoint") : "no");
     printf("  journal     at %" PRIu64 ", durable %" PRIu64 ", applied %" PRIu64
            ", checkpointed %" PRIu64 "; %s in segments\n",

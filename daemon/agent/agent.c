@@ -24,6 +24,7 @@
 
 #define COMMANDS      4
 #define COMMANDS_WAIT 64
+#define NOTICE_MS     2000
 
 void agent_wake(struct agent *a)
 {
@@ -153,6 +154,23 @@ int agent_assign(struct agent *a, const char *workspace, const json_t *conf, str
         pthread_cond_signal(&a->tick);
         pthread_mutex_unlock(&a->lock);
     }
+    return r;
+}
+
+int agent_notice(struct agent *a, json_int_t in_s, struct dmt_err *err)
+{
+    json_t *all = agent_workspaces(a), *st;
+    const char *name;
+    int r = in_s < 0 ? dmt_err_set(err, -EINVAL, "in_s is a number of seconds, 0 to withdraw") : 0;
+    json_object_foreach(all, name, st)
+    {
+        json_t *q = json_pack("{s:s s:I}", "cmd", "notice", "in_s", in_s), *v = NULL;
+        if (r == 0)
+            r = agent_control(a, name, q, NOTICE_MS, &v, err);
+        json_decref(v);
+        json_decref(q);
+    }
+    json_decref(all);
     return r;
 }
 

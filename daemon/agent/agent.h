@@ -26,6 +26,8 @@ int agent_control(struct agent *a, const char *workspace, const json_t *request,
                   struct dmt_err *err);
 /* Writes /etc/dumont/workspaces/NAME.conf and lets the workspace be started. conf: {"key":"value"}. [blocks] */
 int agent_assign(struct agent *a, const char *workspace, const json_t *conf, struct dmt_err *err);
+/* The machine will be taken away in in_s seconds (0: it will not): every workspace here is told. [blocks] */
+int agent_notice(struct agent *a, json_int_t in_s, struct dmt_err *err);
 bool agent_controller_up(struct agent *a);
 
 #endif

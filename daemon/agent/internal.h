@@ -17,6 +17,7 @@ struct agent_ws {
     char name[DMT_WS_NAME_MAX + 1];
     json_t *status;      /* last answer of its control socket */
     uint64_t instance;   /* of the process, as it says itself */
+    uint64_t taken;      /* its events up to this number are in the controller's history */
     pid_t holder;        /* its parent; 0 unknown */
     int pidfd;           /* of the holder, -1 none */
     pid_t child;         /* holder that we started and have to reap; 0 none */
@@ -42,6 +43,8 @@ struct agent {
 void *agent_scan_main(void *arg);
 void *agent_watch_main(void *arg);
 void *agent_link_main(void *arg);
+/* The controller has the events of a process up to number n. */
+void agent_events_taken(struct agent *a, const char *workspace, uint64_t instance, uint64_t n);
 /* Sends to the controller if it is connected; steals v. */
 void agent_tell(struct agent *a, json_t *v);
 void agent_wake(struct agent *a);

@@ -5,8 +5,8 @@
  * long. Failure modes: no controller: tried again every RETRY_MS; everything here works on without
  * it. A word of death that could not be delivered is not kept: the controller sees silence then,
  * which is the slower way to the same end. Commands:
- * {"id":n,"cmd":"control","name":WS,"request":{...}} and
- * {"id":n,"cmd":"assign","name":WS,"conf":{...}}.
+ * {"id":n,"cmd":"control","name":WS,"request":{...}},
+ * {"id":n,"cmd":"assign","name":WS,"conf":{...}} and {"id":n,"cmd":"notice","in_s":SECONDS}.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -51,6 +51,9 @@ static void run_command(void *arg)
     } else if (strcmp(cmd, "assign") == 0) {
         r = agent_assign(k->a, name, json_object_get(v, "conf"), &err);
         result = json_object();
+    } else if (strcmp(cmd, "notice") == 0) {
+        r = agent_notice(k->a, jline_int(v, "in_s", 0), &err);
+        result = json_object();
     } else {
         r = dmt_err_set(&err, -EINVAL, "this agent does not know the command '%s'", cmd);
     }
@@ -70,6 +73,13 @@ static void run_command(void *arg)
 static int on_line(void *ctx, const json_t *v)
 {
     struct agent *a = ctx;
+    uint64_t instance = 0;
+    if (strcmp(jline_str(v, "ev", ""), "taken") == 0) {
+        if (lease_u64_parse(json_object_get(v, "instance"), &instance))
+            agent_events_taken(a, jline_str(v, "workspace", ""), instance,
+                               (uint64_t)jline_int(v, "n", 0));
+        return 0;
+    }
     struct command *k = calloc(1, sizeof(*k));
     if (!k)
         return -ENOMEM;

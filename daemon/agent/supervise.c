@@ -3,7 +3,7 @@
  * Owns the table of them. agent-scan looks every SCAN_MS: each RUN/NAME.sock that answers is a
  * running process (its holder is its parent, watched by pidfd); each ETC/workspaces/NAME.conf with
  * role=standby or auto=yes that has none gets a holder. Happy path: found or started once, then
- * only asked for its status. Failure modes: a holder that ends soon after its start is started
+ * only asked for its status and for what happened, which goes into the controller's history. Failure modes: a holder that ends soon after its start is started
  * again after 1, 2, 4 ... 60 s; one that does not answer is left alone (its holder lives, so it is
  * not dead). agent-watch polls the pidfds: the end of a holder is told to the controller at once,
  * as word of death about the instance that its process had. Holders are started in sessions of
@@ -80,9 +80,11 @@ static pid_t parent_of(pid_t pid)
 static void keep_status(struct agent *a, struct agent_ws *w, json_t *status)
 {
     pid_t pid = (pid_t)jline_int(status, "pid", 0), holder = parent_of(pid);
+    uint64_t instance = (uint64_t)jline_int(status, "instance", 0);
     json_decref(w->status);
     w->status = status;
-    w->instance = (uint64_t)jline_int(status, "instance", 0);
+    w->taken = instance == w->instance ? w->taken : 0;
+    w->instance = instance;
     if (holder == 0)
         holder = pid; /* started without a holder (tests): the process itself is watched */
     if (holder == w->holder || holder <= 0)
@@ -96,20 +98,57 @@ static void keep_status(struct agent *a, struct agent_ws *w, json_t *status)
     agent_wake(a);
 }
 
-static int ask_status(const char *name, json_t **ret)
+/* Steals q. */
+static int ask(const char *name, json_t *q, json_t **ret)
 {
     char path[256];
+    json_t *v = NULL;
     (void)snprintf(path, sizeof(path), "%s/%s.sock", dmt_dir_run(), name);
-    json_t *q = json_pack("{s:s}", "cmd", "status"), *v = NULL;
     int r = jline_ask(path, q, STATUS_MS, &v, NULL);
     json_decref(q);
     json_t *result = json_object_get(v, "result");
-    if (r == 0 && json_is_object(result))
+    if (r == 0 && result)
         *ret = json_incref(result);
     else if (r == 0)
         r = -EBADMSG;
     json_decref(v);
     return r;
+}
+
+/* Sends what happened to the controller, again and again until it says that it has it. */
+static void carry_events(struct agent *a, const char *name)
+{
+    json_t *list = NULL, *e;
+    size_t i;
+    pthread_mutex_lock(&a->lock);
+    const struct agent_ws *w = find(a, name, false);
+    bool news = w && a->line && (uint64_t)jline_int(w->status, "events", 0) > w->taken;
+    uint64_t taken = w ? w->taken : 0, instance = w ? w->instance : 0;
+    pthread_mutex_unlock(&a->lock);
+    if (!news ||
+        ask(name, json_pack("{s:s s:I}", "cmd", "events", "taken", (json_int_t)taken), &list) < 0)
+        return;
+    json_array_foreach(list, i, e)
+    {
+        json_t *v = json_deep_copy(e);
+        json_object_set_new(v, "op", json_string("event"));
+        json_object_set_new(v, "workspace", json_string(name));
+        json_object_set_new(v, "instance", lease_u64_json(instance));
+        agent_tell(a, v);
+    }
+    if (json_array_size(list) == 0) /* all of it was taken in the time of an agent before us */
+        agent_events_taken(a, name, instance, UINT64_MAX);
+    json_decref(list);
+}
+
+void agent_events_taken(struct agent *a, const char *workspace, uint64_t instance, uint64_t n)
+{
+    pthread_mutex_lock(&a->lock);
+    struct agent_ws *w = find(a, workspace, false);
+    uint64_t last = w ? (uint64_t)jline_int(w->status, "events", 0) : 0;
+    if (w && w->instance == instance && n > w->taken)
+        w->taken = n < last ? n : last;
+    pthread_mutex_unlock(&a->lock);
 }
 
 static bool has_suffix(const char *s, const char *suffix, size_t *stem)
@@ -130,7 +169,8 @@ static void look_at_sockets(struct agent *a)
         if (!has_suffix(e->d_name, ".sock", &n) || strcmp(e->d_name, "dumontd.sock") == 0)
             continue;
         (void)snprintf(name, sizeof(name), "%.*s", (int)n, e->d_name);
-        if (dmt_workspace_name_check(name, NULL) < 0 || ask_status(name, &status) < 0)
+        if (dmt_workspace_name_check(name, NULL) < 0 ||
+            ask(name, json_pack("{s:s}", "cmd", "status"), &status) < 0)
             continue;
         pthread_mutex_lock(&a->lock);
         struct agent_ws *w = find(a, name, true);
@@ -139,6 +179,7 @@ static void look_at_sockets(struct agent *a)
         else
             json_decref(status);
         pthread_mutex_unlock(&a->lock);
+        carry_events(a, name);
     }
     if (d)
         closedir(d);

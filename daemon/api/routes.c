@@ -19,6 +19,7 @@
 #include "fs/base/options.h"
 
 #define EVENTS_MAX 1000
+#define NOTICE_MS  10000
 
 struct call {
     struct dumontd *d;
@@ -315,6 +316,26 @@ static json_t *delete_node(struct call *k)
     return r == 0 ? json_object() : NULL;
 }
 
+/* A cloud's notice that it will take the machine: {"in_s":120}; {"in_s":0} withdraws it. */
+static json_t *post_notice(struct call *k)
+{
+    const json_t *in_s = json_object_get(k->body, "in_s");
+    json_t *ret = NULL;
+    if (!json_is_integer(in_s)) {
+        dmt_err_set(&k->err, -EINVAL, "a notice needs {\"in_s\":SECONDS}, 0 to withdraw it");
+        return NULL;
+    }
+    if (k->d->agent && strcmp(k->name, k->d->node) == 0)
+        return agent_notice(k->d->agent, json_integer_value(in_s), &k->err) == 0 ? json_object()
+                                                                                 : NULL;
+    if (!k->d->ctl) {
+        dmt_err_set(&k->err, -ENOENT, "only the controller can reach %s; ask it there", k->name);
+        return NULL;
+    }
+    json_t *q = json_pack("{s:s s:I}", "cmd", "notice", "in_s", json_integer_value(in_s));
+    return ctl_command(k->d->ctl, k->name, q, NOTICE_MS, &ret, &k->err) == 0 ? ret : NULL;
+}
+
 /* --- dispatch --- */
 
 static const struct {
@@ -326,6 +347,7 @@ static const struct {
     {"GET", "/api/v1/nodes", get_nodes, 200},
     {"POST", "/api/v1/nodes", post_node, 201},
     {"DELETE", "/api/v1/nodes/*", delete_node, 200},
+    {"POST", "/api/v1/nodes/*/notice", post_notice, 200},
     {"GET", "/api/v1/events", get_events, 200},
     {"GET", "/api/v1/workspaces", get_workspaces, 200},
     {"GET", "/api/v1/workspaces/*", get_workspace, 200},

@@ -32,6 +32,9 @@ static const char schema[] =
     "  id INTEGER PRIMARY KEY, at_ns INTEGER NOT NULL, workspace TEXT NOT NULL, node TEXT NOT NULL,"
     "  kind TEXT NOT NULL, text TEXT NOT NULL);"
     "CREATE INDEX IF NOT EXISTS event_of ON event(workspace, id);"
+    "CREATE TABLE IF NOT EXISTS told("
+    "  workspace TEXT NOT NULL, node TEXT NOT NULL, instance INTEGER NOT NULL, n INTEGER NOT NULL,"
+    "  PRIMARY KEY(workspace, node)) WITHOUT ROWID;"
     "CREATE TABLE IF NOT EXISTS node("
     "  name TEXT PRIMARY KEY, provider TEXT NOT NULL, address TEXT NOT NULL, state TEXT NOT NULL,"
     "  since_ns INTEGER NOT NULL) WITHOUT ROWID;";
@@ -127,13 +130,19 @@ int ctl_db_register(struct ctl_db *db, const char *lineage, struct lease_registe
     return r;
 }
 
-static int add_event(struct ctl_db *db, const char *ws, const char *node, const char *kind,
-                     const char *text, struct dmt_err *err)
+static int add_event_at(struct ctl_db *db, int64_t at_ns, const char *ws, const char *node,
+                        const char *kind, const char *text, struct dmt_err *err)
 {
     return run(db,
                prepare(db, "INSERT INTO event(at_ns,workspace,node,kind,text) VALUES(?,?,?,?,?)",
-                       "issss", now_ns(), ws, node, kind, text),
+                       "issss", at_ns, ws, node, kind, text),
                err);
+}
+
+static int add_event(struct ctl_db *db, const char *ws, const char *node, const char *kind,
+                     const char *text, struct dmt_err *err)
+{
+    return add_event_at(db, now_ns(), ws, node, kind, text, err);
 }
 
 static int write_register(struct ctl_db *db, const char *lineage, uint32_t base,
@@ -203,13 +212,54 @@ int ctl_db_lineage_of(struct ctl_db *db, const char *workspace, char ret[33], st
     return r;
 }
 
+static int forget_old(struct ctl_db *db, struct dmt_err *err)
+{
+    if (sqlite3_last_insert_rowid(db->sq) % 1000 != 0)
+        return 0;
+    return exec(db, "DELETE FROM event WHERE id <= (SELECT max(id) FROM event) - " EVENTS_KEPT,
+                err);
+}
+
 int ctl_db_event(struct ctl_db *db, const char *workspace, const char *node, const char *kind,
                  const char *text, struct dmt_err *err)
 {
     int r = add_event(db, workspace, node, kind, text, err);
-    if (r == 0 && sqlite3_last_insert_rowid(db->sq) % 1000 == 0)
-        r = exec(db, "DELETE FROM event WHERE id <= (SELECT max(id) FROM event) - " EVENTS_KEPT,
-                 err);
+    return r == 0 ? forget_old(db, err) : r;
+}
+
+/* 1: this event, or a later one of the same process, is in the history. */
+static int is_told(struct ctl_db *db, const char *workspace, const char *node, uint64_t instance,
+                   int64_t n, struct dmt_err *err)
+{
+    sqlite3_stmt *st =
+        prepare(db, "SELECT 1 FROM told WHERE workspace=? AND node=? AND instance=? AND n>=?",
+                "ssii", workspace, node, (int64_t)instance, n);
+    int k = st ? sqlite3_step(st) : SQLITE_ERROR;
+    int r = k == SQLITE_ROW ? 1 : k == SQLITE_DONE ? 0 : fail(db, err, "read");
+    sqlite3_finalize(st);
+    return r;
+}
+
+int ctl_db_node_event(struct ctl_db *db, const char *workspace, const char *node, uint64_t instance,
+                      const struct ctl_told *e, struct dmt_err *err)
+{
+    int r = is_told(db, workspace, node, instance, e->n, err);
+    if (r != 0)
+        return r < 0 ? r : 0;
+    if ((r = exec(db, "BEGIN IMMEDIATE", err)) < 0)
+        return r;
+    r = add_event_at(db, e->at_ns, workspace, node, e->kind, e->text, err);
+    if (r == 0)
+        r = forget_old(db, err);
+    if (r == 0)
+        r = run(db,
+                prepare(db, "REPLACE INTO told VALUES(?,?,?,?)", "ssii", workspace, node,
+                        (int64_t)instance, e->n),
+                err);
+    if (r == 0)
+        r = exec(db, "COMMIT", err);
+    if (r < 0)
+        (void)sqlite3_exec(db->sq, "ROLLBACK", NULL, NULL, NULL);
     return r;
 }
 

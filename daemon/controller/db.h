@@ -8,6 +8,10 @@
 #include "daemon/controller/decide.h"
 
 struct ctl_db;
+struct ctl_told {
+    int64_t n, at_ns; /* at_ns: by the node's clock */
+    const char *kind, *text;
+};
 int ctl_db_open(struct ctl_db **ret, const char *path, struct dmt_err *err);
 void ctl_db_close(struct ctl_db *db);
 
@@ -24,6 +28,9 @@ int ctl_db_workspace(struct ctl_db *db, const char *workspace, const char *linea
 int ctl_db_lineage_of(struct ctl_db *db, const char *workspace, char ret[33], struct dmt_err *err);
 int ctl_db_event(struct ctl_db *db, const char *workspace, const char *node, const char *kind, const char *text,
                  struct dmt_err *err);
+/* Event n of a workspace process (instance) on a node, told by its agent, perhaps not for the first time: written once. */
+int ctl_db_node_event(struct ctl_db *db, const char *workspace, const char *node, uint64_t instance,
+                      const struct ctl_told *e, struct dmt_err *err);
 int ctl_db_node_set(struct ctl_db *db, const char *name, const char *provider, const char *address, const char *state,
                     struct dmt_err *err);
 int ctl_db_node_drop(struct ctl_db *db, const char *name, struct dmt_err *err);

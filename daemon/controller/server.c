@@ -20,6 +20,7 @@
 #include "fs/base/clock.h"
 #include "fs/base/log.h"
 #include "fs/base/thread.h"
+#include "fs/lease/arbiter.h"
 
 #define HELLO_MS  5000
 #define ROUND_MS  1000
@@ -66,6 +67,26 @@ static void agent_answer(struct ctl_conn *k, const json_t *v)
     pthread_cond_broadcast(&k->c->answered);
 }
 
+/* What happened to a workspace process there; not answered if it could not be written, so that it comes again. */
+static void agent_event(struct ctl_conn *k, const json_t *v)
+{
+    struct dmt_err err = {0};
+    const char *ws = json_string_value(json_object_get(v, "workspace"));
+    uint64_t instance = 0;
+    struct ctl_told e = {.n = json_integer_value(json_object_get(v, "n")),
+                         .at_ns = json_integer_value(json_object_get(v, "at_ns")),
+                         .kind = json_string_value(json_object_get(v, "kind")),
+                         .text = json_string_value(json_object_get(v, "text"))};
+    if (!ws || !e.kind || !e.text || !lease_u64_parse(json_object_get(v, "instance"), &instance))
+        return;
+    if (ctl_db_node_event(k->c->db, ws, k->node, instance, &e, &err) < 0)
+        dmt_error("%s", err.msg);
+    else
+        tlsline_send(k->line,
+                     json_pack("{s:s s:s s:o s:I}", "ev", "taken", "workspace", ws, "instance",
+                               lease_u64_json(instance), "n", (json_int_t)e.n));
+}
+
 static int agent_line(struct ctl_conn *k, const json_t *v)
 {
     const char *op = json_string_value(json_object_get(v, "op"));
@@ -78,11 +99,7 @@ static int agent_line(struct ctl_conn *k, const json_t *v)
     } else if (op && strcmp(op, "death") == 0) {
         ctl_on_death(k, v);
     } else if (op && strcmp(op, "event") == 0) {
-        const char *ws = json_string_value(json_object_get(v, "workspace"));
-        const char *kind = json_string_value(json_object_get(v, "kind"));
-        const char *text = json_string_value(json_object_get(v, "text"));
-        if (ws && kind && text)
-            (void)ctl_db_event(k->c->db, ws, k->node, kind, text, NULL);
+        agent_event(k, v);
     }
     return 0;
 }

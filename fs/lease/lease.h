@@ -200,10 +200,8 @@ void dmt_lease_lose_done(struct dmt_lease *l, int err);
 void dmt_lease_fetch_done(struct dmt_lease *l, int err);
 void dmt_lease_freeze(struct dmt_lease *l);           /* during drain: plain and sync answer "wait" from now */
 void dmt_lease_drained(struct dmt_lease *l, int err); /* 0: hand over now; else: unfreeze, handover failed */
-/* A notice that this machine will be taken away; 0 = withdrawn. Solo is not asked while one is pending (rule 8). */
-void dmt_lease_spot_notice(struct dmt_lease *l, uint64_t deadline_boottime_ns);
-/* The agent or controller knows that the holder process (instance, see status) is gone for good: ends a follower's wait. */
-void dmt_lease_word_of_death(struct dmt_lease *l, const char *node, uint64_t instance);
+/* A notice that this machine will be taken away is pending, or withdrawn. Solo is not asked while one is (rule 8). */
+void dmt_lease_spot_notice(struct dmt_lease *l, bool pending);
 
 enum dmt_lease_command {
     DMT_LEASE_CMD_HANDOVER, /* holder: give the workspace to the standby */

@@ -15,8 +15,7 @@ static void post_err(struct dmt_lease *l, enum lease_ev type, int err)
 static void set_id(struct lease_id *id, const char *node, const uint8_t store_id[16])
 {
     (void)snprintf(id->node, sizeof(id->node), "%s", node);
-    if (store_id)
-        memcpy(id->store, store_id, 16);
+    memcpy(id->store, store_id, 16);
 }
 
 void dmt_lease_stop_begin(struct dmt_lease *l)
@@ -97,16 +96,9 @@ void dmt_lease_drained(struct dmt_lease *l, int err)
     post_err(l, LEASE_EV_DRAINED, err);
 }
 
-void dmt_lease_spot_notice(struct dmt_lease *l, uint64_t deadline_boottime_ns)
+void dmt_lease_spot_notice(struct dmt_lease *l, bool pending)
 {
-    struct lease_event e = {.type = LEASE_EV_SPOT, .spot = deadline_boottime_ns != 0};
-    lease_post(l, &e);
-}
-
-void dmt_lease_word_of_death(struct dmt_lease *l, const char *node, uint64_t instance)
-{
-    struct lease_event e = {.type = LEASE_EV_DEATH, .instance = instance};
-    set_id(&e.id, node, NULL);
+    struct lease_event e = {.type = LEASE_EV_SPOT, .spot = pending};
     lease_post(l, &e);
 }
 

@@ -3,6 +3,8 @@
 #
 #   pair_up NAME [KEY=VALUE of the holder...]   makes and mounts workspace NAME on a ($PAIR_MOUNT), standby on b; waits until in sync
 #   at a|b COMMAND...                           runs a command as that machine
+#   PAIR_LINK=1 pair_up NAME ...                their connection goes through a relay; then: pair_link NAME cut|refuse|blackhole|pass ...
+#   api [CURL OPTION...] /PATH                  the controller's HTTP API
 
 PAIR_PORT=$((20000 + $$ % 20000))
 PAIR_MOUNT=
@@ -44,6 +46,16 @@ pair_machines() {
 
 pair_in_sync() { at "$1" dumont status "$2" --json | jq -e '.standby.in_sync' >/dev/null; }
 
+pair_link() {
+    local name=$1
+    shift
+    "$BIN/relay" -c "$SCRATCH/link-$name" "$@" | sed 's/^ok *//'
+    return "${PIPESTATUS[0]}"
+}
+
+# Exit status by curl alone: 22 for an answer that is an error.
+api() { curl -sf --max-time 60 --unix-socket "$SCRATCH/ctl/run/dumontd.sock" "${@:1:$#-1}" "http://localhost${*: -1}"; }
+
 pair_up() {
     local name=$1 port
     shift
@@ -52,6 +64,11 @@ pair_up() {
     PAIR_MOUNT=$SCRATCH/m-$name
     mkdir -p "$PAIR_MOUNT" "$PAIR_MOUNT.b"
     at b dumont workspace create "$name" role=standby "listen=127.0.0.1:$port" "arbiter=controller://127.0.0.1:$CTL_PORT" "mountpoint=$PAIR_MOUNT.b" >/dev/null || return 1
+    if [ -n "${PAIR_LINK:-}" ]; then
+        start "link-$name" "$BIN/relay" 0 "127.0.0.1:$port" "$SCRATCH/link-$name"
+        wait_until 5 test -S "$SCRATCH/link-$name" || return 1
+        port=$(pair_link "$name" port)
+    fi
     at a dumont workspace create "$name" "standby=127.0.0.1:$port" "arbiter=controller://127.0.0.1:$CTL_PORT" "$@" >/dev/null || return 1
     at a mount.dumont "$name" "$PAIR_MOUNT" || return 1
     wait_until 60 pair_in_sync a "$name"

@@ -208,6 +208,38 @@ static void a_database_that_is_none_is_refused(void **state)
     file_free(&f);
 }
 
+/* What an agent tells, again until it is answered, stands in the history once and in order. */
+static void an_event_told_twice_is_written_once(void **state)
+{
+    (void)state;
+    struct file f;
+    struct ctl_db *db = NULL;
+    struct dmt_err err = {0};
+    file_init(&f);
+    assert_int_equal(ctl_db_open(&db, f.path, &err), 0);
+    for (int64_t n = 1; n <= 3; n++) {
+        struct ctl_told e = {.n = n, .at_ns = 100 + n, .kind = "k", .text = "t"};
+        for (int again = 0; again < 3; again++)
+            assert_int_equal(ctl_db_node_event(db, "w", "a", 7, &e, &err), 0);
+        e.n = 1; /* the first again, after later ones */
+        assert_int_equal(ctl_db_node_event(db, "w", "a", 7, &e, &err), 0);
+    }
+    struct ctl_told first = {.n = 1, .at_ns = 200, .kind = "k", .text = "new process"};
+    assert_int_equal(ctl_db_node_event(db, "w", "a", 8, &first, &err), 0);
+    assert_int_equal(ctl_db_node_event(db, "w", "b", 8, &first, &err), 0);
+    ctl_db_close(db);
+    assert_int_equal(ctl_db_open(&db, f.path, &err), 0);
+    assert_int_equal(ctl_db_node_event(db, "w", "a", 8, &first, &err), 0);
+    json_t *list = ctl_db_events(db, "w", 100);
+    assert_int_equal(json_array_size(list), 5);
+    for (size_t i = 0; i < 3; i++)
+        assert_int_equal(json_integer_value(json_object_get(json_array_get(list, i), "at_ns")),
+                         101 + (int)i);
+    json_decref(list);
+    ctl_db_close(db);
+    file_free(&f);
+}
+
 /* --- addresses --- */
 
 static void the_api_listens_on_this_machine_only(void **state)
@@ -239,6 +271,7 @@ int main(void)
         cmocka_unit_test(only_the_holder_pairs_hands_over_and_retakes),
         cmocka_unit_test(a_change_is_compared_stored_and_kept),
         cmocka_unit_test(a_database_that_is_none_is_refused),
+        cmocka_unit_test(an_event_told_twice_is_written_once),
         cmocka_unit_test(the_api_listens_on_this_machine_only),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
