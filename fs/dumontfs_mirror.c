@@ -123,11 +123,11 @@ static int copy_xattrs(struct mirror *m, uint64_t src, uint64_t dst)
 {
     char names[65536], value[65536], old[65536];
     struct dmt_op op = {0};
-    ssize_t n = dmt_ws_listxattr(m->dst, dst, names, sizeof names);
+    ssize_t n = dmt_ws_listxattr(m->dst, dst, names, sizeof names, true);
     for (ssize_t i = 0; i < n; i += (ssize_t)strlen(names + i) + 1)
         if (dmt_ws_getxattr(m->src, src, names + i, NULL, 0) == -ENODATA)
             dmt_ws_removexattr(m->dst, &op, dst, names + i);
-    n = dmt_ws_listxattr(m->src, src, names, sizeof names);
+    n = dmt_ws_listxattr(m->src, src, names, sizeof names, true);
     for (ssize_t i = 0; i < n; i += (ssize_t)strlen(names + i) + 1) {
         ssize_t k = dmt_ws_getxattr(m->src, src, names + i, value, sizeof value);
         ssize_t o = dmt_ws_getxattr(m->dst, dst, names + i, old, sizeof old);
@@ -142,11 +142,6 @@ static int copy_xattrs(struct mirror *m, uint64_t src, uint64_t dst)
     return 0;
 }
 
-static uint64_t ns(struct timespec t)
-{
-    return (uint64_t)t.tv_sec * DMT_S + (uint64_t)t.tv_nsec;
-}
-
 static int copy_attrs(struct mirror *m, const struct dmt_attr *src, uint64_t dst)
 {
     struct dmt_op op = {0};
@@ -156,8 +151,8 @@ static int copy_attrs(struct mirror *m, const struct dmt_attr *src, uint64_t dst
                              .mode = src->st.st_mode & 07777,
                              .uid = src->st.st_uid,
                              .gid = src->st.st_gid,
-                             .atime = ns(src->st.st_atim),
-                             .mtime = ns(src->st.st_mtim)};
+                             .atime = dmt_file_time_ns(src->st.st_atim),
+                             .mtime = dmt_file_time_ns(src->st.st_mtim)};
     int rc = copy_xattrs(m, src->node, dst);
     return rc == 0 ? dmt_ws_setattr(m->dst, &op, dst, &sa, &at) : rc;
 }
@@ -165,8 +160,8 @@ static int copy_attrs(struct mirror *m, const struct dmt_attr *src, uint64_t dst
 static bool same_attrs(const struct stat *a, const struct stat *b)
 {
     return a->st_mode == b->st_mode && a->st_uid == b->st_uid && a->st_gid == b->st_gid &&
-           ns(a->st_mtim) == ns(b->st_mtim) && (S_ISDIR(a->st_mode) || a->st_size == b->st_size) &&
-           a->st_rdev == b->st_rdev;
+           dmt_file_time_ns(a->st_mtim) == dmt_file_time_ns(b->st_mtim) &&
+           (S_ISDIR(a->st_mode) || a->st_size == b->st_size) && a->st_rdev == b->st_rdev;
 }
 
 /* --- making and comparing --------------------------------------------------------------------- */

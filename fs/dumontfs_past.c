@@ -190,9 +190,7 @@ static int copy_in(struct dmt_ws *ws, uint64_t ino, const char *file)
         off += (uint64_t)n;
     }
     if (rc == 0) {
-        struct dmt_setattr times = {.mask = DMT_SET_MTIME,
-                                    .mtime = (uint64_t)st.st_mtim.tv_sec * DMT_S +
-                                             (uint64_t)st.st_mtim.tv_nsec};
+        struct dmt_setattr times = {.mask = DMT_SET_MTIME, .mtime = dmt_file_time_ns(st.st_mtim)};
         rc = dmt_ws_setattr(ws, &op, ino, &times, &at);
     }
     if (fd >= 0)

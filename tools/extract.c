@@ -76,7 +76,7 @@ static const char **seen_slot(struct extract *x, uint64_t node)
 static int copy_xattrs(struct extract *x, uint64_t node, const char *path)
 {
     char names[65536], value[65536];
-    ssize_t n = dmt_ws_listxattr(x->ws, node, names, sizeof names);
+    ssize_t n = dmt_ws_listxattr(x->ws, node, names, sizeof names, true);
     for (ssize_t i = 0; i < n; i += (ssize_t)strlen(names + i) + 1) {
         ssize_t k = dmt_ws_getxattr(x->ws, node, names + i, value, sizeof value);
         if (k < 0)

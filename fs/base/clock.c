@@ -19,6 +19,8 @@
 #include "fs/base/log.h"
 
 #define TIME_MAX_S 18446744072ll /* 2554-07-21T23:34:32Z: nanoseconds beyond it do not fit */
+#define FILE_MIN_S (-2147483648ll)
+#define FILE_MAX_S 15032385535ll
 
 static uint64_t read_clock(clockid_t id)
 {
@@ -44,6 +46,27 @@ const struct dmt_clock *dmt_clock_real(void)
 {
     static const struct dmt_clock real = {NULL, real_realtime, real_monotonic};
     return &real;
+}
+
+uint64_t dmt_file_time_ns(struct timespec t)
+{
+    if (t.tv_sec < FILE_MIN_S)
+        t = (struct timespec){.tv_sec = FILE_MIN_S};
+    if (t.tv_sec > FILE_MAX_S)
+        t = (struct timespec){.tv_sec = FILE_MAX_S};
+    return (uint64_t)t.tv_sec * DMT_S + (uint64_t)t.tv_nsec;
+}
+
+struct timespec dmt_file_time(uint64_t ns)
+{
+    const uint64_t before_1970 = (uint64_t)FILE_MIN_S * DMT_S;
+    struct timespec t = {.tv_sec = (time_t)(ns / DMT_S), .tv_nsec = (long)(ns % DMT_S)};
+    if (ns >= before_1970) {
+        uint64_t since_min = ns - before_1970;
+        t.tv_sec = FILE_MIN_S + (time_t)(since_min / DMT_S);
+        t.tv_nsec = (long)(since_min % DMT_S);
+    }
+    return t;
 }
 
 void dmt_random(void *buf, size_t len)

@@ -14,6 +14,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include "fs/base/clock.h"
 #include "fs/base/log.h"
 #include "fs/base/thread.h"
 
@@ -48,12 +49,6 @@ static void do_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
     (void)fuse_reply_attr(req, &a.st, fuse_attr_timeout(ino));
 }
 
-static uint64_t ns_of(const struct timespec *ts)
-{
-    /* Times before 1970 are not kept: they become 1970. */
-    return ts->tv_sec < 0 ? 0 : (uint64_t)ts->tv_sec * 1000000000u + (uint64_t)ts->tv_nsec;
-}
-
 static void fill_setattr(const struct stat *st, int to_set, struct dmt_setattr *sa)
 {
     const struct fuse_setattr_in *in = fuse_body(sizeof(*in));
@@ -74,8 +69,8 @@ static void fill_setattr(const struct stat *st, int to_set, struct dmt_setattr *
     sa->uid = st->st_uid;
     sa->gid = st->st_gid;
     sa->size = (uint64_t)st->st_size;
-    sa->atime = ns_of(&st->st_atim);
-    sa->mtime = ns_of(&st->st_mtim);
+    sa->atime = dmt_file_time_ns(st->st_atim);
+    sa->mtime = dmt_file_time_ns(st->st_mtim);
     sa->atime_now = to_set & FUSE_SET_ATTR_ATIME_NOW;
     sa->mtime_now = to_set & FUSE_SET_ATTR_MTIME_NOW;
     sa->kill_suidgid = in && (in->valid & FATTR_KILL_SUIDGID);
@@ -234,8 +229,15 @@ static void do_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, of
         (void)fuse_reply_err(req, EFBIG);
         return;
     }
-    struct dmt_op op = fuse_op_of(self());
-    finish(req, dmt_ws_fallocate(self()->ws, &op, ino, mode, (uint64_t)off, (uint64_t)len), &op);
+    struct dmt_fuse *f = self();
+    struct dmt_op op = fuse_op_of(f);
+    /* With HANDLE_KILLPRIV_V2 the kernel leaves it to us, and this request has no flag to say so:
+     * who is not root is taken to be without CAP_FSETID. */
+    bool kill = op.uid != 0, mode_changes = kill && loses_set_id(f, ino);
+    int rc = dmt_ws_fallocate(f->ws, &op, ino, mode, (uint64_t)off, (uint64_t)len, kill);
+    if (rc == 0 && mode_changes)
+        fuse_forget_attr(f, ino);
+    finish(req, rc, &op);
 }
 
 static void do_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence,
@@ -289,7 +291,9 @@ static void do_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
 {
     if (size > DMT_WRITE_MAX)
         size = DMT_WRITE_MAX;
-    reply_xattr(req, dmt_ws_listxattr(self()->ws, ino, (char *)fuse_me->out, size), size);
+    /* Of other callers only a process with CAP_SYS_ADMIN but another uid is told less than it might see. */
+    bool trusted = fuse_me->h->uid == 0;
+    reply_xattr(req, dmt_ws_listxattr(self()->ws, ino, (char *)fuse_me->out, size, trusted), size);
 }
 
 static void do_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value,

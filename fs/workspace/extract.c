@@ -297,15 +297,10 @@ static int write_bytes(struct extract *x, const struct dmt_inode *n, const char 
     return r;
 }
 
-static struct timespec ts_of(uint64_t ns)
-{
-    return (struct timespec){.tv_sec = (time_t)(ns / DMT_S), .tv_nsec = (long)(ns % DMT_S)};
-}
-
 /* Owner and xattrs as far as the caller may set them; the content is what counts. */
 static void write_attrs(struct extract *x, const struct dmt_inode *n, const char *path)
 {
-    struct timespec ts[2] = {ts_of(n->atime), ts_of(n->mtime)};
+    struct timespec ts[2] = {dmt_file_time(n->atime), dmt_file_time(n->mtime)};
     struct ws_xattrs xs = {0};
     if (n->flags & DMT_INO_XATTR)
         (void)ws_xattrs(&x->scratch, DMT_LIVE, n->ino, &xs);

@@ -66,16 +66,13 @@ int ws_begin(struct dmt_ws *ws, bool grows)
     return r;
 }
 
-int ws_room(struct dmt_ws *ws, uint64_t bytes)
+int ws_room(struct dmt_ws *ws, uint64_t bytes, uint64_t adds)
 {
     uint64_t now = ws_mono(ws), total;
     if (ws->space_at_ns == 0 || now - ws->space_at_ns > WS_SPACE_NS) {
-        struct dmt_store_load load;
         int r = dmt_store_space(ws->st, &total, &ws->space_free);
         if (r < 0)
             return dmt_err_errno(r);
-        dmt_store_load(ws->st, &load);
-        ws->live_bytes = load.live_bytes;
         ws->space_at_ns = now;
         ws->space_used = 0;
     }
@@ -86,8 +83,13 @@ int ws_room(struct dmt_ws *ws, uint64_t bytes)
         ws->room_short = true;
         return -ENOSPC;
     }
-    if (ws->conf.quota_bytes && ws->live_bytes + ws->space_used + bytes > ws->conf.quota_bytes)
-        return -EDQUOT;
+    if (ws->conf.quota_bytes && adds > 0) {
+        /* What is live is counted in memory at each apply: exact at this moment, unlike the disk. */
+        struct dmt_store_load load;
+        dmt_store_load(ws->st, &load);
+        if (load.live_bytes + adds > ws->conf.quota_bytes)
+            return -EDQUOT;
+    }
     ws->space_used += bytes;
     return 0;
 }

@@ -85,11 +85,6 @@ bool ws_reserved(uint64_t parent, const char *name)
     return parent == DMT_ROOT && strcmp(name, DMT_SNAPSHOTS_NAME) == 0;
 }
 
-static struct timespec ts_of(uint64_t ns)
-{
-    return (struct timespec){.tv_sec = (time_t)(ns / DMT_S), .tv_nsec = (long)(ns % DMT_S)};
-}
-
 void ws_fill(struct dmt_ws *ws, const struct ws_at *at, const struct dmt_inode *n,
              struct dmt_attr *ret)
 {
@@ -111,9 +106,9 @@ void ws_fill(struct dmt_ws *ws, const struct ws_at *at, const struct dmt_inode *
         .st_size = (off_t)(S_ISDIR(n->mode) ? 4096 : n->size),
         .st_blksize = 4096,
         .st_blocks = (blkcnt_t)((bytes + 511) / 512),
-        .st_atim = ts_of(n->atime),
-        .st_mtim = ts_of(n->mtime),
-        .st_ctim = ts_of(n->ctime),
+        .st_atim = dmt_file_time(n->atime),
+        .st_mtim = dmt_file_time(n->mtime),
+        .st_ctim = dmt_file_time(n->ctime),
     };
 }
 

@@ -61,7 +61,7 @@ static int make(struct dmt_ws *ws, struct dmt_op *op, uint64_t parent, struct dm
     if (r == 0 && name)
         r = free_name(ws, parent, name);
     if (r == 0)
-        r = ws_room(ws, 4096);
+        r = ws_room(ws, 4096, 4096);
     if (r < 0)
         return r;
     if (ws->next_ino >> DMT_INO_BITS)
@@ -125,7 +125,7 @@ static int link_node(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, uint64
         return -EMLINK;
     r = free_name(ws, parent, name);
     if (r == 0)
-        r = ws_room(ws, 4096);
+        r = ws_room(ws, 4096, 4096);
     struct dmt_body b = {
         .type = DMT_REC_LINK,
         .LINK = {.ino = node, .parent = parent, .name = ws_span(name)},

@@ -94,6 +94,16 @@ static int write_inline(struct dmt_ws *ws, struct dmt_op *op, uint64_t ino, cons
     return ws_log(ws, op, &b, 0);
 }
 
+/* By how much the file's own space may grow: nothing where it is overwritten, if it has no holes
+ * that the range could fill. */
+static uint64_t growth(struct dmt_ws *ws, const struct dmt_inode *n, uint64_t off, uint64_t len)
+{
+    uint64_t allocated = 0, beyond = off + len > n->size ? off + len - n->size : 0;
+    if (dmt_store_allocated(ws->st, n->ino, &allocated) < 0 || allocated < n->size)
+        return len;
+    return beyond < len ? beyond : len;
+}
+
 /* One record's worth. */
 static int write_part(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, const void *p,
                       size_t len, uint64_t off, bool kill)
@@ -108,7 +118,7 @@ static int write_part(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, const
         return S_ISDIR(n.mode) ? -EISDIR : -EINVAL;
     if (off > DMT_FILE_SIZE_MAX || len > DMT_FILE_SIZE_MAX - off)
         return -EFBIG;
-    r = ws_room(ws, len);
+    r = ws_room(ws, len, growth(ws, &n, off, len));
     int caps = r == 0 ? ws_has_caps(ws, &n) : 0;
     if (r < 0 || caps < 0)
         return r < 0 ? r : caps;
@@ -148,7 +158,7 @@ static int check_alloc(const struct dmt_inode *n, int flags, uint64_t off, uint6
 }
 
 static int do_fallocate(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, int flags,
-                        uint64_t off, uint64_t len)
+                        uint64_t off, uint64_t len, bool kill)
 {
     struct dmt_inode n;
     bool clears = flags & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE);
@@ -159,7 +169,7 @@ static int do_fallocate(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, int
         r = check_alloc(&n, flags, off, len);
     if (r == 0 && !clears)
         /* nothing is written now, so the double counting of inline bytes does not apply */
-        r = ws_room(ws, len / 2);
+        r = ws_room(ws, len / 2, growth(ws, &n, off, len));
     if (r < 0)
         return r;
     uint64_t size = n.size;
@@ -172,17 +182,17 @@ static int do_fallocate(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, int
                   .off = off,
                   .length = len,
                   .size = size,
-                  .mode = DMT_MODE_KEEP},
+                  .mode = ws_kill_mode(&n, kill)},
     };
     return ws_log(ws, op, &b, 0);
 }
 
 int dmt_ws_fallocate(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, int flags, uint64_t off,
-                     uint64_t len)
+                     uint64_t len, bool kill_suidgid)
 {
     op->seq = 0;
     ws_lock(ws);
-    int r = do_fallocate(ws, op, node, flags, off, len);
+    int r = do_fallocate(ws, op, node, flags, off, len, kill_suidgid);
     ws_unlock(ws);
     return dmt_err_errno(r);
 }

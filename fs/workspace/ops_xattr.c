@@ -20,6 +20,9 @@ static int name_check(const char *name)
 {
     if (strnlen(name, DMT_XATTR_NAME_MAX + 1) > DMT_XATTR_NAME_MAX)
         return -ERANGE;
+    if (strcmp(name, "user.") == 0 || strcmp(name, "trusted.") == 0 ||
+        strcmp(name, "security.") == 0)
+        return -EINVAL;
     bool known = starts(name, "user.") || starts(name, "trusted.") || starts(name, "security.") ||
                  strcmp(name, WS_ACL_ACCESS) == 0 || strcmp(name, WS_ACL_DEFAULT) == 0;
     return known ? 0 : -EOPNOTSUPP;
@@ -48,6 +51,7 @@ ssize_t dmt_ws_getxattr(struct dmt_ws *ws, uint64_t node, const char *name, void
 struct lister {
     char *buf;
     size_t size, len;
+    bool trusted;
 };
 
 static int list_one(void *ctx, const char *name, const void *val, size_t len)
@@ -55,17 +59,19 @@ static int list_one(void *ctx, const char *name, const void *val, size_t len)
     struct lister *l = ctx;
     size_t n = strlen(name) + 1;
     (void)val, (void)len;
+    if (!l->trusted && starts(name, "trusted."))
+        return 0;
     if (l->size >= l->len + n)
         memcpy(l->buf + l->len, name, n);
     l->len += n;
     return 0;
 }
 
-ssize_t dmt_ws_listxattr(struct dmt_ws *ws, uint64_t node, char *buf, size_t size)
+ssize_t dmt_ws_listxattr(struct dmt_ws *ws, uint64_t node, char *buf, size_t size, bool trusted)
 {
     struct dmt_inode n;
     struct ws_at at;
-    struct lister l = {buf, size, 0};
+    struct lister l = {buf, size, 0, trusted};
     ws_lock(ws);
     int r = ws_inode(ws, node, &at, &n);
     if (r == 0 && n.flags & DMT_INO_XATTR)
@@ -141,7 +147,7 @@ static int set_one(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, const ch
     if (r == 0)
         r = acl_mode(&n, name, val, &mode, &drop);
     if (r == 0)
-        r = ws_room(ws, val.n + 4096);
+        r = ws_room(ws, val.n + 4096, val.n + 4096);
     if (r < 0)
         return r;
     if (drop)

@@ -296,7 +296,7 @@ static int log_plan(struct ws_plan *p, const char *snapshot)
     ws_lock(p->ws);
     int r = p->ws->role != WS_HOLDER || p->ws->failed ? -EROFS : 0;
     if (r == 0)
-        r = ws_room(p->ws, (p->d.n_names + p->n_restores) * 256);
+        r = ws_room(p->ws, (p->d.n_names + p->n_restores) * 256, 0);
     if (r == 0)
         r = ws_plan_log(p, snapshot);
     ws_unlock(p->ws);

@@ -130,7 +130,8 @@ void dmt_ws_forget(struct dmt_ws *ws, uint64_t node, uint64_t n);
 int dmt_ws_write(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, const void *p, size_t len, uint64_t off, bool kill_suidgid);
 /* nowait: -EAGAIN when it would have to wait for the disk (caller hands it to the pool). Returns bytes. */
 ssize_t dmt_ws_read(struct dmt_ws *ws, uint64_t node, void *buf, size_t len, uint64_t off, bool nowait);
-int dmt_ws_fallocate(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, int flags, uint64_t off, uint64_t len);
+int dmt_ws_fallocate(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, int flags, uint64_t off, uint64_t len,
+                     bool kill_suidgid);
 int64_t dmt_ws_seek(struct dmt_ws *ws, uint64_t node, uint64_t off, int whence); /* SEEK_DATA / SEEK_HOLE */
 /* Entries with cookie > after, "." and ".." (cookies 1, 2) included. fn returns non-zero when its buffer is full. attr is NULL
  * unless plus. */
@@ -138,7 +139,8 @@ typedef int (*dmt_readdir_fn)(void *ctx, const char *name, uint64_t node, uint32
                               const struct dmt_attr *attr);
 int dmt_ws_readdir(struct dmt_ws *ws, uint64_t node, uint64_t after, bool plus, dmt_readdir_fn fn, void *ctx);
 ssize_t dmt_ws_getxattr(struct dmt_ws *ws, uint64_t node, const char *name, void *buf, size_t size);
-ssize_t dmt_ws_listxattr(struct dmt_ws *ws, uint64_t node, char *buf, size_t size);
+/* trusted: with the names of that namespace, which the kernel hides from getxattr but not from lists. */
+ssize_t dmt_ws_listxattr(struct dmt_ws *ws, uint64_t node, char *buf, size_t size, bool trusted);
 int dmt_ws_setxattr(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, const char *name, const void *val, size_t len,
                     int flags);
 int dmt_ws_removexattr(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, const char *name);

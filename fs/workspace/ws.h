@@ -105,7 +105,6 @@ struct dmt_ws {
     struct dmt_buf enc;     /* body being logged */
     struct dmt_buf scratch; /* xattr and name work inside apply */
     uint64_t space_at_ns, space_free, space_used; /* cached statfs; bytes logged since */
-    uint64_t live_bytes;    /* for the quota; refreshed with the space */
     uint64_t snap_serial, snap_seq; /* last resolved snapshot node */
 
     pthread_mutex_t apply_lock;
@@ -147,8 +146,8 @@ static inline struct dmt_span ws_span(const char *s)
 /* May a mutating operation start (role, failure, gate, rollback under way, room in memory when it grows the state)? Lock held;
  * may wait, with the lock released meanwhile: call it first. 0 or -errno. */
 int ws_begin(struct dmt_ws *ws, bool grows);
-/* Room for `bytes` more on this disk and the peer's, and in the quota? 0, -ENOSPC, -EDQUOT. */
-int ws_room(struct dmt_ws *ws, uint64_t bytes);
+/* Room for `bytes` more on this disk and the peer's, and for `adds` more of live content in the quota? 0, -ENOSPC, -EDQUOT. */
+int ws_room(struct dmt_ws *ws, uint64_t bytes, uint64_t adds);
 /* The workspace clock (W4): the time the next record gets. */
 uint64_t ws_time(struct dmt_ws *ws);
 /* Appends the record and applies it. op may be NULL. time_ns 0 = now. Sets op->seq. */

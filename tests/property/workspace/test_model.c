@@ -370,7 +370,7 @@ static void do_punch(struct run *r)
     bool zero = rnd(r, 2);
     uint32_t off = (uint32_t)rnd(r, n->size + 10), len = 1 + (uint32_t)rnd(r, 50000);
     int flags = zero ? FALLOC_FL_ZERO_RANGE : FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
-    CHECK(dmt_ws_fallocate(r->f->ws, &op, n->node, flags, off, len) == 0);
+    CHECK(dmt_ws_fallocate(r->f->ws, &op, n->node, flags, off, len, false) == 0);
     if (zero && off + len > n->size)
         m_resize(n, off + len);
     if (off < n->size)

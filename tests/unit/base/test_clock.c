@@ -53,6 +53,22 @@ static void format(void **state)
     assert_true(strlen(buf) < sizeof(buf));
 }
 
+static void file_times_cover_ext4s_range(void **state)
+{
+    (void)state;
+    const struct timespec t[] = {
+        {-2147483648ll, 1}, {-1, 999999999}, {0, 0}, {1795473751, 5}, {15032385535ll, 999999999}};
+    for (size_t i = 0; i < sizeof(t) / sizeof(t[0]); i++) {
+        struct timespec back = dmt_file_time(dmt_file_time_ns(t[i]));
+        assert_true(back.tv_sec == t[i].tv_sec && back.tv_nsec == t[i].tv_nsec);
+    }
+    assert_true(dmt_file_time_ns(t[3]) == 1795473751ull * DMT_S + 5); /* after 1970 as any time */
+    assert_true(dmt_file_time(dmt_file_time_ns((struct timespec){-(1ll << 40), 7})).tv_sec ==
+                -2147483648ll);
+    assert_true(dmt_file_time(dmt_file_time_ns((struct timespec){1ll << 40, 7})).tv_sec ==
+                15032385535ll);
+}
+
 static void parse_absolute(void **state)
 {
     (void)state;
@@ -136,8 +152,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(real_clock),     cmocka_unit_test(random_bytes),
-        cmocka_unit_test(format),         cmocka_unit_test(parse_absolute),
-        cmocka_unit_test(parse_relative), cmocka_unit_test(refused),
+        cmocka_unit_test(format),         cmocka_unit_test(file_times_cover_ext4s_range),
+        cmocka_unit_test(parse_absolute), cmocka_unit_test(parse_relative),
+        cmocka_unit_test(refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

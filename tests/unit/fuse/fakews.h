@@ -385,8 +385,9 @@ ssize_t dmt_ws_read(struct dmt_ws *ws, uint64_t node, void *buf, size_t len, uin
 }
 
 int dmt_ws_fallocate(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, int flags, uint64_t off,
-                     uint64_t len)
+                     uint64_t len, bool kill_suidgid)
 {
+    (void)kill_suidgid;
     (void)ws, (void)op, (void)node, (void)flags, (void)off, (void)len;
     return -EOPNOTSUPP;
 }
@@ -438,8 +439,9 @@ ssize_t dmt_ws_getxattr(struct dmt_ws *ws, uint64_t node, const char *name, void
     return fake_done((int)n->xattr_len);
 }
 
-ssize_t dmt_ws_listxattr(struct dmt_ws *ws, uint64_t node, char *buf, size_t size)
+ssize_t dmt_ws_listxattr(struct dmt_ws *ws, uint64_t node, char *buf, size_t size, bool trusted)
 {
+    (void)trusted;
     pthread_mutex_lock(&ws->lock);
     struct fake_node *n = fake_get(node);
     if (!n || !n->xattr_len)

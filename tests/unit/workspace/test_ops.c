@@ -164,7 +164,7 @@ static void truncate_cuts_and_extends_with_zeros(void **state)
 static int falloc(struct fx *f, uint64_t x, int flags, uint64_t off, uint64_t len)
 {
     struct dmt_op op = FX_OP(0);
-    return dmt_ws_fallocate(f->ws, &op, x, flags, off, len);
+    return dmt_ws_fallocate(f->ws, &op, x, flags, off, len, false);
 }
 
 static void fallocate_modes(void **state)
@@ -413,6 +413,11 @@ static void chown_and_writes_kill_setuid(void **state)
     assert_int_equal(dmt_ws_getxattr(f->ws, x, "security.capability", NULL, 0), -ENODATA);
     assert_int_equal(dmt_ws_write(f->ws, &op, x, "w", 1, 0, true), 0);
     assert_int_equal(fx_attr(f, x).st.st_mode & 07777, 0755);
+    fx_chmod(f, x, 06755);
+    assert_int_equal(dmt_ws_fallocate(f->ws, &op, x, 0, 0, 9, false), 0);
+    assert_int_equal(fx_attr(f, x).st.st_mode & 07777, 06755);
+    assert_int_equal(dmt_ws_fallocate(f->ws, &op, x, 0, 0, 9, true), 0);
+    assert_int_equal(fx_attr(f, x).st.st_mode & 07777, 0755);
     fx_chmod(f, x, 06644);
     assert_int_equal(dmt_ws_setattr(f->ws, &op, x, &own, &a), 0);
     assert_int_equal(a.st.st_mode & 07777, 02644); /* no group execution: setgid stays */
@@ -432,13 +437,14 @@ static void xattr_flags_sizes_and_list(void **state)
     struct dmt_op op = FX_OP(0);
     char buf[64], *big = calloc(1, DMT_XATTR_VALUE_MAX + 1);
     uint64_t x = fx_file(f, DMT_ROOT, "x");
-    assert_int_equal(dmt_ws_listxattr(f->ws, x, NULL, 0), 0);
+    assert_int_equal(dmt_ws_listxattr(f->ws, x, NULL, 0, true), 0);
     assert_int_equal(dmt_ws_setxattr(f->ws, &op, x, "user.a", "1", 1, XATTR_REPLACE), -ENODATA);
     assert_int_equal(dmt_ws_setxattr(f->ws, &op, x, "user.a", "1", 1, XATTR_CREATE), 0);
     assert_int_equal(dmt_ws_setxattr(f->ws, &op, x, "user.a", "2", 1, XATTR_CREATE), -EEXIST);
     assert_int_equal(dmt_ws_setxattr(f->ws, &op, x, "user.a", "22", 2, XATTR_REPLACE), 0);
     assert_int_equal(dmt_ws_setxattr(f->ws, &op, x, "user.empty", "", 0, 0), 0);
     assert_int_equal(dmt_ws_setxattr(f->ws, &op, x, "bogus.a", "1", 1, 0), -EOPNOTSUPP);
+    assert_int_equal(dmt_ws_setxattr(f->ws, &op, x, "user.", "1", 1, 0), -EINVAL);
     assert_int_equal(dmt_ws_setxattr(f->ws, &op, x, "user.big", big, DMT_XATTR_VALUE_MAX + 1, 0),
                      -E2BIG);
     assert_int_equal(dmt_ws_setxattr(f->ws, &op, x, "user.big", big, DMT_XATTR_VALUE_MAX, 0), 0);
@@ -447,15 +453,19 @@ static void xattr_flags_sizes_and_list(void **state)
     assert_int_equal(dmt_ws_getxattr(f->ws, x, "user.a", buf, 64), 2);
     assert_memory_equal(buf, "22", 2);
     assert_int_equal(dmt_ws_getxattr(f->ws, x, "user.empty", buf, 64), 0);
-    ssize_t n = dmt_ws_listxattr(f->ws, x, NULL, 0);
+    ssize_t n = dmt_ws_listxattr(f->ws, x, NULL, 0, true);
     assert_int_equal(n, strlen("user.a") + strlen("user.empty") + strlen("user.big") + 3);
-    assert_int_equal(dmt_ws_listxattr(f->ws, x, buf, 3), -ERANGE);
-    assert_int_equal(dmt_ws_listxattr(f->ws, x, buf, 64), n);
+    assert_int_equal(dmt_ws_listxattr(f->ws, x, buf, 3, true), -ERANGE);
+    assert_int_equal(dmt_ws_listxattr(f->ws, x, buf, 64, true), n);
+    assert_int_equal(dmt_ws_setxattr(f->ws, &op, x, "trusted.t", "1", 1, 0), 0);
+    assert_int_equal(dmt_ws_listxattr(f->ws, x, NULL, 0, true), n + 10);
+    assert_int_equal(dmt_ws_listxattr(f->ws, x, buf, 64, false), n);
+    assert_int_equal(dmt_ws_removexattr(f->ws, &op, x, "trusted.t"), 0);
     assert_int_equal(dmt_ws_removexattr(f->ws, &op, x, "user.none"), -ENODATA);
     assert_int_equal(dmt_ws_removexattr(f->ws, &op, x, "user.big"), 0);
     assert_int_equal(dmt_ws_removexattr(f->ws, &op, x, "user.empty"), 0);
     fx_crash(f);
-    assert_int_equal(dmt_ws_listxattr(f->ws, x, buf, 64), strlen("user.a") + 1);
+    assert_int_equal(dmt_ws_listxattr(f->ws, x, buf, 64, true), strlen("user.a") + 1);
     free(big);
 }
 
@@ -625,7 +635,11 @@ static void statfs_and_quota(void **state)
     struct dmt_op op = FX_OP(0);
     char *big = calloc(1, 1 << 20);
     assert_int_equal(dmt_ws_write(f->ws, &op, x, big, 512 << 10, 0, false), 0);
-    assert_int_equal(dmt_ws_write(f->ws, &op, x, big, 1 << 20, 0, false), -EDQUOT);
+    assert_int_equal(dmt_ws_write(f->ws, &op, x, big, 1 << 20, 1, false), -EDQUOT);
+    assert_int_equal(dmt_ws_write(f->ws, &op, x, big, 1 << 20, 0, false),
+                     0); /* grows by what is left */
+    assert_int_equal(dmt_ws_write(f->ws, &op, x, big, 1 << 20, 0, false),
+                     0); /* and then not at all */
     fx_unlink(f, DMT_ROOT, "x");
     free(big);
 }
