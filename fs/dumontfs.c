@@ -482,6 +482,8 @@ static int start_all(struct app *a, struct dmt_err *err)
         rc = find_store(a, err);
     if (rc == 0)
         rc = make_lease(a, err);
+    if (rc == 0 && dmt_lease_state(a->lease) == DMT_LEASE_RESYNC)
+        atomic_store(&a->resync_waits, true); /* imported, or not begun: the holder's first look at it decides */
     if (rc == 0)
         note_boot(a);
     if (rc == 0)

@@ -148,7 +148,12 @@ static void on_claim(struct lease_state *s, const struct lease_event *e, uint64_
         }
         return;
     }
-    if (e->epoch <= s->rec.seen || st == DMT_LEASE_RESYNC) { /* F4, R5 */
+    if (st == DMT_LEASE_RESYNC) { /* ordered in an earlier life and not begun: the old state */
+        if (e->alone)
+            lease_act(out, LEASE_ACT_RESYNC);
+        return;
+    }
+    if (e->epoch <= s->rec.seen) { /* F4, R5 */
         lease_say(out, "refused", "%s wants records of epoch %u.%u cut that we have followed",
                   e->id.node, DMT_EPOCH_MAJOR(e->epoch), DMT_EPOCH_MINOR(e->epoch));
         return;

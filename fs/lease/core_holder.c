@@ -188,7 +188,9 @@ void lease_holder_event(struct lease_state *s, const struct lease_event *e, uint
         }
         return;
     case LEASE_EV_RESYNC_NEEDED:
+        /* An order given before, in an epoch that was just ending, did not reach anybody. */
         s->peer_wants_resync = true;
+        s->resync_ordered = false;
         return;
     case LEASE_EV_FETCH_DONE:
         if (lease_core_state(s) == DMT_LEASE_START && s->fetching) {
