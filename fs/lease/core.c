@@ -166,6 +166,8 @@ void lease_open(struct lease_state *s, struct lease_actions *out, const char *re
     /* What was acknowledged in the epoch before counts no more (R3). */
     s->ack_epoch = s->ack_durable = s->ack_whole = 0;
     s->close_since_ns = 0;
+    /* What the peer needs it says in each epoch anew. */
+    s->peer_wants_resync = s->resync_ordered = false;
 }
 
 /* --- start --- */

@@ -17,6 +17,7 @@
 #include "fs/lease/core.h"
 
 #define UNFIT_READ_MS   1000u
+#define STOPPED_READ_MS 5000u
 #define RESYNC_RETRY_MS 1000u
 #define HUNG_DISK_MS    30000u
 
@@ -301,8 +302,15 @@ void lease_follower_timers(struct lease_state *s, const struct lease_event *e, u
     }
     if (st != DMT_LEASE_FOLLOWER || !s->conf.has_peer)
         return;
-    if (s->rec.peer_stopped && !s->operator_word)
+    if (s->rec.peer_stopped && !s->operator_word) {
+        /* Its silence means nothing; but a PROMOTE of an earlier life of ours may stand there. */
+        if (!s->asking && lease_due(s, s->read_next_ns, now)) {
+            lease_ask(s, out, LEASE_READ, now);
+            s->read_next_ns = now + STOPPED_READ_MS * DMT_MS;
+            (void)lease_due(s, s->read_next_ns, now);
+        }
         return;
+    }
     uint64_t half_ns = s->lease_ms * DMT_MS / 2;
     bool word = s->dead || s->operator_word;
     if (!word && !lease_due(s, s->heard_ns + half_ns, now))

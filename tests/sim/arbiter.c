@@ -64,8 +64,8 @@ void arbiter_take(const struct item *asked)
             w.reg.epoch, w.reg.holder.node, w.reg.insync_n);
         tell_other(n);
     }
-    if (one_in(15) && !w.healed)
-        return; /* the answer is lost */
+    if (asked->life != n->life || (one_in(15) && !w.healed))
+        return; /* the answer is lost, as it is when its connection ended with the process */
     struct item *it =
         event(n, W_ANSWER, LEASE_EV_ANSWER, w.now + MS + rnd(one_in(10) ? 2000 * MS : 5 * MS));
     it->ev->ask_id = q->id;
