@@ -25,7 +25,8 @@ check_eq "digests are equal after the rollback" "$(digest_of a)" "$(digest_of b)
 
 # the holder's process is killed under load
 mkdir "$M/load"
-start writer "$BIN/ledger" write --dir "$M/load" --ledger "$SCRATCH/ledger" --clients 4 --sync-every 5
+# from inside the mount, so that the writer meets the dead filesystem and not the directory below it
+start writer env -C "$M/load" "$BIN/ledger" write --dir . --ledger "$SCRATCH/ledger" --clients 4 --sync-every 5
 wait_until 20 bash -c "test \$(grep -c '^s' $SCRATCH/ledger) -gt 20" || die "the writer does not get on"
 kill -KILL "$(at a dumont status w --json | jq .pid)"
 check "the standby takes over" wait_until 30 mountpoint -q "$M.b"
