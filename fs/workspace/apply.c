@@ -45,7 +45,8 @@ static int apply_epoch(struct dmt_ws *ws, const struct dmt_rec *r, const struct 
     };
     copy_span(row.node, sizeof(row.node), e->node);
     copy_span(row.reason, sizeof(row.reason), e->reason);
-    if (e->epoch >> 32 != e->parent >> 32)
+    /* Later changes of the epoch (solo, pair, handover) take no report away: who heals comes after. */
+    if (strcmp(row.reason, "promoted") == 0)
         dmt_buf_reset(&ws->incomplete);
     ws->epoch = e->epoch;
     memcpy(ws->epoch_store, e->store_id, sizeof(ws->epoch_store));
@@ -73,12 +74,29 @@ static int apply_snap_del(struct dmt_ws *ws, const struct dmt_rec_SNAP_DEL *s)
     return dmt_store_snap_del(ws->st, name);
 }
 
+/* The newest report of a file takes the place of an older one. */
 static int apply_incomplete(struct dmt_ws *ws, const struct dmt_body *b)
 {
+    struct dmt_buf list = {0};
+    struct dmt_cur c = dmt_cur_of(ws->incomplete.p, ws->incomplete.len);
+    struct dmt_body old;
+    uint32_t n;
+    while (c.p < c.end) {
+        const uint8_t *p = dmt_get_bytes(&c, &n);
+        int r = p ? dmt_body_decode(DMT_REC_INCOMPLETE, p, n, &old) : DMT_E_CORRUPT;
+        if (r < 0) {
+            dmt_buf_free(&list);
+            return r;
+        }
+        if (old.INCOMPLETE.ino != b->INCOMPLETE.ino)
+            dmt_put_bytes(&list, p, n);
+    }
     dmt_buf_reset(&ws->scratch);
     dmt_body_encode(b, &ws->scratch);
-    dmt_put_bytes(&ws->incomplete, ws->scratch.p, ws->scratch.len);
-    return ws->incomplete.bad || ws->scratch.bad ? -ENOMEM : 0;
+    dmt_put_bytes(&list, ws->scratch.p, ws->scratch.len);
+    dmt_buf_free(&ws->incomplete);
+    ws->incomplete = list;
+    return list.bad || ws->scratch.bad ? -ENOMEM : 0;
 }
 
 int ws_apply_one(struct dmt_ws *ws, const struct dmt_rec *r, const struct dmt_body *b)

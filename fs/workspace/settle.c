@@ -122,15 +122,16 @@ static int log_content(struct dmt_ws *ws, const struct lost *f, struct dmt_inode
 static int settle_file(struct dmt_ws *ws, const struct lost *f, const char *path)
 {
     struct dmt_inode n;
-    char note[96];
+    char note[128];
     bool fallback = false;
     int r = dmt_store_inode_get(ws->st, DMT_LIVE, f->ino, &n);
     if (r == 0)
         r = log_content(ws, f, &n, &fallback);
     if (r < 0)
         return r;
-    (void)snprintf(note, sizeof(note), "%" PRIu64 " bytes missing; %s", f->bytes,
-                   fallback ? "older content" : "cut at the first missing byte");
+    (void)snprintf(note, sizeof(note), "%" PRIu64 " bytes missing; %s; at position %" PRIu64,
+                   f->bytes, fallback ? "older content" : "cut at the first missing byte",
+                   ws->applied.seq + 1);
     struct dmt_body attr = {
         .type = DMT_REC_SETXATTR,
         .SETXATTR = {.ino = f->ino,

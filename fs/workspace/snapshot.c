@@ -69,9 +69,11 @@ int dmt_ws_snap_create(struct dmt_ws *ws, const char *name, const char *note,
         r = ws_snap_log(ws, name, note, &s);
     ws_unlock(ws);
     if (r == -EEXIST)
-        return dmt_err_set(err, r, "there is a snapshot \"%s\" already", name);
+        return dmt_err_set(err, r, "there is a snapshot \"%s\" already", name),
+               dmt_err_hint(err, "take another name, or delete that one first"), r;
     if (r == -EROFS)
-        return dmt_err_set(err, r, "the workspace cannot be written here");
+        return dmt_err_set(err, r, "the workspace cannot be written here"),
+               dmt_err_hint(err, "`dumont status` says why, and which machine holds it"), r;
     if (r < 0)
         return dmt_err_set(err, r, "snapshot \"%s\" cannot be made: %s", name, dmt_strerror(r));
     dmt_journal_kick(ws->j, s.seq);

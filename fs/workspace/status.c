@@ -37,6 +37,13 @@ static int count_incomplete(void *ctx, const struct dmt_rec_INCOMPLETE *r)
     return 0;
 }
 
+/* Healed, deleted, or dealt with by a person otherwise? Lock held. */
+static bool still_incomplete(struct dmt_ws *ws, uint64_t ino)
+{
+    size_t n;
+    return dmt_store_xattr_get(ws->st, DMT_LIVE, ino, WS_INCOMPLETE_ATTR, NULL, 0, &n) == 0;
+}
+
 /* Lock held. */
 static int each_incomplete(struct dmt_ws *ws,
                            int (*fn)(void *ctx, const struct dmt_rec_INCOMPLETE *r), void *ctx)
@@ -50,7 +57,7 @@ static int each_incomplete(struct dmt_ws *ws,
         if (!p)
             return DMT_E_CORRUPT;
         r = dmt_body_decode(DMT_REC_INCOMPLETE, p, n, &b);
-        if (r == 0)
+        if (r == 0 && still_incomplete(ws, b.INCOMPLETE.ino))
             r = fn(ctx, &b.INCOMPLETE);
     }
     return r;

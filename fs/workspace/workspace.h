@@ -26,6 +26,9 @@
 
 #define DMT_NODE_SNAPSHOTS (1ull << 63 | DMT_ROOT)
 #define DMT_SNAPSHOTS_NAME ".snapshots"
+/* On a file that lost unsynced bulk data; the last word of its value is the position of its version then. Removing it says that the
+ * loss is dealt with. */
+#define DMT_INCOMPLETE_ATTR "user.dumont.incomplete"
 
 struct dmt_ws;
 
@@ -61,8 +64,7 @@ struct dmt_lockfn dmt_ws_lockfn(struct dmt_ws *ws); /* the workspace lock, for s
 /* Appends the EPOCH record (parent, switch position = tail) and makes it durable; operations are allowed from then. A higher
  * epoch only. [blocks] */
 int dmt_ws_begin_epoch(struct dmt_ws *ws, uint64_t epoch, const char *node, const char *reason, struct dmt_err *err);
-/* Follower: appends records as the holder made them. An EPOCH record among them is remembered. The caller
- * kicks the journal when they have to be durable. */
+/* Follower: appends records as the holder made them. An EPOCH record among them is remembered. Also calls kick. */
 int dmt_ws_receive(struct dmt_ws *ws, const void *records, size_t len, struct dmt_err *err);
 /* Follower: applies records up to min(seq, durable here). [blocks on reading] */
 int dmt_ws_apply_upto(struct dmt_ws *ws, uint64_t seq, struct dmt_err *err);
@@ -207,7 +209,7 @@ struct dmt_ws_status {
     struct dmt_journal_stats journal;
 };
 void dmt_ws_status(struct dmt_ws *ws, struct dmt_ws_status *ret);
-/* INCOMPLETE reports since the last promotion. */
+/* INCOMPLETE reports since the last promotion, of files that still bear the attribute. */
 int dmt_ws_incomplete_each(struct dmt_ws *ws, int (*fn)(void *ctx, const struct dmt_rec_INCOMPLETE *r), void *ctx);
 
 #endif

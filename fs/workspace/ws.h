@@ -35,7 +35,7 @@
 #define WS_CAPS            "security.capability"
 #define WS_ACL_ACCESS      "system.posix_acl_access"
 #define WS_ACL_DEFAULT     "system.posix_acl_default"
-#define WS_INCOMPLETE_ATTR "user.dumont.incomplete"
+#define WS_INCOMPLETE_ATTR DMT_INCOMPLETE_ATTR
 
 enum ws_role {
     WS_IDLE,     /* opened; no epoch of our own yet: reads only */
