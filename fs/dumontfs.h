@@ -7,7 +7,7 @@
  *   dumontfs_roles.c     what the lease decides: epochs, promotion, losing, resync, handover
  *   dumontfs_peer.c      what the replica reports, told to the lease
  *   dumontfs_control.c   the control socket: one thread a connection, JSON lines
- *   dumontfs_verbs.c     its commands
+ *   dumontfs_verbs.c     its commands; dumontfs_wait.c those that wait for others, dumontfs_past.c those that look back
  *   dumontfs_status.c    status as JSON
  *   dumontfs_events.c    the last things that happened, for the status and the event history
  *
@@ -90,7 +90,6 @@ struct app {
     /* state of the mount (main only, but for the atomics) */
     bool mount_asked, ready_said;
     atomic_bool mounted, epoch_open;
-    atomic_bool closed_mount; /* mounted read-only because of after_promotion=readonly: opened when the lease is */
     char mounted_dir[DMT_PATH_MAX]; /* parts_lock */
     bool same_boot;       /* our predecessor ran in this boot of the machine: what it wrote is in the page cache */
     atomic_bool resync_waits; /* imported; ops.following is to prove it */
@@ -125,6 +124,8 @@ void app_stop_archiver(struct app *a);
 /* Any thread. False: no archiver runs here. */
 bool app_archive_status(struct app *a, struct dmt_archive_status *ret);
 bool app_archive_flush(struct app *a);
+/* Why there is none, "" if nothing is wrong; since when (realtime). Any thread. */
+uint64_t app_archive_error(struct app *a, char text[256]);
 
 /* dumontfs_mount.c */
 int mount_start(struct app *a, struct dmt_err *err); /* reader thread of the holder's channel */
@@ -164,7 +165,8 @@ void control_join(void);            /* waits for those that run */
 void control_remove(struct app *a); /* the very last thing: the socket's absence says that the store is closed */
 /* A connection, for commands that report progress. */
 struct control;
-void control_progress(struct control *c, const char *what, uint64_t done, uint64_t total);
+/* unit: "B" = bytes, or a word; total 0 = unknown. At most ten lines a second are sent. */
+void control_progress(struct control *c, const char *what, uint64_t done, uint64_t total, const char *unit);
 
 /* dumontfs_verbs.c: runs one command; result owned by the caller, or NULL with err set. A thread of its own per connection. */
 json_t *verbs_run(struct app *a, struct control *c, const json_t *req, struct dmt_err *err);
@@ -174,6 +176,9 @@ json_t *status_json(struct app *a);
 
 /* dumontfs_events.c: any thread, quick. kind: a word, text: a sentence. */
 void events_add(struct app *a, const char *kind, const char *text);
+/* The newest line after number n of that kind (NULL: any): its text and number; none: n. n = UINT64_MAX: only the number of the
+ * newest line. */
+uint64_t events_since(struct app *a, uint64_t n, const char *kind, char *text, size_t size);
 void events_status(struct app *a, json_t *o); /* adds events, last_event, last_event_ns */
 /* Lines up to number `taken` are in the controller's history: forgets them. The others, oldest first. */
 json_t *events_take(struct app *a, uint64_t taken);

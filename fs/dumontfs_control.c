@@ -24,9 +24,12 @@
 #define CONNECTIONS_MAX 64
 #define REQUEST_MAX     (1u << 20)
 
+#define PROGRESS_EVERY (100 * DMT_MS)
+
 struct control {
     struct app *app;
     int fd;
+    uint64_t progress_ns; /* when the last line went */
     struct dmt_list node;
 };
 
@@ -56,10 +59,15 @@ static int send_line(int fd, const json_t *v)
     return rc;
 }
 
-void control_progress(struct control *c, const char *what, uint64_t done, uint64_t total)
+void control_progress(struct control *c, const char *what, uint64_t done, uint64_t total,
+                      const char *unit)
 {
-    json_t *v = json_pack("{s:{s:s, s:I, s:I}}", "progress", "what", what, "done", (json_int_t)done,
-                          "total", (json_int_t)total);
+    uint64_t now = dmt_clock_real()->monotonic_ns(NULL);
+    if (c->progress_ns && now - c->progress_ns < PROGRESS_EVERY)
+        return;
+    c->progress_ns = now;
+    json_t *v = json_pack("{s:{s:s, s:I, s:I, s:s}}", "progress", "what", what, "done",
+                          (json_int_t)done, "total", (json_int_t)total, "unit", unit);
     send_line(c->fd, v);
     json_decref(v);
 }
@@ -70,6 +78,7 @@ static void answer(struct control *c, const char *line, size_t len)
     json_error_t je;
     json_t *out, *res = NULL, *req = json_loadb(line, len, 0, &je);
     memset(&err, 0, sizeof err);
+    c->progress_ns = 0;
     if (!json_is_object(req) || !json_is_string(json_object_get(req, "cmd")))
         dmt_err_set(&err, -EINVAL, "a request is one JSON object on one line, with \"cmd\"");
     else
@@ -127,6 +136,11 @@ static void start_connection(struct app *a, int fd)
     }
     pthread_mutex_unlock(&lock);
     if (!room) {
+        json_t *v = json_pack("{s:{s:i, s:s, s:s}}", "error", "code", -EBUSY, "message",
+                              "too many commands are under way in this workspace", "hint",
+                              "Wait for one of them to end, then try again.");
+        send_line(fd, v); /* fits into the empty socket buffer: does not wait */
+        json_decref(v);
         free(c);
         close(fd);
         return;

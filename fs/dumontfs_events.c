@@ -38,6 +38,23 @@ void events_add(struct app *a, const char *kind, const char *text)
     pthread_mutex_unlock(&ev->lock);
 }
 
+uint64_t events_since(struct app *a, uint64_t n, const char *kind, char *text, size_t size)
+{
+    struct app_events *ev = &a->events;
+    uint64_t found = n;
+    pthread_mutex_lock(&ev->lock);
+    uint64_t last = ev->last, first = last > EVENTS_MAX ? last - EVENTS_MAX : 0;
+    for (uint64_t k = last; k > first && k > n && found == n; k--) {
+        const struct app_event *e = &ev->ring[(k - 1) % EVENTS_MAX];
+        if (kind && strcmp(e->kind, kind) != 0)
+            continue;
+        snprintf(text, size, "%s", e->text);
+        found = k;
+    }
+    pthread_mutex_unlock(&ev->lock);
+    return n == UINT64_MAX ? last : found;
+}
+
 void events_status(struct app *a, json_t *o)
 {
     struct app_events *ev = &a->events;

@@ -3,7 +3,9 @@
  *
  * Happy path: walk both directories together; what is here only goes, what is there only is made,
  * the rest is compared. An inode with the same number and the same version (epoch, seq) is equal:
- * both come from one history. Content that differs is copied block by block. Failure: the first
+ * both come from one history. Content that differs is copied block by block. A file with several
+ * names is one file here exactly where it is one there: a name that leads to another inode than its
+ * fellows is taken away and linked, or made anew. Failure: the first
  * error ends it; what was changed stays changed, and the snapshot taken before undoes it. Thread:
  * the caller's, no lock held.
  */
@@ -60,8 +62,23 @@ static void touched(struct mirror *m, uint64_t ino)
 static void tell(struct mirror *m, char kind, const char *path)
 {
     m->changed++;
+    if (m->tick)
+        m->tick(m->tick_ctx, m->changed);
     if (m->fn)
         m->fn(m->ctx, kind, path, NULL);
+}
+
+/* "/a" + "b"; on the heap: a tree may be deep. NULL: out of memory or too long, *rc says which. */
+static char *below(const char *path, const char *name, int *rc)
+{
+    char *child = malloc(DMT_PATH_MAX);
+    int n = child ? snprintf(child, DMT_PATH_MAX, "%s/%s", strcmp(path, "/") == 0 ? "" : path, name)
+                  : 0;
+    if (child && n < (int)DMT_PATH_MAX)
+        return child;
+    *rc = child ? -ENAMETOOLONG : -ENOMEM;
+    free(child);
+    return NULL;
 }
 
 static int version(struct dmt_ws *ws, uint64_t ino, struct dmt_inode *ret)
@@ -84,11 +101,12 @@ static int remove_tree(struct mirror *m, uint64_t parent, const char *name, cons
     bool dir = S_ISDIR(at.st.st_mode);
     if (dir) {
         struct names l = {0};
-        char child[DMT_PATH_MAX];
         rc = dmt_ws_readdir(m->dst, at.node, 0, false, names_add, &l);
         for (size_t i = 0; rc == 0 && i < l.n; i++) {
-            snprintf(child, sizeof child, "%s/%s", strcmp(path, "/") == 0 ? "" : path, l.v[i]);
-            rc = remove_tree(m, at.node, l.v[i], child);
+            char *child = below(path, l.v[i], &rc);
+            if (child)
+                rc = remove_tree(m, at.node, l.v[i], child);
+            free(child);
         }
         free(l.v);
     }
@@ -98,21 +116,28 @@ static int remove_tree(struct mirror *m, uint64_t parent, const char *name, cons
 }
 
 /* --- content, attributes ---------------------------------------------------------------------- */
-static int copy_content(struct mirror *m, uint64_t src, uint64_t dst, uint64_t size)
+/* Makes dst's content src's; with m->dry only looks. *ret: was there a difference? */
+static int copy_content(struct mirror *m, uint64_t src, uint64_t dst, uint64_t size, uint64_t was,
+                        bool *ret)
 {
     uint8_t *a = malloc(CHUNK), *b = malloc(CHUNK);
     struct dmt_setattr cut = {.mask = DMT_SET_SIZE, .size = size};
     struct dmt_attr at;
     struct dmt_op op = {0};
-    int rc = a && b ? dmt_ws_setattr(m->dst, &op, dst, &cut, &at) : -ENOMEM;
-    for (uint64_t off = 0; rc == 0 && off < size; off += CHUNK) {
+    int rc = a && b ? 0 : -ENOMEM;
+    *ret = size != was;
+    if (rc == 0 && size != was && !m->dry)
+        rc = dmt_ws_setattr(m->dst, &op, dst, &cut, &at);
+    for (uint64_t off = 0; rc == 0 && off < size && !(m->dry && *ret); off += CHUNK) {
         size_t want = size - off < CHUNK ? (size_t)(size - off) : CHUNK;
         ssize_t n = dmt_ws_read(m->src, src, a, want, off, false),
                 k = dmt_ws_read(m->dst, dst, b, want, off, false);
-        if (n < 0 || k < 0)
+        if (n < 0 || k < 0) {
             rc = (int)(n < 0 ? n : k);
-        else if (n != k || memcmp(a, b, (size_t)n) != 0)
-            rc = dmt_ws_write(m->dst, &op, dst, a, (size_t)n, off, false);
+        } else if (n != k || memcmp(a, b, (size_t)n) != 0) {
+            *ret = true;
+            rc = m->dry ? 0 : dmt_ws_write(m->dst, &op, dst, a, (size_t)n, off, false);
+        }
     }
     free(a);
     free(b);
@@ -165,11 +190,12 @@ static bool same_attrs(const struct stat *a, const struct stat *b)
 }
 
 /* --- making and comparing --------------------------------------------------------------------- */
-static uint64_t *link_of(struct mirror *m, uint64_t src)
+/* The link of this file there, made if it is new. NULL: out of memory. */
+static struct mirror_link *link_of(struct mirror *m, uint64_t src)
 {
     for (size_t i = 0; i < m->links_n; i++)
         if (m->links[i].src == src)
-            return &m->links[i].dst;
+            return &m->links[i];
     if (m->links_n == m->links_cap) {
         size_t cap = m->links_cap ? 2 * m->links_cap : 64;
         void *v = realloc(m->links, cap * sizeof *m->links);
@@ -178,12 +204,49 @@ static uint64_t *link_of(struct mirror *m, uint64_t src)
         m->links = v;
         m->links_cap = cap;
     }
-    m->links[m->links_n].src = src;
-    m->links[m->links_n].dst = 0;
-    return &m->links[m->links_n++].dst;
+    m->links[m->links_n] = (struct mirror_link){.src = src};
+    return &m->links[m->links_n++];
+}
+
+/* May the name keep the inode that it has here? Not if its fellows have another one, and not if
+ * this one belongs to another file there. */
+static int may_keep(struct mirror *m, const struct dmt_attr *s, const struct dmt_attr *d, bool *ret)
+{
+    *ret = true;
+    if (S_ISDIR(s->st.st_mode) || (s->st.st_nlink < 2 && d->st.st_nlink < 2))
+        return 0;
+    for (size_t i = 0; i < m->links_n; i++)
+        if (m->links[i].dst == d->node && m->links[i].src != s->node)
+            *ret = false;
+    struct mirror_link *l = link_of(m, s->node);
+    if (!l)
+        return -ENOMEM;
+    if (l->dst && l->dst != d->node)
+        *ret = false;
+    if (*ret)
+        l->dst = d->node;
+    return 0;
 }
 
 static int mirror_dir(struct mirror *m, uint64_t src, uint64_t dst, const char *path);
+
+/* What a dry run says of a directory that would be made. */
+static int tell_tree(struct mirror *m, uint64_t src, const char *path)
+{
+    struct names l = {0};
+    struct dmt_attr at;
+    int rc = dmt_ws_readdir(m->src, src, 0, false, names_add, &l);
+    for (size_t i = 0; rc == 0 && i < l.n; i++) {
+        char *child = below(path, l.v[i], &rc);
+        if (child && (rc = dmt_ws_lookup(m->src, src, l.v[i], &at)) == 0) {
+            tell(m, 'A', child);
+            rc = S_ISDIR(at.st.st_mode) ? tell_tree(m, at.node, child) : 0;
+        }
+        free(child);
+    }
+    free(l.v);
+    return rc == 0 ? l.err : rc;
+}
 
 static int make(struct mirror *m, const struct dmt_attr *s, uint64_t parent, const char *name,
                 const char *path)
@@ -191,23 +254,26 @@ static int make(struct mirror *m, const struct dmt_attr *s, uint64_t parent, con
     struct dmt_op op = {.uid = s->st.st_uid, .gid = s->st.st_gid};
     struct dmt_attr at;
     char target[4096] = "";
-    uint64_t *first = s->st.st_nlink > 1 && !S_ISDIR(s->st.st_mode) ? link_of(m, s->node) : NULL;
+    bool several = s->st.st_nlink > 1 && !S_ISDIR(s->st.st_mode), differs;
     tell(m, 'A', path);
     if (m->dry)
-        return 0;
-    if (first && *first)
-        return dmt_ws_link(m->dst, &op, *first, parent, name, &at);
+        return S_ISDIR(s->st.st_mode) ? tell_tree(m, s->node, path) : 0;
+    struct mirror_link *l = several ? link_of(m, s->node) : NULL;
+    if (several && !l)
+        return -ENOMEM;
+    touched(m, parent);
+    if (l && l->dst)
+        return dmt_ws_link(m->dst, &op, l->dst, parent, name, &at);
     int rc = S_ISLNK(s->st.st_mode) ? dmt_ws_readlink(m->src, s->node, target) : 0;
     if (rc == 0)
         rc = dmt_ws_make(m->dst, &op, parent, name, s->st.st_mode, (uint32_t)s->st.st_rdev,
                          target[0] ? target : NULL, &at);
     if (rc != 0)
         return rc;
-    if (first)
-        *first = at.node;
-    touched(m, parent);
+    if (l)
+        l->dst = at.node;
     if (S_ISREG(s->st.st_mode))
-        rc = copy_content(m, s->node, at.node, (uint64_t)s->st.st_size);
+        rc = copy_content(m, s->node, at.node, (uint64_t)s->st.st_size, 0, &differs);
     else if (S_ISDIR(s->st.st_mode))
         rc = mirror_dir(m, s->node, at.node, path);
     return rc == 0 ? copy_attrs(m, s, at.node) : rc;
@@ -217,24 +283,19 @@ static int compare(struct mirror *m, const struct dmt_attr *s, const struct dmt_
                    const char *path)
 {
     struct dmt_inode a, b;
-    uint64_t *first = s->st.st_nlink > 1 && !S_ISDIR(s->st.st_mode) ? link_of(m, s->node) : NULL;
-    if (first)
-        *first = d->node;
+    bool differs = false;
     bool same = s->node == d->node && version(m->src, s->node, &a) == 0 &&
                 version(m->dst, d->node, &b) == 0 && a.epoch == b.epoch && a.seq == b.seq;
     int rc = 0;
-    if (S_ISDIR(s->st.st_mode) && !same)
+    if (S_ISDIR(s->st.st_mode)) /* an unchanged directory, too, can hold changed files */
         rc = mirror_dir(m, s->node, d->node, path);
-    else if (S_ISDIR(s->st.st_mode)) /* an unchanged directory can hold changed files */
-        return mirror_dir(m, s->node, d->node, path);
     if (rc != 0 || same)
         return rc;
-    if (S_ISREG(s->st.st_mode)) {
-        tell(m, 'M', path);
-        rc = m->dry ? 0 : copy_content(m, s->node, d->node, (uint64_t)s->st.st_size);
-    } else if (!same_attrs(&s->st, &d->st)) {
-        tell(m, 'm', path);
-    }
+    if (S_ISREG(s->st.st_mode))
+        rc = copy_content(m, s->node, d->node, (uint64_t)s->st.st_size, (uint64_t)d->st.st_size,
+                          &differs);
+    if (differs || !same_attrs(&s->st, &d->st))
+        tell(m, differs ? 'M' : 'm', path);
     touched(m, d->node);
     return rc == 0 && !m->dry ? copy_attrs(m, s, d->node) : rc;
 }
@@ -244,23 +305,25 @@ static int mirror_entry(struct mirror *m, uint64_t src, uint64_t dst, const char
 {
     struct dmt_attr s, d;
     int has_s = dmt_ws_lookup(m->src, src, name, &s), has_d = dmt_ws_lookup(m->dst, dst, name, &d);
+    bool keep = has_s == 0 && has_d == 0;
     int rc = 0;
-    if (has_s != 0 && has_s != -ENOENT)
-        return has_s;
-    if (has_d == 0 && (has_s != 0 || (s.st.st_mode & S_IFMT) != (d.st.st_mode & S_IFMT) ||
-                       (S_ISLNK(s.st.st_mode) && s.node != d.node))) {
+    if ((has_s != 0 && has_s != -ENOENT) || (has_d != 0 && has_d != -ENOENT))
+        return has_s != 0 && has_s != -ENOENT ? has_s : has_d;
+    if (keep)
+        keep = (s.st.st_mode & S_IFMT) == (d.st.st_mode & S_IFMT) && s.st.st_rdev == d.st.st_rdev &&
+               (!S_ISLNK(s.st.st_mode) || s.node == d.node);
+    if (keep)
+        rc = may_keep(m, &s, &d, &keep);
+    if (rc == 0 && has_d == 0 && !keep)
         rc = remove_tree(m, dst, name, path);
-        has_d = -ENOENT;
-    }
     if (rc != 0 || has_s != 0)
         return rc;
-    return has_d == 0 ? compare(m, &s, &d, path) : make(m, &s, dst, name, path);
+    return keep ? compare(m, &s, &d, path) : make(m, &s, dst, name, path);
 }
 
 static int mirror_dir(struct mirror *m, uint64_t src, uint64_t dst, const char *path)
 {
     struct names l = {0};
-    char child[DMT_PATH_MAX];
     int rc = dmt_ws_readdir(m->dst, dst, 0, false, names_add, &l);
     size_t here = l.n;
     if (rc == 0)
@@ -269,31 +332,54 @@ static int mirror_dir(struct mirror *m, uint64_t src, uint64_t dst, const char *
         struct dmt_attr at;
         if (i >= here && dmt_ws_lookup(m->dst, dst, l.v[i], &at) == 0)
             continue; /* was there, has been compared */
-        snprintf(child, sizeof child, "%s/%s", strcmp(path, "/") == 0 ? "" : path, l.v[i]);
-        rc = mirror_entry(m, src, dst, l.v[i], child);
+        char *child = below(path, l.v[i], &rc);
+        if (child)
+            rc = mirror_entry(m, src, dst, l.v[i], child);
+        free(child);
     }
     free(l.v);
     return rc == 0 ? l.err : rc;
 }
 
-int mirror_path(struct mirror *m, const char *path)
+static int root(struct mirror *m)
 {
     struct dmt_attr s, d;
-    char parent[DMT_PATH_MAX];
-    uint64_t ps, pd;
-    snprintf(parent, sizeof parent, "%s", path);
-    char *slash = strrchr(parent, '/');
-    if (!slash || !slash[1]) {
-        int rc = dmt_ws_getattr(m->src, DMT_ROOT, &s);
-        if (rc == 0)
-            rc = dmt_ws_getattr(m->dst, DMT_ROOT, &d);
-        return rc == 0 ? compare(m, &s, &d, "/") : rc;
-    }
-    *slash = '\0';
-    int rc = dmt_ws_resolve(m->src, DMT_LIVE, parent[0] ? parent : "/", &ps);
+    int rc = dmt_ws_getattr(m->src, DMT_ROOT, &s);
     if (rc == 0)
-        rc = dmt_ws_resolve(m->dst, DMT_LIVE, parent[0] ? parent : "/", &pd);
-    return rc == 0 ? mirror_entry(m, ps, pd, slash + 1, path) : rc;
+        rc = dmt_ws_getattr(m->dst, DMT_ROOT, &d);
+    return rc == 0 ? compare(m, &s, &d, "/") : rc;
+}
+
+/* "a/b/" and "/a/b" are the same place. */
+int mirror_path(struct mirror *m, const char *path)
+{
+    char *parent = malloc(DMT_PATH_MAX + 1), *slash;
+    uint64_t ps, pd;
+    size_t n;
+    if (!parent)
+        return -ENOMEM;
+    n = (size_t)snprintf(parent, DMT_PATH_MAX, "%s%s", *path == '/' ? "" : "/", path);
+    int rc = n >= DMT_PATH_MAX ? -ENAMETOOLONG : 0;
+    while (rc == 0 && n > 1 && parent[n - 1] == '/')
+        parent[--n] = '\0';
+    if (rc == 0 && n <= 1) {
+        rc = root(m);
+    } else if (rc == 0) {
+        char *whole = strdup(parent);
+        struct dmt_attr at;
+        slash = strrchr(parent, '/');
+        *slash = '\0';
+        rc = whole ? dmt_ws_resolve(m->src, DMT_LIVE, *parent ? parent : "/", &ps) : -ENOMEM;
+        if (rc == 0)
+            rc = dmt_ws_resolve(m->dst, DMT_LIVE, *parent ? parent : "/", &pd);
+        if (rc == 0 && dmt_ws_lookup(m->src, ps, slash + 1, &at) == -ENOENT)
+            rc = dmt_ws_lookup(m->dst, pd, slash + 1, &at); /* in neither: a slip of the pen */
+        if (rc == 0)
+            rc = mirror_entry(m, ps, pd, slash + 1, whole);
+        free(whole);
+    }
+    free(parent);
+    return rc;
 }
 
 void mirror_free(struct mirror *m)

@@ -1,8 +1,8 @@
 /* dumontfs_past.c: `rollback --to TIME` and `heal`: see dumontfs_past.h.
  *
  * Happy path of --to: archive -> scratch store in STORE/scratch -> open it beside the live one ->
- * automatic snapshot -> mirror -> tell the kernel. Failure before the snapshot changes nothing;
- * after it, the snapshot brings everything back. Thread: the control connection's.
+ * automatic snapshot -> mirror -> durable -> tell the kernel. Failure before the snapshot changes
+ * nothing; after it, the snapshot brings everything back. Thread: the control connection's.
  */
 #include "fs/dumontfs_past.h"
 
@@ -47,15 +47,37 @@ static int nearest(void *ctx, const struct dmt_snapshot *s)
     return 0;
 }
 
-static int no_archive(struct app *a, struct dmt_ws *ws, uint64_t t, struct dmt_err *err)
+static int no_archive(struct past *p, struct dmt_err *err)
 {
-    struct around x = {.t = t};
-    dmt_ws_snap_each(ws, nearest, &x);
+    struct around x = {.t = p->t};
+    dmt_ws_snap_each(p->ws, nearest, &x);
     dmt_err_set(err, DMT_E_CONFIG, "%s has no archive: only snapshots can be rolled back to",
-                a->name);
+                p->app->name);
     return dmt_err_hint(err, "Nearest before: %s. Nearest after: %s.",
                         x.before.name[0] ? x.before.name : "none",
                         x.after.name[0] ? x.after.name : "none");
+}
+
+int past_time(struct past *p, const char *to, struct dmt_err *err)
+{
+    const struct dmt_clock *clk = dmt_clock_real();
+    uint64_t now = clk->realtime_ns(clk->ctx);
+    if (dmt_time_parse(to, now, &p->t) != 0) {
+        dmt_err_set(err, -EINVAL, "\"%s\" is not a time", to);
+        return dmt_err_hint(
+            err,
+            "Write it as \"2026-11-23 10:00\", 2026-11-23T10:00:00Z, @SECONDS or \"10 minutes ago\".");
+    }
+    if (p->t > now) {
+        dmt_err_set(err, -EINVAL, "\"%s\" has not come yet", to);
+        return dmt_err_hint(err, "Give a moment in the past; times are read in the local zone.");
+    }
+    if (!roles_is_holder(p->app)) {
+        dmt_err_set(err, -EROFS, "this machine does not hold %s", p->app->name);
+        return dmt_err_hint(err, "Roll back on the holder: `dumont status %s` names it.",
+                            p->app->name);
+    }
+    return p->app->archive_url[0] ? 0 : no_archive(p, err);
 }
 
 static int open_scratch(const char *dir, struct dmt_ws **ret, struct dmt_pool **pool,
@@ -70,57 +92,86 @@ static int open_scratch(const char *dir, struct dmt_ws **ret, struct dmt_pool **
     return rc == 0 ? dmt_ws_open(ret, &wc, err) : rc;
 }
 
-static int mirror_all(struct app *a, struct dmt_ws *ws, struct dmt_ws *past,
-                      struct dmt_rollback *rb, struct dmt_err *err)
+static void mirrored(void *ctx, uint64_t changed)
 {
-    struct mirror m = {.dst = ws, .src = past, .fn = rb->fn, .ctx = rb->ctx, .dry = rb->dry_run};
-    int rc = 0;
-    if (!rb->paths)
-        rc = mirror_path(&m, "/");
-    for (const char *const *p = rb->paths; rc == 0 && p && *p; p++)
-        rc = mirror_path(&m, *p);
+    struct past *p = ctx;
+    p->progress(p->ctx, p->rb->dry_run ? "comparing" : "rolling back", changed, 0, "files");
+}
+
+static void restored(void *ctx, uint64_t done, uint64_t total)
+{
+    struct past *p = ctx;
+    p->progress(p->ctx, "restoring that moment from the archive", done, total, "B");
+}
+
+static int mirror_all(struct past *p, struct dmt_ws *past, struct dmt_err *err)
+{
+    struct dmt_rollback *rb = p->rb;
+    struct mirror m = {.dst = p->ws,
+                       .src = past,
+                       .fn = rb->fn,
+                       .ctx = rb->ctx,
+                       .tick = mirrored,
+                       .tick_ctx = p,
+                       .dry = rb->dry_run};
+    const char *at = "/";
+    int rc = rb->paths ? 0 : mirror_path(&m, at);
+    for (const char *const *path = rb->paths; rc == 0 && path && *path; path++)
+        rc = mirror_path(&m, at = *path);
     rb->changed = m.changed;
+    if (rc == 0 && !rb->dry_run)
+        rc = dmt_ws_sync_wait(p->ws, 0);
     if (!rb->dry_run)
-        mount_invalidate(a, m.inos, m.inos_n, true);
+        mount_invalidate(p->app, m.inos, m.inos_n, true);
     mirror_free(&m);
-    if (rc != 0) {
-        dmt_err_set(err, rc, "the rollback stopped: %s", dmt_strerror(rc));
-        dmt_err_hint(err, "Undo what was done with: dumont rollback %s %s", a->name, rb->saved_as);
-    }
+    if (rc == 0)
+        return 0;
+    dmt_err_set(err, rc, "the rollback of %s stopped: %s", at, dmt_strerror(rc));
+    if (rc == -ENOENT && m.changed == 0)
+        dmt_err_hint(err, "Give a path that exists now or existed then, in a directory that does.");
+    else if (!rb->dry_run)
+        dmt_err_hint(err, "Undo what was done with: dumont rollback %s %s", p->app->name,
+                     rb->saved_as);
     return rc;
 }
 
-int rollback_to_time(struct app *a, struct dmt_ws *ws, const char *to, struct dmt_rollback *rb,
-                     struct dmt_err *err)
+/* As the snapshot's rollback names it. */
+static int save_state(struct past *p, struct dmt_err *err)
 {
     const struct dmt_clock *clk = dmt_clock_real();
-    uint64_t now = clk->realtime_ns(clk->ctx), t;
-    char dir[DMT_PATH_MAX + 32], when[32];
+    char when[32];
+    struct dmt_snapshot saved;
+    mount_flush_mmap(p->app);
+    snprintf(p->rb->saved_as, sizeof p->rb->saved_as, "before-rollback-%s",
+             dmt_time_format(clk->realtime_ns(clk->ctx), when));
+    return dmt_ws_snap_create(p->ws, p->rb->saved_as, "taken by itself before a rollback", &saved,
+                              err);
+}
+
+int rollback_to_time(struct past *p, struct dmt_err *err)
+{
+    struct app *a = p->app;
+    char dir[DMT_PATH_MAX + 32], lineage[33];
     struct dmt_ws *past = NULL;
     struct dmt_pool *pool = NULL;
-    struct dmt_snapshot saved;
-    if (dmt_time_parse(to, now, &t) != 0)
-        return dmt_err_set(err, -EINVAL, "\"%s\" is not a time", to);
-    if (!a->archive_url[0])
-        return no_archive(a, ws, t, err);
-    app_archive_flush(a); /* what is not there yet cannot be restored */
     snprintf(dir, sizeof dir, "%s/scratch", a->store_dir);
     remove_path(dir);
-    struct dmt_restore r = {.url = a->archive_url, .name = a->name, .dir = dir, .to_time_ns = t};
-    char lineage[33];
     dmt_hex(a->ident.lineage, 16, lineage);
-    r.lineage = lineage;
+    struct dmt_restore r = {.url = a->archive_url,
+                            .name = a->name,
+                            .dir = dir,
+                            .lineage = lineage,
+                            .to_time_ns = p->t,
+                            .progress = restored,
+                            .ctx = p};
     int rc = dmt_archive_restore(&r, err);
+    p->incomplete = r.incomplete;
     if (rc == 0)
         rc = open_scratch(dir, &past, &pool, err);
-    if (rc == 0 && !rb->dry_run) {
-        mount_flush_mmap(a);
-        snprintf(rb->saved_as, sizeof rb->saved_as, "before-rollback-%s",
-                 dmt_time_format(now, when));
-        rc = dmt_ws_snap_create(ws, rb->saved_as, "taken by itself before a rollback", &saved, err);
-    }
+    if (rc == 0 && !p->rb->dry_run)
+        rc = save_state(p, err);
     if (rc == 0)
-        rc = mirror_all(a, ws, past, rb, err);
+        rc = mirror_all(p, past, err);
     if (past)
         dmt_ws_close(past, NULL);
     dmt_pool_free(pool);
@@ -129,20 +180,36 @@ int rollback_to_time(struct app *a, struct dmt_ws *ws, const char *to, struct dm
 }
 
 /* --- heal ------------------------------------------------------------------------------------- */
-struct report {
-    uint64_t ino;
-    bool found;
-    uint64_t size;
-};
-
-static int is_reported(void *ctx, const struct dmt_rec_INCOMPLETE *r)
+/* The attribute that settling leaves on a file says at which position the file was found incomplete.
+ * A file whose last change lies there has not been touched since. */
+static int untouched(struct app *a, struct dmt_ws *ws, uint64_t ino, const char *path,
+                     struct dmt_err *err)
 {
-    struct report *x = ctx;
-    if (r->ino == x->ino) {
-        x->found = true;
-        x->size = r->size;
+    char note[256];
+    struct dmt_inode n;
+    ssize_t len = dmt_ws_getxattr(ws, ino, DMT_INCOMPLETE_ATTR, note, sizeof note - 1);
+    if (len < 0) {
+        dmt_err_set(err, -EINVAL, "%s is not incomplete: nothing to heal", path);
+        return dmt_err_hint(err,
+                            "`dumont log %s --incomplete` lists the files that a failover "
+                            "left so.",
+                            a->name);
     }
-    return 0;
+    note[len] = '\0';
+    const char *at = strrchr(note, ' ');
+    struct dmt_lockfn lk = dmt_ws_lockfn(ws);
+    lk.lock(lk.ctx);
+    int rc = dmt_store_inode_get(dmt_ws_store(ws), DMT_LIVE, ino, &n);
+    lk.unlock(lk.ctx);
+    if (rc == 0 && at && strtoull(at + 1, NULL, 10) == n.seq)
+        return 0;
+    dmt_err_set(err, -EEXIST, "%s has been changed since it was found incomplete: it is left alone",
+                path);
+    return dmt_err_hint(
+        err,
+        "Take the bytes out of the branch: dumont snapshot list %s, then dumont restore %s "
+        "DIR --branch BRANCH",
+        a->name, a->name);
 }
 
 struct branch_try {
@@ -202,24 +269,18 @@ static int copy_in(struct dmt_ws *ws, uint64_t ino, const char *file)
 int heal_file(struct app *a, struct dmt_ws *ws, const char *path, char *text, size_t size,
               struct dmt_err *err)
 {
-    struct report rep = {0};
-    struct dmt_attr at;
+    uint64_t ino;
+    struct dmt_op op = {0};
     char dir[DMT_PATH_MAX + 32];
-    int rc = dmt_ws_resolve(ws, DMT_LIVE, path, &rep.ino);
-    if (rc == 0)
-        rc = dmt_ws_getattr(ws, rep.ino, &at);
+    int rc = dmt_ws_resolve(ws, DMT_LIVE, path, &ino);
     if (rc != 0)
         return dmt_err_set(err, rc, "%s: %s", path, dmt_strerror(rc));
-    dmt_ws_incomplete_each(ws, is_reported, &rep);
-    if (!rep.found) {
-        dmt_err_set(err, -EINVAL, "%s is not incomplete: nothing to heal", path);
-        return dmt_err_hint(err, "`dumont log %s --incomplete` lists the files that are.", a->name);
+    if (!roles_is_holder(a)) {
+        dmt_err_set(err, -EROFS, "this machine does not hold %s", a->name);
+        return dmt_err_hint(err, "Hand the workspace over to it, then heal here.");
     }
-    if ((uint64_t)at.st.st_size != rep.size) {
-        dmt_err_set(err, -EEXIST,
-                    "%s has been changed since it was found incomplete: it is left alone", path);
-        return dmt_err_hint(err, "The bytes are in the branch: dumont snapshot list %s", a->name);
-    }
+    if ((rc = untouched(a, ws, ino, path, err)) != 0)
+        return rc;
     snprintf(dir, sizeof dir, "%s/scratch-heal", a->store_dir);
     struct branch_try t = {.ws = ws, .path = path, .dir = dir};
     dmt_ws_branches(ws, try_branch, &t);
@@ -230,11 +291,15 @@ int heal_file(struct app *a, struct dmt_ws *ws, const char *path, char *text, si
             err,
             "The machine that wrote them keeps them: when it is back, hand the workspace over to it and heal there.");
     }
-    rc = copy_in(ws, rep.ino, t.file);
+    rc = copy_in(ws, ino, t.file);
     remove_path(dir);
+    if (rc == 0)
+        rc = dmt_ws_removexattr(ws, &op, ino, DMT_INCOMPLETE_ATTR);
+    if (rc == 0)
+        rc = dmt_ws_sync_wait(ws, ino);
+    mount_invalidate(a, &ino, 1, false);
     if (rc != 0)
         return dmt_err_set(err, rc, "cannot heal %s: %s", path, dmt_strerror(rc));
-    mount_invalidate(a, &rep.ino, 1, false);
-    snprintf(text, size, "healed from %s", t.from);
+    snprintf(text, size, "healed from branch/%s", t.from);
     return 0;
 }

@@ -85,7 +85,9 @@ static void add_archive(json_t *o, struct app *a)
     struct dmt_archive_status s;
     if (!a->archive_url[0])
         return;
+    char why[256];
     json_t *p = json_pack("{s:s}", "url", a->archive_url);
+    uint64_t since = app_archive_error(a, why);
     if (app_archive_status(a, &s)) {
         put_u64(p, "seq", s.archived_seq);
         put_u64(p, "pending_bytes", s.pending_bytes);
@@ -93,10 +95,8 @@ static void add_archive(json_t *o, struct app *a)
         put_u64(p, "error_since_ns", s.error_since_ns);
         json_object_set_new(p, "error", json_string(s.last_error));
     } else {
-        pthread_mutex_lock(&a->q_lock);
-        put_u64(p, "error_since_ns", a->archive_why_ns);
-        json_object_set_new(p, "error", json_string(a->archive_why));
-        pthread_mutex_unlock(&a->q_lock);
+        put_u64(p, "error_since_ns", since);
+        json_object_set_new(p, "error", json_string(why));
     }
     char path[DMT_PATH_MAX + 16], *text = NULL;
     size_t n;

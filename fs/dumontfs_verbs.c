@@ -9,26 +9,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 #include "fs/base/log.h"
 #include "fs/dumontfs.h"
 #include "fs/dumontfs_past.h"
-
-#define FLUSH_POLL_MS 20
-
-struct call {
-    struct app *app;
-    struct control *control;
-    struct dmt_ws *ws;
-    const json_t *req;
-    struct dmt_err *err;
-};
-
-static const char *arg(const struct call *c, const char *key)
-{
-    const char *s = json_string_value(json_object_get(c->req, key));
-    return s ? s : "";
-}
+#include "fs/dumontfs_verbs.h"
 
 static json_t *snapshot_json(const struct dmt_snapshot *s)
 {
@@ -39,7 +23,7 @@ static json_t *snapshot_json(const struct dmt_snapshot *s)
 static json_t *snap_create(struct call *c)
 {
     struct dmt_snapshot s;
-    if (dmt_ws_snap_create(c->ws, arg(c, "name"), arg(c, "note"), &s, c->err) != 0)
+    if (dmt_ws_snap_create(c->ws, verb_arg(c, "name"), verb_arg(c, "note"), &s, c->err) != 0)
         return NULL;
     return snapshot_json(&s);
 }
@@ -72,34 +56,34 @@ static json_t *snap_list(struct call *c)
 
 static json_t *snap_delete(struct call *c)
 {
-    return dmt_ws_snap_delete(c->ws, arg(c, "name"), c->err) == 0 ? json_object() : NULL;
+    return dmt_ws_snap_delete(c->ws, verb_arg(c, "name"), c->err) == 0 ? json_object() : NULL;
+}
+
+/* Names are bytes; those that are not UTF-8 are shown with their bytes as Latin-1, JSON cannot hold
+ * them otherwise. */
+static json_t *json_bytes(const char *s, size_t n)
+{
+    json_t *v = json_stringn(s, n);
+    char *wide = v ? NULL : malloc(2 * n + 1), *w = wide;
+    if (!wide)
+        return v;
+    for (size_t i = 0; i < n; i++) {
+        unsigned char c = (unsigned char)s[i];
+        if (c >= 0x80)
+            *w++ = (char)(0xc0 | c >> 6);
+        *w++ = (char)(c >= 0x80 ? 0x80 | (c & 0x3f) : c);
+    }
+    v = json_stringn(wide, (size_t)(w - wide));
+    free(wide);
+    return v;
 }
 
 static int change_add(void *ctx, char kind, const char *path, const char *from)
 {
     char k[2] = {kind, '\0'};
-    json_t *o = json_object();
-    /* names are bytes; those that are not UTF-8 are shown with their bytes as Latin-1, JSON cannot
-     * hold them otherwise */
-    json_t *p = json_string(path);
-    if (!p) {
-        char wide[2 * DMT_PATH_MAX + 1], *w = wide;
-        for (const unsigned char *s = (const unsigned char *)path; *s && w < wide + sizeof wide - 3;
-             s++) {
-            if (*s < 0x80) {
-                *w++ = (char)*s;
-            } else {
-                *w++ = (char)(0xc0 | *s >> 6);
-                *w++ = (char)(0x80 | (*s & 0x3f));
-            }
-        }
-        *w = '\0';
-        p = json_string(wide);
-    }
-    json_object_set_new(o, "kind", json_string(k));
-    json_object_set_new(o, "path", p);
+    json_t *o = json_pack("{s:s, s:o}", "kind", k, "path", json_bytes(path, strlen(path)));
     if (from && *from)
-        json_object_set_new(o, "from", json_string(from));
+        json_object_set_new(o, "from", json_bytes(from, strlen(from)));
     return json_array_append_new(ctx, o);
 }
 
@@ -125,7 +109,7 @@ static int view_of(struct call *c, const char *name, uint64_t *ret)
 static json_t *snap_diff(struct call *c)
 {
     uint64_t from, to;
-    if (view_of(c, arg(c, "from"), &from) != 0 || view_of(c, arg(c, "to"), &to) != 0)
+    if (view_of(c, verb_arg(c, "from"), &from) != 0 || view_of(c, verb_arg(c, "to"), &to) != 0)
         return NULL;
     json_t *list = json_array();
     if (dmt_ws_diff(c->ws, from, to, change_add, list, c->err) != 0) {
@@ -135,42 +119,18 @@ static json_t *snap_diff(struct call *c)
     return list;
 }
 
-/* --- rollback --------------------------------------------------------------------------------- */
-static json_t *rollback(struct call *c)
-{
-    json_t *jpaths = json_object_get(c->req, "paths"), *changes = json_array();
-    size_t n = json_array_size(jpaths);
-    const char **paths = calloc(n + 1, sizeof *paths);
-    for (size_t i = 0; paths && i < n; i++)
-        paths[i] = json_string_value(json_array_get(jpaths, i));
-    struct dmt_rollback rb = {.snapshot = arg(c, "snapshot"),
-                              .paths = n ? paths : NULL,
-                              .dry_run = json_is_true(json_object_get(c->req, "dry_run")),
-                              .fn = change_add,
-                              .ctx = changes};
-    int rc = *arg(c, "to") ? rollback_to_time(c->app, c->ws, arg(c, "to"), &rb, c->err)
-                           : dmt_ws_rollback(c->ws, &rb, c->err);
-    free(paths);
-    if (rc != 0) {
-        json_decref(changes);
-        return NULL;
-    }
-    return json_pack("{s:I, s:s, s:o}", "changed", (json_int_t)rb.changed, "saved_as", rb.saved_as,
-                     "changes", changes);
-}
-
 /* --- where a file is -------------------------------------------------------------------------- */
 static int inode_of(struct call *c, struct dmt_inode *ret)
 {
     uint64_t ino;
-    int rc = dmt_ws_resolve(c->ws, DMT_LIVE, arg(c, "path"), &ino);
+    int rc = dmt_ws_resolve(c->ws, DMT_LIVE, verb_arg(c, "path"), &ino);
     if (rc == 0) {
         struct dmt_lockfn lk = dmt_ws_lockfn(c->ws);
         lk.lock(lk.ctx);
         rc = dmt_store_inode_get(dmt_ws_store(c->ws), DMT_LIVE, ino, ret);
         lk.unlock(lk.ctx);
     }
-    return rc == 0 ? 0 : dmt_err_set(c->err, rc, "%s: %s", arg(c, "path"), dmt_strerror(rc));
+    return rc == 0 ? 0 : dmt_err_set(c->err, rc, "%s: %s", verb_arg(c, "path"), dmt_strerror(rc));
 }
 
 static json_t *receipt(struct call *c)
@@ -202,123 +162,75 @@ static json_t *receipt(struct call *c)
 static json_t *heal(struct call *c)
 {
     char text[512];
-    if (heal_file(c->app, c->ws, arg(c, "path"), text, sizeof text, c->err) != 0)
+    control_progress(c->control, "looking for the bytes", 0, 0, "");
+    if (heal_file(c->app, c->ws, verb_arg(c, "path"), text, sizeof text, c->err) != 0)
         return NULL;
     return json_pack("{s:s}", "text", text);
 }
 
-/* --- flush: wait until drained ---------------------------------------------------------------- */
-static void nap(void)
+/* --- rollback --------------------------------------------------------------------------------- */
+static void going_back(void *ctx, const char *what, uint64_t done, uint64_t total, const char *unit)
 {
-    usleep(FLUSH_POLL_MS * 1000);
+    struct call *c = ctx;
+    control_progress(c->control, what, done, total, unit);
 }
 
-static int flush_standby(struct call *c, uint64_t seq)
+/* What has not reached the archive cannot be restored from it: first it gets there. */
+static int rollback_to(struct call *c, struct dmt_rollback *rb, uint64_t *ret_incomplete)
 {
-    struct app *a = c->app;
-    if (!a->replica)
-        return dmt_err_set(c->err, DMT_E_CONFIG, "%s has no standby", a->name);
-    while (!app_peer_has(a, seq)) {
-        struct dmt_replica_status rs;
-        dmt_replica_status(a->replica, &rs);
-        control_progress(c->control, "to the standby", rs.durable < seq ? rs.durable : seq, seq);
-        if (a->stopping)
-            return dmt_err_set(c->err, -ECANCELED, "the workspace is being stopped");
-        nap();
+    struct past p = {.app = c->app, .ws = c->ws, .rb = rb, .progress = going_back, .ctx = c};
+    int rc = past_time(&p, verb_arg(c, "to"), c->err);
+    if (rc == 0 && (rc = dmt_ws_sync_wait(c->ws, 0)) != 0)
+        return dmt_err_set(c->err, rc, "cannot make the workspace durable here: %s",
+                           dmt_strerror(rc));
+    if (rc == 0)
+        rc = wait_archive(c, dmt_journal_tail(dmt_ws_journal(c->ws)).seq, true);
+    if (rc == 0)
+        rc = rollback_to_time(&p, c->err);
+    *ret_incomplete = p.incomplete;
+    return rc;
+}
+
+/* A path that exists in neither state is a slip of the pen, not a rollback of nothing. */
+static int paths_exist(struct call *c, const char *const *paths, const char *snapshot)
+{
+    uint64_t view, ino;
+    int rc = view_of(c, snapshot, &view);
+    for (; rc == 0 && *paths; paths++) {
+        if (dmt_ws_resolve(c->ws, view, *paths, &ino) == 0 ||
+            dmt_ws_resolve(c->ws, DMT_LIVE, *paths, &ino) == 0)
+            continue;
+        rc = dmt_err_set(c->err, -ENOENT, "%s is neither in %s nor in its snapshot %s", *paths,
+                         c->app->name, snapshot);
+        dmt_err_hint(c->err, "Paths are given from the root of the workspace: /directory/file.");
     }
-    return 0;
+    return rc;
 }
 
-static int flush_archive(struct call *c, uint64_t seq)
+static json_t *rollback(struct call *c)
 {
-    struct app *a = c->app;
-    struct dmt_archive_status as;
-    if (!app_archive_flush(a))
-        return dmt_err_set(c->err, DMT_E_CONFIG, "%s has no archive%s", a->name,
-                           a->archive_url[0] ? " on this machine: the holder writes it" : "");
-    for (;;) {
-        if (!app_archive_status(a, &as))
-            return dmt_err_set(c->err, -ECANCELED, "this machine no longer holds %s", a->name);
-        if (as.archived_seq >= seq)
-            return 0;
-        control_progress(c->control, "to the archive", as.archived_seq, seq);
-        if (a->stopping)
-            return dmt_err_set(c->err, -ECANCELED, "the workspace is being stopped");
-        nap();
-    }
-}
-
-static json_t *flush(struct call *c)
-{
-    const char *to = arg(c, "to");
-    char text[128];
-    struct app *a = c->app;
-    int rc = dmt_ws_sync_wait(c->ws, 0);
+    json_t *jpaths = json_object_get(c->req, "paths"), *changes = json_array();
+    size_t n = json_array_size(jpaths);
+    const char **paths = calloc(n + 1, sizeof *paths);
+    for (size_t i = 0; paths && i < n; i++)
+        paths[i] = json_string_value(json_array_get(jpaths, i));
+    struct dmt_rollback rb = {.snapshot = verb_arg(c, "snapshot"),
+                              .paths = n ? paths : NULL,
+                              .dry_run = json_is_true(json_object_get(c->req, "dry_run")),
+                              .fn = change_add,
+                              .ctx = changes};
+    uint64_t incomplete = 0;
+    int rc = *verb_arg(c, "to") ? 0 : paths_exist(c, paths, rb.snapshot);
+    if (rc == 0)
+        rc = *verb_arg(c, "to") ? rollback_to(c, &rb, &incomplete)
+                                : dmt_ws_rollback(c->ws, &rb, c->err);
+    free(paths);
     if (rc != 0) {
-        dmt_err_set(c->err, rc, "cannot make the workspace durable here: %s", dmt_strerror(rc));
+        json_decref(changes);
         return NULL;
     }
-    uint64_t seq = dmt_journal_tail(dmt_ws_journal(c->ws)).seq;
-    if ((strcmp(to, "standby") == 0 || (!*to && a->replica)) && flush_standby(c, seq) != 0)
-        return NULL;
-    if ((strcmp(to, "archive") == 0 || (!*to && app_archive_flush(a))) &&
-        flush_archive(c, seq) != 0)
-        return NULL;
-    snprintf(text, sizeof text, "everything up to position %" PRIu64 " has arrived", seq);
-    return json_pack("{s:I, s:s}", "seq", (json_int_t)seq, "text", text);
-}
-
-/* --- roles ------------------------------------------------------------------------------------ */
-static json_t *lease_command(struct call *c, enum dmt_lease_command cmd, const char *text)
-{
-    if (dmt_lease_command(c->app->lease, cmd, c->err) != 0)
-        return NULL;
-    return json_pack("{s:s}", "text", text);
-}
-
-/* Waits until the lease has left (or reached) being holder. */
-static json_t *wait_role(struct call *c, bool holder, const char *done)
-{
-    for (int ms = 0; ms < 60000; ms += FLUSH_POLL_MS) {
-        struct dmt_lease_status ls;
-        dmt_lease_status(c->app->lease, &ls);
-        bool settled =
-            holder ? ls.holder : ls.state == DMT_LEASE_FOLLOWER || ls.state == DMT_LEASE_GIVEN_UP;
-        if (settled)
-            return json_pack("{s:s}", "text", done);
-        if (c->app->stopping) {
-            dmt_err_set(c->err, -ECANCELED, "the workspace is being stopped");
-            return NULL;
-        }
-        nap();
-    }
-    dmt_err_set(c->err, -ETIMEDOUT, "no answer within 60 s");
-    dmt_err_hint(c->err, "`dumont status %s` shows what it waits for.", c->app->name);
-    return NULL;
-}
-
-static json_t *handover(struct call *c)
-{
-    json_t *r = lease_command(c, DMT_LEASE_CMD_HANDOVER, "");
-    if (!r)
-        return NULL;
-    json_decref(r);
-    return wait_role(c, false, "handed over");
-}
-
-static json_t *promote(struct call *c)
-{
-    json_t *r = lease_command(c, DMT_LEASE_CMD_PROMOTE, "");
-    if (!r)
-        return NULL;
-    json_decref(r);
-    return wait_role(c, true, "promoted");
-}
-
-static json_t *fence(struct call *c)
-{
-    return lease_command(c, DMT_LEASE_CMD_FENCE,
-                         "fenced: this machine writes no more; `dumont promote` takes it back");
+    return json_pack("{s:I, s:s, s:I, s:o}", "changed", (json_int_t)rb.changed, "saved_as",
+                     rb.saved_as, "incomplete", (json_int_t)incomplete, "changes", changes);
 }
 
 /* --- the rest --------------------------------------------------------------------------------- */
@@ -326,7 +238,8 @@ static json_t *digest(struct call *c)
 {
     uint64_t view;
     char hex[65];
-    if (view_of(c, arg(c, "snapshot"), &view) != 0 || dmt_ws_digest(c->ws, view, hex, c->err) != 0)
+    if (view_of(c, verb_arg(c, "snapshot"), &view) != 0 ||
+        dmt_ws_digest(c->ws, view, hex, c->err) != 0)
         return NULL;
     struct dmt_pos tail = dmt_journal_tail(dmt_ws_journal(c->ws));
     return json_pack("{s:s, s:I, s:I}", "digest", hex, "applied", (json_int_t)dmt_ws_applied(c->ws),
@@ -343,9 +256,10 @@ static json_t *verify(struct call *c)
         return NULL;
     }
     uint64_t seq = dmt_journal_tail(dmt_ws_journal(c->ws)).seq;
-    bool archive = strcmp(arg(c, "with"), "archive") == 0;
-    if ((archive ? flush_archive(c, seq) : flush_standby(c, seq)) != 0)
+    bool archive = strcmp(verb_arg(c, "with"), "archive") == 0;
+    if ((archive ? wait_archive(c, seq, true) : wait_standby(c, seq)) != 0)
         return NULL;
+    control_progress(c->control, "computing the digest", 0, 0, "");
     json_t *r = digest(c);
     if (r)
         json_object_set_new(r, "url", json_string(c->app->archive_url));
@@ -386,9 +300,10 @@ static json_t *checkpoint(struct call *c)
 static int incomplete_add(void *ctx, const struct dmt_rec_INCOMPLETE *r)
 {
     return json_array_append_new(
-        ctx, json_pack("{s:s%, s:b, s:I, s:I}", "path", (const char *)r->path.p, (size_t)r->path.n,
-                       "fallback", r->fallback, "missing", (json_int_t)r->missing_bytes, "size",
-                       (json_int_t)r->size));
+        ctx,
+        json_pack("{s:o, s:b, s:I, s:I}", "path",
+                  json_bytes((const char *)r->path.p, (size_t)r->path.n), "fallback", r->fallback,
+                  "missing", (json_int_t)r->missing_bytes, "size", (json_int_t)r->size));
 }
 
 static json_t *incomplete(struct call *c)
@@ -400,10 +315,11 @@ static json_t *incomplete(struct call *c)
 
 static json_t *branch_extract(struct call *c)
 {
-    const char *name = arg(c, "branch");
+    const char *name = verb_arg(c, "branch");
     if (strncmp(name, "branch/", 7) == 0)
         name += 7;
-    return dmt_ws_branch_extract(c->ws, name, arg(c, "dir"), c->err) == 0 ? json_object() : NULL;
+    return dmt_ws_branch_extract(c->ws, name, verb_arg(c, "dir"), c->err) == 0 ? json_object()
+                                                                               : NULL;
 }
 
 /* The agent: "up to `taken` the controller has them"; what is left. */
@@ -449,10 +365,10 @@ static const struct {
     {"rollback", true, rollback},
     {"receipt", true, receipt},
     {"heal", true, heal},
-    {"flush", true, flush},
-    {"handover", false, handover},
-    {"promote", false, promote},
-    {"fence", false, fence},
+    {"flush", true, verb_flush},
+    {"handover", true, verb_handover},
+    {"promote", false, verb_promote},
+    {"fence", false, verb_fence},
     {"digest", true, digest},
     {"verify", true, verify},
     {"proved", false, proved},
@@ -468,7 +384,7 @@ static const struct {
 json_t *verbs_run(struct app *a, struct control *control, const json_t *req, struct dmt_err *err)
 {
     struct call c = {.app = a, .control = control, .req = req, .err = err};
-    const char *cmd = arg(&c, "cmd");
+    const char *cmd = verb_arg(&c, "cmd");
     if (strcmp(cmd, "status") == 0)
         return status_json(a);
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {

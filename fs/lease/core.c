@@ -166,8 +166,6 @@ void lease_open(struct lease_state *s, struct lease_actions *out, const char *re
     /* What was acknowledged in the epoch before counts no more (R3). */
     s->ack_epoch = s->ack_durable = s->ack_whole = 0;
     s->close_since_ns = 0;
-    /* What the peer needs it says in each epoch anew. */
-    s->peer_wants_resync = s->resync_ordered = false;
 }
 
 /* --- start --- */
@@ -190,11 +188,9 @@ static void on_start(struct lease_state *s, uint64_t now, struct lease_actions *
     /* A promise that we gave before this start may still run (R12): at most so long. */
     s->promise_ns = now + LEASE_H_MAX_MS * DMT_MS;
     if (r->resync) {
-        /* A store in pieces got a new identity. This one is whole, the old state or the new one:
-         * the holder looks where it stands, and orders again if need be. Nothing is thrown away
-         * here: it may have been paired just before the flag was cleared. */
         lease_move(s, DMT_LEASE_RESYNC);
         lease_act(out, LEASE_ACT_DEMOTE);
+        lease_act(out, LEASE_ACT_RESYNC);
     } else if (r->gave_up) {
         lease_move(s, DMT_LEASE_GIVEN_UP);
     } else if (r->hold != 0 && DMT_EPOCH_MAJOR(r->hold) == DMT_EPOCH_MAJOR(r->seen)) {
@@ -341,21 +337,29 @@ int lease_command_check(enum dmt_lease_state st, bool readonly, enum dmt_lease_c
     case DMT_LEASE_CMD_HANDOVER:
         if (st == DMT_LEASE_HOLDER_PAIRED)
             return 0;
-        return dmt_err_set(err, -EINVAL,
-                           "a handover needs a holder with an in-sync standby; this node is: %s",
-                           dmt_lease_state_name(st));
+        dmt_err_set(err, -EINVAL,
+                    "a handover needs a holder with an in-sync standby; this node is: %s",
+                    dmt_lease_state_name(st));
+        return dmt_err_hint(err, st == DMT_LEASE_HOLDER_ALONE || st == DMT_LEASE_LEAVING
+                                     ? "Wait until `dumont status` says \"paired\", then try again."
+                                     : "Run it on the holder: `dumont status` names it.");
     case DMT_LEASE_CMD_FENCE:
         if (st == DMT_LEASE_HOLDER_PAIRED || st == DMT_LEASE_HOLDER_ALONE ||
             st == DMT_LEASE_LEAVING)
             return 0;
-        return dmt_err_set(err, -EINVAL, "only a holder can be fenced; this node is: %s",
-                           dmt_lease_state_name(st));
+        dmt_err_set(err, -EINVAL, "only a holder can be fenced; this node is: %s",
+                    dmt_lease_state_name(st));
+        return dmt_err_hint(err, "A standby writes nothing; `dumont workspace stop` ends it.");
     case DMT_LEASE_CMD_PROMOTE:
         if (st == DMT_LEASE_FOLLOWER || st == DMT_LEASE_GIVEN_UP ||
             (st == DMT_LEASE_HOLDER_ALONE && readonly))
             return 0;
-        return dmt_err_set(err, -EINVAL, "only a standby can be promoted; this node is: %s",
-                           dmt_lease_state_name(st));
+        dmt_err_set(err, -EINVAL, "only a standby can be promoted; this node is: %s",
+                    dmt_lease_state_name(st));
+        return dmt_err_hint(err, st == DMT_LEASE_HOLDER_PAIRED || st == DMT_LEASE_HOLDER_ALONE ||
+                                         st == DMT_LEASE_LEAVING
+                                     ? "It holds the workspace already."
+                                     : "`dumont status` shows what it is doing; try again then.");
     }
     return -EINVAL;
 }
