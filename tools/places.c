@@ -29,12 +29,17 @@ void ws_sock_path(const char *name, char path[108])
     snprintf(path, 108, "%s/%s.sock", dmt_dir_run(), name);
 }
 
+void ws_stopped_path(const char *name, char path[4096])
+{
+    snprintf(path, 4096, "%s/%s.stopped", dmt_dir_run(), name);
+}
+
 int ws_load(const char *name, struct dmt_conf **ret_conf, char store[4096], struct dmt_err *err)
 {
     char path[4096], db[4200];
     int rc = dmt_workspace_name_check(name, err);
     if (rc != 0)
-        return rc;
+        return DMT_E_CONFIG;
     struct dmt_conf *c = dmt_conf_new();
     ws_conf_path(name, path);
     rc = dmt_conf_load(c, path, err);
@@ -133,8 +138,10 @@ int ws_of_path(const char *path, char name[65], char inside[4096], struct dmt_er
     struct dmt_mount m;
     size_t best = 0;
     name[0] = '\0';
-    if (!realpath(path, real))
-        return dmt_err_set(err, -errno, "%s: %s", path, strerror(errno));
+    if (!realpath(path, real)) {
+        dmt_err_set(err, -errno, "%s: %s", path, strerror(errno));
+        return dmt_err_hint(err, "Give the path of a file in a mounted workspace.");
+    }
     FILE *f = fopen("/proc/self/mountinfo", "re");
     if (!f)
         return dmt_err_set(err, -errno, "cannot read /proc/self/mountinfo");
@@ -152,7 +159,8 @@ int ws_of_path(const char *path, char name[65], char inside[4096], struct dmt_er
     fclose(f);
     if (!name[0]) {
         dmt_err_set(err, -ENOENT, "%s is not in a mounted Dumont workspace", path);
-        return dmt_err_hint(err, "`dumont status` shows which workspaces are mounted, and where.");
+        dmt_err_hint(err, "`dumont status` shows which workspaces are mounted, and where.");
+        return CALL_ABSENT;
     }
     return 0;
 }

@@ -1,14 +1,18 @@
-/* print.c: how the verbs talk: errors with hints, sizes, times in the user's zone, a progress bar.
- * One thread. With --json errors are one JSON object on stderr, so that scripts read both outcomes
- * alike.
+/* print.c: how the verbs talk: errors with hints, sizes, times in the user's zone, progress. With
+ * --json errors are one JSON object on stderr, so that scripts read both outcomes alike.
+ * Failure: nobody to draw the progress (no thread): it is left out. Threads: the verb's, and
+ * `progress`, which draws what the verb said last.
  */
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 #include "fs/base/clock.h"
+#include "fs/base/thread.h"
 #include "tools/dumont.h"
 
 int fail(int exit_code, const struct dmt_err *err)
@@ -38,6 +42,19 @@ int failf(int exit_code, const char *hint, const char *fmt, ...)
     if (hint)
         snprintf(err.hint, sizeof err.hint, "%s", hint);
     return fail(exit_code, &err);
+}
+
+int fail_conf(int rc, const struct dmt_err *err)
+{
+    return fail(rc == -ENOENT ? EXIT_ABSENT : EXIT_USAGE, err);
+}
+
+int fail_call(int rc, const struct dmt_err *err)
+{
+    return fail(rc == CALL_ABSENT    ? EXIT_ABSENT
+                : rc == DMT_E_CONFIG ? EXIT_USAGE
+                                     : EXIT_FAILED,
+                err);
 }
 
 const char *human_bytes(uint64_t n, char buf[32])
@@ -75,38 +92,143 @@ const char *local_time(uint64_t ns, char buf[32])
     return buf;
 }
 
-/* --- progress: shown on a terminal only, from the second second on ---------------------------- */
-static uint64_t progress_since;
-static bool progress_shown;
+/* --- progress ---------------------------------------------------------------------------------
+ * On a terminal a thread of its own redraws the line, so that a step without numbers shows at least
+ * how long it takes already. Elsewhere one sentence is said once, when a step takes long: whoever
+ * reads the log of a script learns what it waits for. */
+#define DRAW_AFTER_NS DMT_S
+#define DRAW_EVERY_NS 200000000L
+#define SAY_AFTER_NS  (3 * DMT_S)
 
-void progress(const char *what, uint64_t done, uint64_t total)
+static struct {
+    pthread_mutex_t lock;
+    pthread_cond_t cond;
+    pthread_t thread;
+    bool on, shown, said;
+    char what[256], unit[16];
+    uint64_t done, total, since;
+} bar = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
+
+static uint64_t now_ns(void)
 {
-    char a[32], b[32], bar[31];
     const struct dmt_clock *clk = dmt_clock_real();
-    uint64_t now = clk->monotonic_ns(clk->ctx);
-    if (progress_since == 0)
-        progress_since = now;
-    if (!isatty(STDERR_FILENO) || now - progress_since < DMT_S)
-        return;
-    progress_shown = true;
-    if (total == 0) {
-        fprintf(stderr, "\r\033[K%s: %s", what, human_bytes(done, a));
-        return;
+    return clk->monotonic_ns(clk->ctx);
+}
+
+static const char *amount(uint64_t n, char buf[32])
+{
+    if (bar.unit[0] == 'B')
+        return human_bytes(n, buf);
+    snprintf(buf, 32, "%" PRIu64, n);
+    return buf;
+}
+
+static void draw(void)
+{
+    char a[32], b[32], fill[31];
+    const char *unit = bar.unit[0] == 'B' ? "" : bar.unit;
+    uint64_t s = (now_ns() - bar.since) / DMT_S;
+    fprintf(stderr, "\r\033[K%.200s", bar.what);
+    if (bar.total) {
+        size_t n = (size_t)(bar.done >= bar.total ? 30 : bar.done * 30 / bar.total);
+        memset(fill, '-', 30);
+        memset(fill, '#', n);
+        fill[30] = '\0';
+        fprintf(stderr, " [%s] %s of %s%s%s", fill, amount(bar.done, a), amount(bar.total, b),
+                *unit ? " " : "", unit);
+    } else if (bar.done) {
+        fprintf(stderr, ": %s%s%s", amount(bar.done, a), *unit ? " " : "", unit);
     }
-    size_t fill = (size_t)(done >= total ? 30 : done * 30 / total);
-    memset(bar, '-', 30);
-    memset(bar, '#', fill);
-    bar[30] = '\0';
-    fprintf(stderr, "\r\033[K%s [%s] %s of %s", what, bar, human_bytes(done, a),
-            human_bytes(total, b));
+    fprintf(stderr, " (%" PRIu64 " s)", s);
+    bar.shown = true;
+}
+
+static void say_once(void)
+{
+    if (bar.said)
+        return;
+    bar.said = true;
+    if (opt_json) {
+        json_t *o = json_pack("{s:s}", "waiting", bar.what);
+        json_dumpf(o, stderr, JSON_COMPACT);
+        fputc('\n', stderr);
+        json_decref(o);
+    } else {
+        fprintf(stderr, "dumont: %s ...\n", bar.what);
+    }
+}
+
+static void *drawing(void *unused)
+{
+    (void)unused;
+    bool tty = isatty(STDERR_FILENO);
+    pthread_mutex_lock(&bar.lock);
+    while (bar.on) {
+        struct timespec t;
+        uint64_t past = now_ns() - bar.since;
+        if (tty && past >= DRAW_AFTER_NS)
+            draw();
+        else if (!tty && past >= SAY_AFTER_NS)
+            say_once();
+        clock_gettime(CLOCK_REALTIME, &t);
+        t.tv_nsec += DRAW_EVERY_NS;
+        t.tv_sec += t.tv_nsec / 1000000000L;
+        t.tv_nsec %= 1000000000L;
+        pthread_cond_timedwait(&bar.cond, &bar.lock, &t);
+    }
+    pthread_mutex_unlock(&bar.lock);
+    return NULL;
+}
+
+void progress(const char *what, uint64_t done, uint64_t total, const char *unit)
+{
+    pthread_mutex_lock(&bar.lock);
+    snprintf(bar.what, sizeof bar.what, "%s", what);
+    snprintf(bar.unit, sizeof bar.unit, "%s", unit);
+    bar.done = done;
+    bar.total = total;
+    bool start = !bar.on;
+    if (start) {
+        bar.on = true;
+        bar.shown = bar.said = false;
+        bar.since = now_ns();
+        if (dmt_thread_start(&bar.thread, "progress", drawing, NULL) != 0)
+            bar.on = false;
+    }
+    pthread_mutex_unlock(&bar.lock);
 }
 
 void progress_end(void)
 {
-    if (progress_shown)
+    pthread_mutex_lock(&bar.lock);
+    bool was = bar.on;
+    bar.on = false;
+    pthread_cond_signal(&bar.cond);
+    pthread_mutex_unlock(&bar.lock);
+    if (!was)
+        return;
+    pthread_join(bar.thread, NULL);
+    if (bar.shown)
         fprintf(stderr, "\r\033[K");
-    progress_shown = false;
-    progress_since = 0;
+}
+
+json_t *json_bytes(const char *s)
+{
+    json_t *v = json_string(s);
+    size_t n = strlen(s);
+    char *wide = v ? NULL : malloc(2 * n + 1), *w = wide;
+    if (!wide)
+        return v;
+    for (; *s; s++) {
+        unsigned char c = (unsigned char)*s;
+        if (c >= 0x80)
+            *w++ = (char)(0xc0 | c >> 6);
+        *w++ = (char)(c >= 0x80 ? 0x80 | (c & 0x3f) : c);
+    }
+    *w = '\0';
+    v = json_string(wide);
+    free(wide);
+    return v;
 }
 
 int print_json(const json_t *v)

@@ -3,15 +3,16 @@
  *
  * check works on a workspace that is not running: every record of the journal (checksum, chain,
  * order), the database's own check, invariants of rows and data files. It changes nothing. verify
- * asks the running holder to drain to the standby, then compares tree digests of both; with
- * --archive it restores into a scratch store and compares that digest. Exit 4 when something is
- * found. One thread.
+ * makes a snapshot, has everything up to it arrive at the standby, and compares the digests of both
+ * there; with --archive it restores into a scratch store and compares that one. Exit 4 when
+ * something is found. One thread.
  */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include "fs/base/clock.h"
 #include "fs/journal/journal.h"
 #include "fs/store/store.h"
 #include "tools/dumont.h"
@@ -43,7 +44,8 @@ static int record(void *ctx, const struct dmt_rec *r)
         snprintf(text, sizeof text, "journal: the epoch goes back at position %" PRIu64, r->seq);
         found(f, text);
     }
-    f->records++;
+    if (++f->records % 1024 == 0)
+        progress("reading the journal", f->records, 0, "records");
     f->last_seq = r->seq;
     f->last_epoch = r->epoch;
     f->chain = r->chain;
@@ -59,11 +61,12 @@ static int run_check(int argc, char **argv)
     char store[4096], dir[4200];
     if (argc != 2)
         return usage_of(&verb_check);
-    if (ws_load(argv[1], &c, store, &err) != 0)
-        return fail(EXIT_ABSENT, &err);
+    int rc = ws_load(argv[1], &c, store, &err);
+    if (rc != 0)
+        return fail_conf(rc, &err);
     dmt_conf_free(c);
     struct dmt_store_conf sc = {.io = dmt_io_real(), .clock = dmt_clock_real(), .dir = store};
-    int rc = dmt_store_open(&st, &sc, &err);
+    rc = dmt_store_open(&st, &sc, &err);
     if (rc == -EBUSY) {
         dmt_err_hint(
             &err,
@@ -74,6 +77,7 @@ static int run_check(int argc, char **argv)
     f.list = json_array();
     if (rc != 0)
         found(&f, err.msg);
+    progress("reading the journal", 0, 0, "records");
     snprintf(dir, sizeof dir, "%s/journal", store);
     if (dmt_journal_scan(dmt_io_real(), dir, record, &f, &err) < 0)
         found(&f, err.msg);
@@ -81,10 +85,12 @@ static int run_check(int argc, char **argv)
         struct dmt_pos applied = dmt_store_applied(st);
         if (f.records && f.last_seq < applied.seq)
             found(&f, "journal: it ends before the database's position (records are missing)");
+        progress("checking the database and the data files", 0, 0, "");
         if (dmt_store_check(st, found, &f, &err) < 0)
             found(&f, err.msg);
         dmt_store_close(st);
     }
+    progress_end();
     size_t n = json_array_size(f.list);
     if (opt_json)
         print_json(f.list);
@@ -104,118 +110,185 @@ const struct verb verb_check = {
     "check", "NAME", "verify journal, database and data files of a workspace that is not running",
     run_check};
 
-/* --- verify ----------------------------------------------------------------------------------- */
-static int digest_of_archive(const char *name, const char *url, char hex[65])
+/* --- verify -----------------------------------------------------------------------------------
+ * Copies are compared at a snapshot made for it: a moment that all of them have, whoever writes
+ * meanwhile. It is deleted at the end, whatever came out. */
+struct moment {
+    const char *name;
+    char snap[64];
+    char here[65], there[65];
+    struct dmt_err err;
+};
+
+static void name_snapshot(struct moment *m)
 {
-    struct dmt_err err = {0};
+    const struct dmt_clock *clk = dmt_clock_real();
+    uint64_t ms = clk->realtime_ns(clk->ctx) / DMT_MS;
+    snprintf(m->snap, sizeof m->snap, "verify-%" PRIu64, ms);
+}
+
+static int report(const struct moment *m, const char *other)
+{
+    bool same = strcmp(m->here, m->there) == 0;
+    if (opt_json) {
+        json_t *o = json_pack("{s:s, s:s, s:b}", "here", m->here, "there", m->there, "equal", same);
+        print_json(o);
+        json_decref(o);
+    } else {
+        printf("holder  %s\n%-7s %s\n%s\n", m->here, other, m->there, same ? "equal" : "DIFFERENT");
+        if (!same)
+            printf(
+                "keep both as they are; `dumont check` on each machine says which one is damaged\n");
+    }
+    return same ? EXIT_OK : EXIT_DIFFERS;
+}
+
+static int digest_at(struct dmt_ws *ws, const char *snap, char hex[65], struct dmt_err *err)
+{
+    struct dmt_snapshot s;
+    struct dmt_lockfn lk = dmt_ws_lockfn(ws);
+    lk.lock(lk.ctx);
+    int rc = dmt_store_snap_get(dmt_ws_store(ws), snap, &s);
+    lk.unlock(lk.ctx);
+    if (rc != 0)
+        return dmt_err_set(err, rc, "the restored workspace has no snapshot %s", snap);
+    progress("computing the digest of the restored tree", 0, 0, "");
+    rc = dmt_ws_digest(ws, s.seq, hex, err);
+    progress_end();
+    return rc;
+}
+
+/* An exit code; m->there. The scratch store is as secret as the workspace: mkdtemp, mode 0700. */
+static int digest_of_archive(struct moment *m, const char *url)
+{
     struct dmt_ws *ws;
     struct dmt_pool *pool;
-    char scratch[64];
-    snprintf(scratch, sizeof scratch, "/var/tmp/dumont-verify-%d", (int)getpid());
-    int rc = restore_store(url, scratch, name, NULL);
+    char scratch[] = "/var/tmp/dumont-verify-XXXXXX";
+    if (!mkdtemp(scratch))
+        return failf(EXIT_FAILED, "A restore needs room there.", "cannot make %s: %s", scratch,
+                     strerror(errno));
+    int rc = restore_store(url, scratch, m->name, NULL, false);
     if (rc == EXIT_OK) {
-        int e = open_offline(scratch, &ws, &pool, &err);
+        int e = open_offline(scratch, &ws, &pool, &m->err);
         if (e == 0) {
-            e = dmt_ws_digest(ws, DMT_LIVE, hex, &err);
+            e = digest_at(ws, m->snap, m->there, &m->err);
             close_offline(ws, pool);
         }
-        rc = e == 0 ? EXIT_OK : fail(EXIT_FAILED, &err);
+        rc = e == 0 ? EXIT_OK : fail(EXIT_FAILED, &m->err);
     }
     remove_path(scratch);
     return rc;
 }
 
-static int report(const char *here, const char *other, const char *there)
-{
-    bool same = strcmp(here, there) == 0;
-    if (opt_json) {
-        json_t *o = json_pack("{s:s, s:s, s:b}", "here", here, "there", there, "equal", same);
-        print_json(o);
-        json_decref(o);
-    } else {
-        printf("holder  %s\n%-7s %s\n%s\n", here, other, there, same ? "equal" : "DIFFERENT");
-    }
-    return same ? EXIT_OK : EXIT_DIFFERS;
-}
-
 static int verify_archive(const char *name)
 {
-    struct dmt_err err = {0};
-    json_t *r = NULL, *proved = NULL;
-    char here[65], there[65] = "";
-    if (control_call(name, json_pack("{s:s, s:s}", "cmd", "verify", "with", "archive"), &r, &err) !=
-        0)
-        return fail(strstr(err.msg, "not running") ? EXIT_ABSENT : EXIT_FAILED, &err);
-    snprintf(here, sizeof here, "%s", json_str(r, "digest"));
-    int rc = digest_of_archive(name, json_str(r, "url"), there);
-    json_decref(r);
-    if (rc != EXIT_OK)
-        return rc;
-    if (strcmp(here, there) == 0 &&
-        control_call(name, json_pack("{s:s}", "cmd", "proved"), &proved, &err) == 0)
-        json_decref(proved);
-    return report(here, "archive", there);
+    struct moment m = {.name = name};
+    json_t *r = NULL, *x = NULL;
+    name_snapshot(&m);
+    int rc = control_call(name,
+                          json_pack("{s:s, s:s, s:s}", "cmd", "snapshot.create", "name", m.snap,
+                                    "note", "made by dumont verify"),
+                          &x, &m.err);
+    if (rc != 0)
+        return fail_call(rc, &m.err);
+    json_decref(x);
+    rc = control_call(
+        name, json_pack("{s:s, s:s, s:s}", "cmd", "verify", "with", "archive", "snapshot", m.snap),
+        &r, &m.err);
+    int code = rc == 0 ? EXIT_OK : fail_call(rc, &m.err);
+    if (code == EXIT_OK) {
+        snprintf(m.here, sizeof m.here, "%s", json_str(r, "digest"));
+        code = digest_of_archive(&m, json_str(r, "url"));
+        json_decref(r);
+    }
+    if (control_call(name, json_pack("{s:s, s:s}", "cmd", "snapshot.delete", "name", m.snap), &x,
+                     NULL) == 0)
+        json_decref(x);
+    if (code != EXIT_OK)
+        return code;
+    if (strcmp(m.here, m.there) == 0 &&
+        control_call(name, json_pack("{s:s}", "cmd", "proved"), &x, NULL) == 0)
+        json_decref(x);
+    return report(&m, "archive");
 }
 
-static int api_digest(const char *name, const char *node, char hex[65], uint64_t *applied,
-                      struct dmt_err *err)
+/* --- by way of the controller, who reaches both machines */
+static int api(struct moment *m, const char *method, const char *rest, json_t *body, json_t **ret)
 {
-    char path[256];
+    char path[512];
     json_t *r = NULL;
-    snprintf(path, sizeof path, "/workspaces/%s/digest", name);
-    int rc = dumontd_call("POST", path, json_pack("{s:s}", "node", node), &r, err);
+    snprintf(path, sizeof path, "/workspaces/%s%s", m->name, rest);
+    int rc = dumontd_call(method, path, body, &r, &m->err);
+    if (rc == 0 && ret)
+        *ret = r;
+    else if (rc == 0)
+        json_decref(r);
+    return rc;
+}
+
+static int api_digest(struct moment *m, const char *node, char hex[65])
+{
+    json_t *r = NULL;
+    int rc =
+        api(m, "POST", "/digest", json_pack("{s:s, s:s}", "node", node, "snapshot", m->snap), &r);
     if (rc != 0)
         return rc;
     snprintf(hex, 65, "%s", json_str(r, "digest"));
-    *applied = json_u64(r, "applied");
     json_decref(r);
     return 0;
 }
 
-/* Asks both machines by way of the controller. Somebody may be writing: what differs at different
- * positions is asked again. */
+static int find_pair(struct moment *m, char holder[65], char other[65])
+{
+    json_t *ws = NULL, *n;
+    size_t i;
+    int rc = api(m, "GET", "", NULL, &ws);
+    if (rc != 0)
+        return rc;
+    snprintf(holder, 65, "%s", json_str(ws, "holder"));
+    json_array_foreach(json_object_get(ws, "in_sync"), i, n)
+    {
+        if (strcmp(json_string_value(n), holder) != 0)
+            snprintf(other, 65, "%s", json_string_value(n));
+    }
+    json_decref(ws);
+    if (*other)
+        return 0;
+    dmt_err_set(&m->err, -ENOENT, "%s has no standby in sync that can be reached from here",
+                m->name);
+    return dmt_err_hint(
+        &m->err,
+        "Run this on the controller; `dumont verify NAME --archive` compares with a restore instead.");
+}
+
 static int verify_standby(const char *name)
 {
-    struct dmt_err err = {0};
-    char path[256], here[65] = "", there[65] = "", holder[65] = "", other[65] = "";
-    json_t *ws = NULL, *r = NULL, *n;
-    uint64_t at = 0, there_at = 1;
-    size_t i;
-    snprintf(path, sizeof path, "/workspaces/%s", name);
-    int rc = dumontd_call("GET", path, NULL, &ws, &err);
-    if (rc == 0) {
-        snprintf(holder, sizeof holder, "%s", json_str(ws, "holder"));
-        json_array_foreach(json_object_get(ws, "in_sync"), i, n)
-        {
-            if (strcmp(json_string_value(n), holder) != 0)
-                snprintf(other, sizeof other, "%s", json_string_value(n));
-        }
-        json_decref(ws);
-    }
-    if (rc == 0 && !other[0])
-        return failf(
-            EXIT_FAILED,
-            "Run this on the controller; `dumont verify NAME --archive` compares with a restore instead.",
-            "%s has no standby in sync that can be reached from here", name);
-    for (int round = 0; rc == 0 && round < 5 && at != there_at; round++) {
-        snprintf(path, sizeof path, "/workspaces/%s/flush", name);
-        rc = dumontd_call("POST", path, json_pack("{s:s}", "to", "standby"), &r, &err);
-        if (rc == 0)
-            rc = api_digest(name, holder, here, &at, &err);
-        if (rc == 0)
-            rc = api_digest(name, other, there, &there_at, &err);
-        json_decref(r);
-        r = NULL;
-        if (strcmp(here, there) == 0)
-            break;
-    }
-    return rc == 0 ? report(here, "standby", there) : fail(EXIT_FAILED, &err);
+    struct moment m = {.name = name};
+    char holder[65] = "", other[65] = "", item[128];
+    name_snapshot(&m);
+    int rc = find_pair(&m, holder, other);
+    if (rc != 0)
+        return fail_call(rc, &m.err);
+    rc = api(&m, "POST", "/snapshots",
+             json_pack("{s:s, s:s}", "name", m.snap, "note", "made by dumont verify"), NULL);
+    if (rc != 0)
+        return fail_call(rc, &m.err);
+    rc = api(&m, "POST", "/flush", json_pack("{s:s}", "to", "standby"), NULL);
+    if (rc == 0)
+        rc = api_digest(&m, holder, m.here);
+    if (rc == 0)
+        rc = api_digest(&m, other, m.there);
+    int code = rc == 0 ? EXIT_OK : fail_call(rc, &m.err);
+    snprintf(item, sizeof item, "/snapshots/%s", m.snap);
+    if (api(&m, "DELETE", item, NULL, NULL) != 0 && code == EXIT_OK)
+        code = fail_call(-EIO, &m.err);
+    return code == EXIT_OK ? report(&m, "standby") : code;
 }
 
 static int run_verify(int argc, char **argv)
 {
     bool archive = argc == 3 && strcmp(argv[2], "--archive") == 0;
-    if (argc != 2 && !archive)
+    if ((argc != 2 && !archive) || argv[1][0] == '-')
         return usage_of(&verb_verify);
     return archive ? verify_archive(argv[1]) : verify_standby(argv[1]);
 }

@@ -87,6 +87,7 @@ static void check_disk(struct report *r)
     }
     unlink(path);
     close(fd);
+    progress_end();
     qsort(took, 21, sizeof *took, cmp_u64);
     statvfs(dir, &v);
     uint64_t avail = (uint64_t)v.f_bavail * v.f_frsize;
@@ -135,7 +136,9 @@ static int run(int argc, char **argv)
         return usage_of(&verb_doctor);
     check_fuse(&r);
     check_kernel(&r);
+    progress("trying the disk", 0, 0, "");
     check_disk(&r);
+    progress_end();
     check_clock(&r);
     check_tls(&r);
     check_agent(&r);

@@ -27,7 +27,10 @@ static int for_files(const struct verb *v, const char *cmd, int argc, char **arg
 {
     int worst = EXIT_OK;
     json_t *all = json_array();
-    if (argc < 2) {
+    bool words = argc >= 2;
+    for (int i = 1; i < argc; i++)
+        words &= argv[i][0] != '-'; /* a file of such a name: ./-x */
+    if (!words) {
         json_decref(all);
         return usage_of(v);
     }
@@ -39,10 +42,10 @@ static int for_files(const struct verb *v, const char *cmd, int argc, char **arg
         if (rc == 0)
             rc = control_call(ws, json_pack("{s:s, s:s}", "cmd", cmd, "path", inside), &r, &err);
         if (rc != 0) {
-            worst = fail(EXIT_FAILED, &err);
+            worst = fail_call(rc, &err);
             continue;
         }
-        json_object_set_new(r, "file", json_string(argv[i]));
+        json_object_set_new(r, "file", json_bytes(argv[i]));
         if (!opt_json)
             print(argv[i], r);
         json_array_append_new(all, r);

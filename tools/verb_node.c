@@ -9,8 +9,9 @@ static int list(void)
     struct dmt_err err = {0};
     json_t *r = NULL, *n;
     size_t i;
-    if (dumontd_call("GET", "/nodes", NULL, &r, &err) != 0)
-        return fail(EXIT_FAILED, &err);
+    int rc = dumontd_call("GET", "/nodes", NULL, &r, &err);
+    if (rc != 0)
+        return fail_call(rc, &err);
     const json_t *nodes = json_is_array(r) ? r : json_object_get(r, "nodes");
     if (opt_json)
         print_json(nodes);
@@ -29,20 +30,20 @@ static int run(int argc, char **argv)
     struct dmt_err err = {0};
     json_t *r = NULL;
     char path[256];
+    int rc;
     if (argc == 2 && strcmp(argv[1], "list") == 0)
         return list();
     if (argc == 4 && strcmp(argv[1], "add") == 0) {
-        if (dumontd_call("POST", "/nodes",
-                         json_pack("{s:s, s:s}", "name", argv[2], "provider", argv[3]), &r,
-                         &err) != 0)
-            return fail(EXIT_FAILED, &err);
+        rc = dumontd_call("POST", "/nodes",
+                          json_pack("{s:s, s:s}", "name", argv[2], "provider", argv[3]), &r, &err);
     } else if (argc == 3 && strcmp(argv[1], "remove") == 0 && ws_name_valid(argv[2])) {
         snprintf(path, sizeof path, "/nodes/%s", argv[2]);
-        if (dumontd_call("DELETE", path, NULL, &r, &err) != 0)
-            return fail(EXIT_FAILED, &err);
+        rc = dumontd_call("DELETE", path, NULL, &r, &err);
     } else {
         return usage_of(&verb_node);
     }
+    if (rc != 0)
+        return fail_call(rc, &err);
     if (opt_json)
         print_json(r);
     json_decref(r);

@@ -36,10 +36,10 @@ int remove_path(const char *path)
 
 static void show(void *ctx, uint64_t done, uint64_t total)
 {
-    progress(ctx, done, total);
+    progress(ctx, done, total, "B");
 }
 
-int restore_store(const char *url, const char *store, const char *name, const char *to)
+int restore_store(const char *url, const char *store, const char *name, const char *to, bool say)
 {
     struct dmt_err err = {0};
     char what[] = "restoring", when[32];
@@ -50,11 +50,12 @@ int restore_store(const char *url, const char *store, const char *name, const ch
             EXIT_USAGE,
             "Write it as \"2026-11-23 10:00\", 2026-11-23T10:00:00Z, @SECONDS or \"10 minutes ago\".",
             "\"%s\" is not a time", to);
+    progress(what, 0, 0, "B");
     int rc = dmt_archive_restore(&r, &err);
     progress_end();
     if (rc != 0)
-        return fail(EXIT_FAILED, &err);
-    if (!opt_json)
+        return fail(rc == DMT_E_CONFIG || rc == -EINVAL ? EXIT_USAGE : EXIT_FAILED, &err);
+    if (say)
         printf(
             "restored to position %" PRIu64 ", %s%s\n", r.reached.seq,
             local_time(r.reached_time_ns, when),
@@ -114,8 +115,9 @@ static int restore_files(const char *url, const char *name, const char *dir, con
     char scratch[4200];
     uint64_t files = 0;
     snprintf(scratch, sizeof scratch, "%.4000s.dumont-restore-%d", dir, (int)getpid());
-    int rc = restore_store(url, scratch, name, to);
+    int rc = restore_store(url, scratch, name, to, !opt_json);
     if (rc == EXIT_OK) {
+        progress("writing files", 0, 0, "");
         int e = open_offline(scratch, &ws, &pool, &err);
         if (e == 0) {
             e = extract_tree(ws, DMT_LIVE, dir, &files, &err);
@@ -123,11 +125,12 @@ static int restore_files(const char *url, const char *name, const char *dir, con
         }
         rc = e == 0 ? EXIT_OK : fail(EXIT_FAILED, &err);
     }
+    progress_end();
     remove_path(scratch);
     if (rc == EXIT_OK && !opt_json)
         printf("%" PRIu64 " files and directories in %s\n", files, dir);
     if (rc == EXIT_OK && opt_json) {
-        json_t *o = json_pack("{s:s, s:I}", "dir", dir, "files", (json_int_t)files);
+        json_t *o = json_pack("{s:o, s:I}", "dir", json_bytes(dir), "files", (json_int_t)files);
         print_json(o);
         json_decref(o);
     }
@@ -146,14 +149,19 @@ static int extract_branch(const char *name, const char *dir, const char *branch)
         return rc;
     if (!realpath(dir, path))
         return failf(EXIT_FAILED, NULL, "%s: %s", dir, strerror(errno));
-    if (control_call(
-            name,
-            json_pack("{s:s, s:s, s:s}", "cmd", "branch.extract", "branch", branch, "dir", path),
-            &r, &err) != 0)
-        return fail(EXIT_FAILED, &err);
+    rc = control_call(
+        name, json_pack("{s:s, s:s, s:s}", "cmd", "branch.extract", "branch", branch, "dir", path),
+        &r, &err);
+    if (rc != 0)
+        return fail_call(rc, &err);
     json_decref(r);
-    if (!opt_json)
+    if (opt_json) {
+        json_t *o = json_pack("{s:o, s:s}", "dir", json_bytes(dir), "branch", branch);
+        print_json(o);
+        json_decref(o);
+    } else {
         printf("the files of %s are in %s\n", branch, dir);
+    }
     return EXIT_OK;
 }
 
@@ -182,13 +190,14 @@ static int run(int argc, char **argv)
     if (branch)
         return extract_branch(name, dir, branch);
     if (!from) {
-        if (ws_load(name, &c, store, &err) != 0) {
+        int rc = ws_load(name, &c, store, &err);
+        if (rc == -ENOENT)
             dmt_err_hint(
                 &err,
                 "On another machine say where the archive is: dumont restore %s DIR --from URL",
                 name);
-            return fail(EXIT_ABSENT, &err);
-        }
+        if (rc != 0)
+            return fail_conf(rc, &err);
         from = dmt_conf_get(c, "archive");
         if (!from) {
             dmt_conf_free(c);

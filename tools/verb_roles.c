@@ -10,7 +10,7 @@ static int ask(const char *ws, json_t *req)
     json_t *r = NULL;
     int rc = control_call(ws, req, &r, &err);
     if (rc != 0)
-        return fail(rc == -ENOENT || rc == -ECONNREFUSED ? EXIT_ABSENT : EXIT_FAILED, &err);
+        return fail_call(rc, &err);
     if (opt_json)
         print_json(r);
     else if (*json_str(r, "text"))
@@ -31,12 +31,11 @@ const struct verb verb_handover = {
 
 static int run_promote(int argc, char **argv)
 {
-    bool force = argc == 3 && strcmp(argv[2], "--force") == 0;
-    if (argc != 2 && !force)
+    if (argc != 2)
         return usage_of(&verb_promote);
-    return ask(argv[1], json_pack("{s:s, s:b}", "cmd", "promote", "force", force));
+    return ask(argv[1], json_pack("{s:s}", "cmd", "promote"));
 }
-const struct verb verb_promote = {"promote", "NAME [--force]",
+const struct verb verb_promote = {"promote", "NAME",
                                   "make this standby the holder now, without waiting for silence",
                                   run_promote};
 

@@ -9,17 +9,16 @@ static int call(const char *ws, json_t *req, json_t **ret)
 {
     struct dmt_err err = {0};
     int rc = control_call(ws, req, ret, &err);
-    if (rc == 0)
-        return EXIT_OK;
-    return fail(
-        rc == -ENOENT && !*ret && strstr(err.msg, "not running") ? EXIT_ABSENT : EXIT_FAILED, &err);
+    return rc == 0 ? EXIT_OK : fail_call(rc, &err);
 }
 
 static void print_one(const json_t *s)
 {
     char t[32];
-    printf("%-32s  %s  position %-10" PRIu64 "  %s\n", json_str(s, "name"),
-           local_time(json_u64(s, "time_ns"), t), json_u64(s, "seq"), json_str(s, "note"));
+    bool branch = json_bool(s, "branch"); /* of records of many times */
+    printf("%-32s  %-19s  position %-10" PRIu64 "  %s\n", json_str(s, "name"),
+           branch ? "-" : local_time(json_u64(s, "time_ns"), t), json_u64(s, "seq"),
+           json_str(s, "note"));
 }
 
 static int snap_create(int argc, char **argv)
@@ -39,11 +38,10 @@ static int snap_create(int argc, char **argv)
     return rc;
 }
 
-static int snap_list(int argc, char **argv, const char *only)
+static int snap_list(char **argv, const char *only)
 {
     json_t *r = NULL, *s;
     size_t i;
-    (void)argc;
     int rc = call(argv[0], json_pack("{s:s}", "cmd", "snapshot.list"), &r);
     if (rc != EXIT_OK)
         return rc;
@@ -66,7 +64,7 @@ static int snap_list(int argc, char **argv, const char *only)
     }
     json_decref(r);
     if (only && !found)
-        return failf(EXIT_FAILED, "`dumont snapshot list` shows what there is.",
+        return failf(EXIT_FAILED, "`dumont snapshot list NAME` shows what there is.",
                      "no snapshot \"%s\" in %s", only, argv[0]);
     return EXIT_OK;
 }
@@ -77,9 +75,16 @@ static int snap_delete(int argc, char **argv)
     if (argc != 2)
         return usage_of(&verb_snapshot);
     int rc = call(argv[0], json_pack("{s:s, s:s}", "cmd", "snapshot.delete", "name", argv[1]), &r);
-    if (rc == EXIT_OK && !opt_json)
-        printf("snapshot %s deleted\n", argv[1]);
     json_decref(r);
+    if (rc != EXIT_OK)
+        return rc;
+    if (opt_json) {
+        r = json_pack("{s:s}", "deleted", argv[1]);
+        print_json(r);
+        json_decref(r);
+    } else {
+        printf("snapshot %s deleted\n", argv[1]);
+    }
     return rc;
 }
 
@@ -126,9 +131,9 @@ static int run_snapshot(int argc, char **argv)
     if (strcmp(what, "create") == 0)
         return snap_create(argc, argv);
     if (strcmp(what, "list") == 0 && argc == 1)
-        return snap_list(argc, argv, NULL);
+        return snap_list(argv, NULL);
     if (strcmp(what, "show") == 0 && argc == 2)
-        return snap_list(argc, argv, argv[1]);
+        return snap_list(argv, argv[1]);
     if (strcmp(what, "delete") == 0)
         return snap_delete(argc, argv);
     if (strcmp(what, "diff") == 0)
@@ -177,6 +182,10 @@ static int run_rollback(int argc, char **argv)
         if (dry)
             print_changes(json_object_get(r, "changes"));
         printf("%" PRIu64 " files %s\n", json_u64(r, "changed"), dry ? "would change" : "changed");
+        if (json_u64(r, "incomplete"))
+            printf("%" PRIu64 " files have older content than that: their bulk data of that moment "
+                   "was not archived\n",
+                   json_u64(r, "incomplete"));
         if (!dry)
             printf("the state before is kept as snapshot %s: roll back to it to undo this\n",
                    json_str(r, "saved_as"));

@@ -1,6 +1,6 @@
 /* verb_status.c: `dumont status`: one screen: role, epoch, lag, what is pending, when a restore was
  * last proved. Asks each workspace's own process; one that does not run is shown as such from its
- * files. --watch redraws every second until Ctrl-C. One thread.
+ * files. --watch says it every second until Ctrl-C (a terminal is redrawn). One thread.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -8,17 +8,45 @@
 #include <unistd.h>
 #include "tools/dumont.h"
 
-static void line_peer(const json_t *s)
+/* On a standby: where it stands with its holder. */
+static void line_holder(const json_t *s)
+{
+    char a[32], b[32];
+    const json_t *p = json_object_get(s, "holder_link");
+    const char *node = json_str(s, "holder_node");
+    printf("  holder      %s", *node ? node : "not known yet");
+    if (!json_bool(p, "connected")) {
+        printf(", not connected%s%s\n", *json_str(p, "note") ? ": " : "", json_str(p, "note"));
+        return;
+    }
+    if (json_bool(s, "resync") || json_bool(p, "resyncing")) {
+        printf(": full synchronisation under way, %s received\n",
+               human_bytes(json_u64(p, "state_bytes"), a));
+        return;
+    }
+    printf(": received %" PRIu64 ", durable %" PRIu64 ", applied %" PRIu64
+           "; bulk %s to come, round trip %s\n",
+           json_u64(p, "received"), json_u64(p, "durable"), json_u64(p, "applied"),
+           human_bytes(json_u64(p, "bulk_bytes"), a), human_ms(json_u64(p, "rtt_us") / 1000, b));
+}
+
+static void line_standby(const json_t *s)
 {
     char a[32], b[32], c[32];
     const json_t *p = json_object_get(s, "standby");
     if (!p) {
-        printf("  standby     none configured: one copy\n");
+        printf("  standby     none configured\n");
+        return;
+    }
+    if (json_bool(p, "resyncing")) {
+        printf("  standby     %s: full synchronisation under way, %s sent\n", json_str(p, "node"),
+               human_bytes(json_u64(p, "state_bytes"), a));
         return;
     }
     if (!json_bool(p, "connected")) {
-        printf("  standby     %s not connected%s%s\n", json_str(p, "node"),
-               *json_str(p, "note") ? ": " : "", json_str(p, "note"));
+        printf("  standby     %s%snot connected%s%s\n", json_str(p, "node"),
+               *json_str(p, "node") ? " " : "", *json_str(p, "note") ? ": " : "",
+               json_str(p, "note"));
         return;
     }
     printf("  standby     %s%s: received %" PRIu64 ", durable %" PRIu64 ", applied %" PRIu64
@@ -37,8 +65,13 @@ static void line_archive(const json_t *s)
         printf("  archive     none configured\n");
         return;
     }
-    printf("  archive     %s: up to %" PRIu64 ", %s pending", json_str(p, "url"),
-           json_u64(p, "seq"), human_bytes(json_u64(p, "pending_bytes"), a));
+    printf("  archive     %s", json_str(p, "url"));
+    if (!json_bool(s, "holder")) {
+        printf(" (written by the holder)\n");
+        return;
+    }
+    printf(": up to %" PRIu64 ", %s pending", json_u64(p, "seq"),
+           human_bytes(json_u64(p, "pending_bytes"), a));
     if (*json_str(p, "error"))
         printf("; failing since %s: %s", local_time(json_u64(p, "error_since_ns"), t),
                json_str(p, "error"));
@@ -71,14 +104,17 @@ static void print_status(const json_t *s)
            json_u64(s, "inodes"), human_bytes(json_u64(s, "live_bytes"), a),
            human_bytes(json_u64(s, "pinned_bytes"), b), json_u64(s, "snapshots"),
            human_bytes(json_u64(s, "dirty_bytes"), c));
-    line_peer(s);
+    if (json_bool(s, "holder"))
+        line_standby(s);
+    else
+        line_holder(s);
     line_archive(s);
     if (json_u64(s, "oldest_sync_ms") > 1000)
         printf("  waiting     oldest sync waits for %s\n",
                human_ms(json_u64(s, "oldest_sync_ms"), a));
     if (json_u64(s, "incomplete_files"))
         printf("  incomplete  %" PRIu64
-               " files lost unsynced bulk data in the last failover (dumont log %s --incomplete)\n",
+               " files lost unsynced bulk data in a failover (dumont log %s --incomplete)\n",
                json_u64(s, "incomplete_files"), json_str(s, "name"));
 }
 
@@ -87,18 +123,22 @@ static int status_one(const char *name, json_t *into)
     struct dmt_err err = {0};
     json_t *s = NULL;
     int rc = control_call(name, json_pack("{s:s}", "cmd", "status"), &s, &err);
-    if (rc == -ENOENT || rc == -ECONNREFUSED) {
+    if (rc == CALL_ABSENT) {
         struct dmt_conf *c = NULL;
-        char store[4096];
+        char store[4096], path[4096];
         rc = ws_load(name, &c, store, &err);
         if (rc != 0)
-            return fail(EXIT_ABSENT, &err);
+            return fail_conf(rc, &err);
         dmt_conf_free(c);
-        s = json_pack("{s:s, s:s, s:s}", "name", name, "state", "not running here", "store", store);
+        ws_stopped_path(name, path);
+        bool stopped = access(path, F_OK) == 0;
+        s = json_pack("{s:s, s:s, s:s, s:b}", "name", name, "state", "not running here", "store",
+                      store, "stopped", stopped);
         if (!opt_json)
-            printf("%s  not running here; store %s\n", name, store);
+            printf("%s  not running here%s; store %s\n", name,
+                   stopped ? " (unmounted or stopped by hand)" : "", store);
     } else if (rc != 0) {
-        return fail(EXIT_FAILED, &err);
+        return fail_call(rc, &err);
     } else if (!opt_json) {
         print_status(s);
     }
@@ -148,7 +188,8 @@ static int run(int argc, char **argv)
             name = argv[i];
     }
     while (watch) {
-        printf("\033[H\033[2J");
+        if (!opt_json && isatty(STDOUT_FILENO))
+            printf("\033[H\033[2J");
         int rc = once(name);
         fflush(stdout);
         if (rc != EXIT_OK)

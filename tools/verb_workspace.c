@@ -4,7 +4,7 @@
  * create makes the store (identity, empty root) and the configuration file; with standby-role
  * options it makes only the configuration: the store of a standby is filled by its first
  * synchronisation. `create NEW --from URL` fills the store from an archive. remove asks for --yes
- * and refuses while the workspace runs. One thread.
+ * and refuses while the workspace runs. (stop and start: workspace_stop.c.) One thread.
  */
 #include <dirent.h>
 #include <fcntl.h>
@@ -57,12 +57,13 @@ static int take_settings(struct dmt_conf *c, int argc, char **argv, int from)
         if (!eq && i + 1 < argc && argv[i][0] == '-' && argv[i + 1][0] != '-' &&
             strcmp(key, "create") != 0)
             val = argv[++i];
+        if (eq && !*val && dmt_option_find(key)) {
+            dmt_conf_unset(c, key);
+            continue;
+        }
         if (dmt_option_check(key, val, DMT_OPT_IN_CONF, &err) != 0)
             return fail(EXIT_USAGE, &err);
-        if (eq && !*val)
-            dmt_conf_unset(c, key);
-        else
-            dmt_conf_set(c, key, val);
+        dmt_conf_set(c, key, val);
     }
     return EXIT_OK;
 }
@@ -93,6 +94,13 @@ static const char *take_flag(int *argc, char **argv, const char *flag)
     return NULL;
 }
 
+static void print_two(const char *k1, const char *v1, const char *k2, const char *v2)
+{
+    json_t *o = json_pack("{s:s, s:o}", k1, v1, k2, json_bytes(v2));
+    print_json(o);
+    json_decref(o);
+}
+
 static int create(int argc, char **argv)
 {
     struct dmt_err err = {0};
@@ -117,16 +125,22 @@ static int create(int argc, char **argv)
     if (!s)
         snprintf(store, sizeof store, "%s/%s", dmt_dir_state(), name);
     if (rc == EXIT_OK && from)
-        rc = restore_store(from, store, name, to);
+        rc = restore_store(from, store, name, to, !opt_json);
     else if (rc == EXIT_OK && !(role && strcmp(role, "standby") == 0) &&
              make_store(name, store, c, &err) != 0)
         rc = fail(EXIT_FAILED, &err);
     if (rc == EXIT_OK && save_conf(name, c, &err) != 0)
         rc = fail(EXIT_FAILED, &err);
-    dmt_conf_free(c);
-    if (rc == EXIT_OK && !opt_json)
+    bool standby = role && strcmp(role, "standby") == 0;
+    if (rc == EXIT_OK && opt_json)
+        print_two("name", name, "store", store);
+    else if (rc == EXIT_OK && standby)
+        printf("standby of %s configured; dumontd starts it, and its holder fills %s\n", name,
+               store);
+    else if (rc == EXIT_OK)
         printf("workspace %s created in %s\nmount it with: mount -t dumont %s DIR\n", name, store,
                name);
+    dmt_conf_free(c);
     return rc;
 }
 
@@ -134,12 +148,11 @@ static int list_one(void *ctx, const char *name)
 {
     struct dmt_conf *c = NULL;
     struct dmt_err err = {0};
-    char store[4096], sock[108];
+    char store[4096];
     if (ws_load(name, &c, store, &err) != 0)
         return 0;
-    ws_sock_path(name, sock);
     const char *role = dmt_conf_get(c, "role");
-    bool runs = access(sock, F_OK) == 0;
+    bool runs = ws_runs(name);
     if (opt_json)
         json_array_append_new(ctx, json_pack("{s:s, s:s, s:s, s:b}", "name", name, "store", store,
                                              "role", role ? role : "primary", "running", runs));
@@ -155,8 +168,9 @@ static int show(const char *name)
     struct dmt_err err = {0};
     struct dmt_conf *c = NULL;
     char store[4096];
-    if (ws_load(name, &c, store, &err) != 0)
-        return fail(EXIT_ABSENT, &err);
+    int rc = ws_load(name, &c, store, &err);
+    if (rc != 0)
+        return fail_conf(rc, &err);
     json_t *o = json_pack("{s:s, s:s}", "name", name, "store", store);
     for (size_t i = 0; i < dmt_conf_count(c); i++) {
         json_object_set_new(o, dmt_conf_key(c, i), json_string(dmt_conf_value(c, i)));
@@ -176,20 +190,24 @@ static int set(int argc, char **argv)
 {
     struct dmt_err err = {0};
     struct dmt_conf *c = NULL;
-    char store[4096], sock[108];
+    char store[4096];
     if (argc < 2)
         return usage_of(&verb_workspace);
-    if (ws_load(argv[0], &c, store, &err) != 0)
-        return fail(EXIT_ABSENT, &err);
-    int rc = take_settings(c, argc, argv, 1);
+    int rc = ws_load(argv[0], &c, store, &err);
+    if (rc != 0)
+        return fail_conf(rc, &err);
+    rc = take_settings(c, argc, argv, 1);
     if (rc == EXIT_OK && dmt_options_consistent(c, &err) != 0)
         rc = fail(EXIT_USAGE, &err);
     if (rc == EXIT_OK && save_conf(argv[0], c, &err) != 0)
         rc = fail(EXIT_FAILED, &err);
     dmt_conf_free(c);
-    ws_sock_path(argv[0], sock);
-    if (rc == EXIT_OK && !opt_json && access(sock, F_OK) == 0)
-        printf("saved; it takes effect when %s is mounted again\n", argv[0]);
+    if (rc != EXIT_OK)
+        return rc;
+    if (opt_json)
+        return show(argv[0]);
+    printf("saved%s%s%s\n", ws_runs(argv[0]) ? "; it takes effect when " : "",
+           ws_runs(argv[0]) ? argv[0] : "", ws_runs(argv[0]) ? " is started again" : "");
     return rc;
 }
 
@@ -223,29 +241,32 @@ static int remove_ws(int argc, char **argv)
     struct dmt_err err = {0};
     struct dmt_conf *c = NULL;
     char store[4096], path[4096];
-    json_t *r = NULL;
     bool yes = argc == 2 && strcmp(argv[1], "--yes") == 0;
     if (argc != 1 && !yes)
         return usage_of(&verb_workspace);
-    if (ws_load(argv[0], &c, store, &err) != 0)
-        return fail(EXIT_ABSENT, &err);
+    int rc = ws_load(argv[0], &c, store, &err);
+    if (rc != 0)
+        return fail_conf(rc, &err);
     dmt_conf_free(c);
-    if (control_call(argv[0], json_pack("{s:s}", "cmd", "status"), &r, NULL) == 0) {
-        json_decref(r);
+    if (ws_runs(argv[0]))
         return failf(EXIT_FAILED,
-                     "Unmount it first (on a standby: stop it with `dumont fence NAME`).",
+                     "Unmount it first (a standby: stop it with `dumont workspace stop NAME`).",
                      "workspace %s is running", argv[0]);
-    }
     if (!yes)
         return failf(EXIT_USAGE, "Add --yes to do it; an archive, if there is one, is not touched.",
                      "this deletes workspace %s and everything in %s on this machine", argv[0],
                      store);
-    int rc = remove_tree(AT_FDCWD, store);
-    if (rc != 0)
+    if ((rc = remove_tree(AT_FDCWD, store)) != 0)
         return failf(EXIT_FAILED, NULL, "cannot remove %s: %s", store, dmt_strerror(rc));
     ws_conf_path(argv[0], path);
     if (unlink(path) != 0 && errno != ENOENT)
         return failf(EXIT_FAILED, NULL, "cannot remove %s: %s", path, strerror(errno));
+    ws_stopped_path(argv[0], path);
+    (void)unlink(path);
+    if (opt_json)
+        print_two("removed", argv[0], "store", store);
+    else
+        printf("workspace %s removed\n", argv[0]);
     return EXIT_OK;
 }
 
@@ -268,10 +289,12 @@ static int run(int argc, char **argv)
         return set(argc - 2, argv + 2);
     if (strcmp(what, "remove") == 0)
         return remove_ws(argc - 2, argv + 2);
+    if ((strcmp(what, "stop") == 0 || strcmp(what, "start") == 0) && argc == 3)
+        return what[2] == 'o' ? ws_stop(argv[2]) : ws_start(argv[2]);
     return usage_of(&verb_workspace);
 }
 
 const struct verb verb_workspace = {
     "workspace",
-    "create NAME [KEY=VALUE...] [--from URL [--to TIME]] | list | show NAME | set NAME KEY=VALUE... | remove NAME --yes",
-    "make, list, configure and remove workspaces on this machine", run};
+    "create NAME [KEY=VALUE...] [--from URL [--to TIME]] | list | show NAME | set NAME KEY=VALUE... | remove NAME --yes | stop NAME | start NAME",
+    "make, list, configure, remove workspaces of this machine; stop and start a standby", run};

@@ -2,7 +2,7 @@
  *
  * Owns the table of them. agent-scan looks every SCAN_MS: each RUN/NAME.sock that answers is a
  * running process (its holder is its parent, watched by pidfd); each ETC/workspaces/NAME.conf with
- * role=standby or auto=yes that has none gets a holder. Happy path: found or started once, then
+ * role=standby or auto=yes that has none, and was not stopped by hand, gets a holder. Happy path: found or started once, then
  * only asked for its status and for what happened, which goes into the controller's history. Failure modes: a holder that ends soon after its start is started
  * again after 1, 2, 4 ... 60 s; one that does not answer is left alone (its holder lives, so it is
  * not dead). agent-watch polls the pidfds: the end of a holder is told to the controller at once,
@@ -199,6 +199,14 @@ static bool wanted(const char *path)
     return yes;
 }
 
+/* RUN/NAME.stopped: a person unmounted it or said `dumont workspace stop`; not ours to start. */
+static bool stopped_by_hand(const char *name)
+{
+    char path[600];
+    (void)snprintf(path, sizeof(path), "%s/%s.stopped", dmt_dir_run(), name);
+    return access(path, F_OK) == 0;
+}
+
 static void find_holder(char *path, size_t size)
 {
     const char *dir = getenv("DUMONT_LIBDIR");
@@ -283,7 +291,7 @@ static void look_at_confs(struct agent *a)
             continue;
         (void)snprintf(name, sizeof(name), "%.*s", (int)n, e->d_name);
         (void)snprintf(path, sizeof(path), "%s/%s", dir, e->d_name);
-        if (dmt_workspace_name_check(name, NULL) == 0 && wanted(path))
+        if (dmt_workspace_name_check(name, NULL) == 0 && wanted(path) && !stopped_by_hand(name))
             start_if_needed(a, name, path);
     }
     if (d)

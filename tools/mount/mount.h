@@ -55,6 +55,9 @@ int mount_start(const struct mount_args *a);
  * no opens here before users come. 0, -ETIMEDOUT, -errno. */
 int mount_verify(const char *dir, int timeout_ms);
 
+/* RUN/NAME.stopped: a person ended this workspace; dumontd does not start it by itself. Mounting takes the mark away. */
+void mount_mark_stopped(const char *name, bool stopped);
+
 /* control.c: the control socket of the workspace process. */
 struct ws_state {
     char mountpoint[DMT_PATH_MAX], holder_node[65], epoch[32], note[256];

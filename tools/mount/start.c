@@ -71,8 +71,9 @@ static int look_at_mounts(struct mount_args *a, bool *ret_done)
         if (a->fake)
             break;
         if (umount2(a->dir, MNT_DETACH | UMOUNT_NOFOLLOW) < 0) {
-            rc = complain_text(EX_FAIL, NULL, "a dead mount of %s on %s cannot be detached: %s",
-                               a->name, a->dir, strerror(errno));
+            rc = complain_text(EX_FAIL, "umount -l DIR does it by hand",
+                               "a dead mount of %s on %s cannot be detached: %s", a->name, a->dir,
+                               strerror(errno));
             break;
         }
         if (a->verbose)
@@ -98,8 +99,8 @@ int mount_check_place(struct mount_args *a, bool *ret_done)
     if (rc || *ret_done)
         return rc;
     if (stat(a->dir, &st) < 0)
-        return complain_text(EX_FAIL, NULL, "the mount point %s cannot be used: %s", a->dir,
-                             strerror(errno));
+        return complain_text(EX_FAIL, "if something dead is mounted there: umount -l DIR",
+                             "the mount point %s cannot be used: %s", a->dir, strerror(errno));
     if (!S_ISDIR(st.st_mode))
         return complain_text(EX_FAIL, "a workspace is mounted on a directory",
                              "%s is not a directory", a->dir);
@@ -158,8 +159,10 @@ static int wait_for_others(const struct mount_args *a, const char *store)
         int rc = control_status(a->name, &st, NULL);
         if (rc == 0 || rc == -ETIMEDOUT) {
             if (rc == -ETIMEDOUT)
-                return complain_text(EX_FAIL, NULL, "the process that serves %s does not answer",
-                                     a->name);
+                return complain_text(EX_FAIL,
+                                     "the log of the workspace says why; if it stays so, end the "
+                                     "process: the journal loses nothing",
+                                     "the process that serves %s does not answer", a->name);
             rc = deal_with_running(a, &st, ms);
             if (rc != EX_OK)
                 return rc;
@@ -184,8 +187,8 @@ static int check_known(const struct mount_args *a, const char *store)
         access(db, F_OK) == 0)
         return EX_OK;
     if (errno != ENOENT)
-        return complain_text(EX_FAIL, NULL, "the store %s cannot be read: %s", store,
-                             strerror(errno));
+        return complain_text(EX_FAIL, "store= in the workspace's configuration says where it is",
+                             "the store %s cannot be read: %s", store, strerror(errno));
     (void)snprintf(hint, sizeof(hint),
                    "create it with: dumont workspace create %s   or mount with -o create", a->name);
     return complain_text(EX_FAIL, hint, "there is no workspace \"%s\" (no store in %s)", a->name,
@@ -301,8 +304,12 @@ static int stay(pid_t pid)
 static int wait_ready(const struct mount_args *a, pid_t pid, int fd)
 {
     struct dmt_err err = {0};
+    struct ws_state st;
     int code = 0, rc = dmt_ready_read(fd, timeout_ms(a), &mount_stop, &code, &err);
 
+    /* From here on dumontd may keep it going; not before, or it might be faster than we. */
+    if (rc == 0 && control_status(a->name, &st, NULL) == 0)
+        mount_mark_stopped(a->name, false);
     if (rc == -EINTR || rc == -ETIMEDOUT) {
         stop_holder(pid);
         if (rc == -EINTR)
@@ -323,8 +330,9 @@ static int wait_ready(const struct mount_args *a, pid_t pid, int fd)
         /* The look may still hang in there and keep the mount busy: break the connection. */
         (void)umount2(a->dir, MNT_FORCE | MNT_DETACH | UMOUNT_NOFOLLOW);
         stop_holder(pid);
-        return complain_text(EX_FAIL, NULL, "%s was mounted on %s but does not answer: %s", a->name,
-                             a->dir, strerror(-rc));
+        return complain_text(EX_FAIL, "it was unmounted again; the log of the workspace says more",
+                             "%s was mounted on %s but does not answer: %s", a->name, a->dir,
+                             strerror(-rc));
     }
     if (a->verbose)
         (void)printf("%s mounted on %s\n", a->name, a->dir);
@@ -393,7 +401,7 @@ int mount_main(int argc, char **argv)
         return EX_SYSERR;
     rc = mount_parse(a, argc, argv);
     if (rc == EX_OK && geteuid() != 0)
-        rc = complain_text(EX_USAGE, NULL, "only root may mount");
+        rc = complain_text(EX_USAGE, "run it as root", "only root may mount");
     if (rc == EX_OK && dmt_conf_get(a->options, "remount")) {
         rc = mount_remount(a);
         done = true;

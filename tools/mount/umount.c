@@ -2,8 +2,8 @@
  * process has closed its store.
  *
  * Happy path: find the mount; ask the workspace to make everything durable (here and, if paired,
- * there); umount2; wait until its process is gone, so that a mount right after finds the store
- * free. -l detaches at once and waits for nothing; -f does not insist on the drain.
+ * there); leave a mark that dumontd is not to start it again; umount2; wait until its process is
+ * gone, so that a mount right after finds the store free. -l detaches at once and waits for nothing; -f does not insist on the drain.
  *
  * Failure modes: not mounted (32); in use (32, with how to find by whom); no drain within
  * DRAIN_MAX_MS: says what is pending, leaves the mount alone (32). A mount whose process is dead is
@@ -11,6 +11,7 @@
  */
 #include "tools/mount/mount.h"
 
+#include <fcntl.h>
 #include <getopt.h>
 #include <limits.h>
 #include <poll.h>
@@ -21,6 +22,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #include "fs/base/mountinfo.h"
+#include "fs/base/options.h"
 
 #define DRAIN_MAX_MS 30000
 #define CLOSE_MAX_MS 60000
@@ -42,7 +44,12 @@ static int find_mount(const char *what, struct dmt_mount *m)
         return EX_OK;
     if (rc == 1)
         return complain_text(EX_FAIL, "use umount", "%s is not a Dumont mount", m->dir);
-    return complain_text(EX_FAIL, NULL, "%s is not mounted", what);
+    struct ws_state st;
+    if (!strchr(what, '/') && control_status(what, &st, NULL) == 0)
+        return complain_text(EX_FAIL, "it is stopped with: dumont workspace stop NAME",
+                             "%s runs here without a mount", what);
+    return complain_text(EX_FAIL, "`dumont status` shows what is mounted, and where",
+                         "%s is not mounted", what);
 }
 
 static int drain(const struct dmt_mount *m, const struct umount_args *a)
@@ -72,6 +79,19 @@ static void wait_for_end(int pidfd)
                       program);
 }
 
+void mount_mark_stopped(const char *name, bool stopped)
+{
+    char path[DMT_PATH_MAX];
+    (void)snprintf(path, sizeof(path), "%s/%s.stopped", dmt_dir_run(), name);
+    if (!stopped) {
+        (void)unlink(path);
+        return;
+    }
+    int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+    if (fd >= 0)
+        close(fd);
+}
+
 static int do_umount(const struct dmt_mount *m, const struct umount_args *a)
 {
     struct ws_state st;
@@ -84,10 +104,16 @@ static int do_umount(const struct dmt_mount *m, const struct umount_args *a)
         flags |= MNT_DETACH; /* nobody serves it: there is nothing to wait for */
     else if (!a->lazy)
         rc = drain(m, a);
-    if (rc == EX_OK && umount2(m->dir, flags) < 0)
+    if (rc == EX_OK)
+        mount_mark_stopped(m->workspace, true);
+    if (rc == EX_OK && umount2(m->dir, flags) < 0) {
+        int e = errno;
+        mount_mark_stopped(m->workspace, false);
+        errno = e;
         rc = complain_text(
             EX_FAIL, errno == EBUSY ? "fuser -vm DIR shows by whom; -l detaches it at once" : NULL,
             "%s: %s", m->dir, errno == EBUSY ? "in use" : strerror(errno));
+    }
     if (rc == EX_OK && !a->lazy)
         wait_for_end(pidfd);
     if (rc == EX_OK && a->verbose)
@@ -123,7 +149,7 @@ int umount_main(int argc, char **argv)
     }
     a.what = argv[optind];
     if (geteuid() != 0)
-        return complain_text(EX_USAGE, NULL, "only root may unmount");
+        return complain_text(EX_USAGE, "run it as root", "only root may unmount");
     m = calloc(1, sizeof(*m));
     if (!m)
         return complain_text(EX_SYSERR, NULL, "out of memory");
