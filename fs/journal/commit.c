@@ -275,8 +275,7 @@ void dmt_journal_kick(struct dmt_journal *j, uint64_t seq)
     pthread_mutex_unlock(&j->lock);
 }
 
-/* own: the caller syncs if nobody does. */
-static int wait_durable(struct dmt_journal *j, uint64_t seq, bool own)
+int dmt_journal_wait(struct dmt_journal *j, uint64_t seq)
 {
     pthread_mutex_lock(&j->lock);
     uint64_t cuts = j->cuts;
@@ -286,21 +285,11 @@ static int wait_durable(struct dmt_journal *j, uint64_t seq, bool own)
             r = j->error;
         else if (j->cuts != cuts && seq > j->tail.seq)
             r = DMT_E_STALE;
-        else if (j->syncing || !own)
+        else if (j->syncing)
             pthread_cond_wait(&j->done, &j->lock);
         else
             (void)journal_commit(j);
     }
     pthread_mutex_unlock(&j->lock);
     return r;
-}
-
-int dmt_journal_wait(struct dmt_journal *j, uint64_t seq)
-{
-    return wait_durable(j, seq, true);
-}
-
-int dmt_journal_watch(struct dmt_journal *j, uint64_t seq)
-{
-    return wait_durable(j, seq, false);
 }
