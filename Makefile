@@ -66,7 +66,7 @@ PROGRAMS := $(if $(SRC_dumontfs),$(BUILD)/dumontfs) $(if $(SRC_holder),$(BUILD)/
 	$(if $(SRC_mount),$(BUILD)/mount.dumont) $(if $(SRC_dumont),$(BUILD)/dumont) $(if $(SRC_dumontd),$(BUILD)/dumontd)
 
 .DEFAULT_GOAL := all
-.PHONY: all clean install demo test test-programs fuzz-programs fuzz-smoke mutants bench lint asan ubsan tsan deps deps-test check-layers format kill-loop pjdfstest help
+.PHONY: all clean install demo test test-programs fuzz-programs fuzz-smoke mutants bench lint asan ubsan tsan deps deps-test check-layers format kill-loop pjdfstest fsx programs help
 all: $(PROGRAMS)
 
 link = $(call quiet,LD)$(CC) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(libs-pkg) -lm
@@ -135,11 +135,17 @@ kill-loop: deps-test
 	@BUILD=$(BUILD) tests/integration/kill_loop.sh $(or $(ROUNDS),1000)
 
 # public test suites on a fresh mount, from a checkout that is left as it is: make pjdfstest SRC=DIR (docs/posix.md)
-SUITES := pjdfstest
+SUITES := pjdfstest fsx
 $(SUITES): deps-test
 	@.ci/install suites
 	@$(MAKE) --no-print-directory all test-programs
 	@BUILD=$(BUILD) tests/suites/$@ $(SRC)
+
+# PostgreSQL, LMDB, venv, npm on a mount
+programs: deps-test
+	@.ci/install programs
+	@$(MAKE) --no-print-directory all test-programs
+	@BUILD=$(BUILD) tests/suites/programs
 
 # each entry of tests/fuzz for SECONDS (10) under libFuzzer
 fuzz-smoke:
