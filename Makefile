@@ -66,7 +66,7 @@ PROGRAMS := $(if $(SRC_dumontfs),$(BUILD)/dumontfs) $(if $(SRC_holder),$(BUILD)/
 	$(if $(SRC_mount),$(BUILD)/mount.dumont) $(if $(SRC_dumont),$(BUILD)/dumont) $(if $(SRC_dumontd),$(BUILD)/dumontd)
 
 .DEFAULT_GOAL := all
-.PHONY: all clean install demo test test-programs fuzz-programs fuzz-smoke mutants bench lint asan ubsan tsan deps deps-test check-layers format kill-loop pjdfstest fsx programs help
+.PHONY: all clean install demo test test-programs fuzz-programs fuzz-smoke mutants bench lint asan ubsan tsan deps deps-test check-layers format kill-loop sim pjdfstest fsx programs help
 all: $(PROGRAMS)
 
 link = $(call quiet,LD)$(CC) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(libs-pkg) -lm
@@ -92,8 +92,10 @@ HELPER_BIN  := $(HELPER_SRC:%.c=$(BUILD)/%)
 FUZZ_SRC    := $(wildcard tests/fuzz/fuzz_*.c)
 FUZZ_BIN    := $(FUZZ_SRC:%.c=$(BUILD)/%)
 FUZZ_DRIVER := $(if $(filter fuzz,$(SAN)),,$(call obj,tests/fuzz/driver.c))
+# tests/sim is one program: the cores of lease and replica and the controller's decisions in a simulated world
+SIM_BIN     := $(BUILD)/tests/sim/test_sim
 fuzz-programs: $(FUZZ_BIN)
-test-programs: $(UNIT_BIN) $(HELPER_BIN) $(FUZZ_BIN)
+test-programs: $(UNIT_BIN) $(HELPER_BIN) $(FUZZ_BIN) $(SIM_BIN)
 
 .SECONDEXPANSION:
 module-of = $(word 3,$(subst /, ,$(patsubst $(BUILD)/%,%,$(1))))
@@ -107,6 +109,11 @@ $(FUZZ_BIN): $(BUILD)/%: $(BUILD)/obj/%.o $(FUZZ_DRIVER) $$(call libs,$$(call fu
 $(HELPER_BIN): $(BUILD)/%: $(BUILD)/obj/%.o $(call libs,base)
 	@mkdir -p $(@D)
 	$(call quiet,LD)$(CC) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(libs-pkg) -lm
+
+SIM_OBJ := $(call obj,$(wildcard tests/sim/*.c))
+$(SIM_BIN): $(SIM_OBJ) $(call libs,daemon) $(call lib,replica)
+	@mkdir -p $(@D)
+	$(call quiet,LD)$(CC) $(LDFLAGS_ALL) -o $@ $(SIM_OBJ) $(call lib,daemon) $(call lib,replica) $(call lib,lease) $(call lib,base) $(libs-pkg) -lm
 
 deps:
 	@.ci/install build run
@@ -129,6 +136,10 @@ asan ubsan tsan:
 	@$(MAKE) --no-print-directory SAN=$@ deps-test
 	@$(MAKE) --no-print-directory SAN=$@ all test-programs
 	@SAN=$@ BUILD=build/$@ tests/run
+
+# make sim SEED=17 replays one run exactly (TRACE=1 tells each step); COUNT=1000 runs so many from there
+sim: $(SIM_BIN)
+	@$(SIM_BIN) $(or $(SEED),1) $(or $(COUNT),1)
 
 kill-loop: deps-test
 	@$(MAKE) --no-print-directory all test-programs

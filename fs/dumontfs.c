@@ -11,6 +11,7 @@
 
 #include <fcntl.h>
 #include <getopt.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -491,6 +492,8 @@ static int start_all(struct app *a, struct dmt_err *err)
         rc = find_store(a, err);
     if (rc == 0)
         rc = make_lease(a, err);
+    if (rc == 0 && dmt_lease_state(a->lease) == DMT_LEASE_RESYNC)
+        atomic_store(&a->resync_waits, true); /* imported, or not begun: the holder's first look at it decides */
     if (rc == 0)
         note_boot(a);
     if (rc == 0)
@@ -554,11 +557,23 @@ static void stop_all(struct app *a)
     control_remove(a);
 }
 
+/* Small blocks come and go with every request, and are freed by other threads than those that took
+ * them (the checkpointer). In an arena of a thread's own the heap would grow by one mprotect(2) a
+ * page, and a buffer of a megabyte would be mapped and unmapped at each use. */
+static void tune_malloc(void)
+{
+    (void)mallopt(M_ARENA_MAX, 1);
+    (void)mallopt(M_TOP_PAD, 4 << 20);
+    (void)mallopt(M_TRIM_THRESHOLD, 64 << 20);
+    (void)mallopt(M_MMAP_THRESHOLD, 8 << 20);
+}
+
 int main(int argc, char **argv)
 {
     static struct app app;
     struct app *a = &app;
     struct dmt_err err = {0};
+    tune_malloc();
     signal(SIGPIPE, SIG_IGN);
     /* The holder hears these and says TERMINATE, so that the drain always runs. */
     signal(SIGHUP, SIG_IGN);

@@ -90,6 +90,7 @@ struct app {
     /* state of the mount (main only, but for the atomics) */
     bool mount_asked, ready_said;
     atomic_bool mounted, epoch_open;
+    atomic_bool closed_mount; /* mounted read-only because of after_promotion=readonly: opened when the lease is */
     char mounted_dir[DMT_PATH_MAX]; /* parts_lock */
     bool same_boot;       /* our predecessor ran in this boot of the machine: what it wrote is in the page cache */
     atomic_bool resync_waits; /* imported; ops.following is to prove it */

@@ -17,8 +17,10 @@ static int plain(void *ctx)
     /* A slow standby slows the writers instead of letting the unacknowledged tail grow; alone there
      * is nobody to wait for. */
     if (rc == 0 && a->replica && dmt_lease_dual(a->lease) &&
-        dmt_replica_unacked_bytes(a->replica) > a->lag_max)
+        dmt_replica_unacked_bytes(a->replica) > a->lag_max) {
+        dmt_replica_need(a->replica, UINT64_MAX);
         rc = 1;
+    }
     return waits(a, rc);
 }
 
@@ -44,6 +46,13 @@ static void appended(void *ctx, uint64_t tail_seq, uint64_t bytes)
         dmt_replica_appended(a->replica, tail_seq, bytes);
 }
 
+static void wanted(void *ctx, uint64_t seq)
+{
+    struct app *a = ctx;
+    if (a->replica && a->level != DMT_SYNC_LOCAL && dmt_lease_dual(a->lease))
+        dmt_replica_need(a->replica, seq);
+}
+
 static uint64_t stable(void *ctx)
 {
     struct app *a = ctx;
@@ -63,6 +72,7 @@ void gate_init(struct app *a)
                                 .begin = begin,
                                 .sync = sync_gate,
                                 .appended = appended,
+                                .wanted = wanted,
                                 .stable = stable,
                                 .peer_free = peer_free};
 }

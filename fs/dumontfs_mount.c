@@ -81,6 +81,7 @@ void mount_try(struct app *a, void *unused)
     if (!ls.readonly && dmt_lease_begin(a->lease) != 0)
         return; /* the gate opens a moment after the epoch; gate_changed comes back here */
     a->mount_asked = true;
+    atomic_store(&a->closed_mount, ls.readonly && !a->readonly);
     adopt_root(a, a->mountpoint);
     send_simple(a, DMT_HP_MOUNT, 0, a->mountpoint, a->readonly || ls.readonly ? "ro" : "");
 }

@@ -9,7 +9,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include "fs/base/log.h"
+#include "fs/base/mountinfo.h"
 #include "fs/dumontfs_past.h"
 
 /* kept for a standby that is away, or on a standby for the archive of its later epoch */
@@ -124,6 +126,31 @@ void roles_tick(struct app *a)
 }
 
 /* --- ops -------------------------------------------------------------------------------------- */
+/* after_promotion=readonly, and the operator has looked and opened it: the kernel's side of it. */
+static void open_mount(struct app *a, void *unused)
+{
+    (void)unused;
+    static const struct {
+        const char *word;
+        unsigned long bit;
+    } kept[] = {{"nosuid", MS_NOSUID}, {"nodev", MS_NODEV}, {"noexec", MS_NOEXEC}};
+    struct dmt_lease_status s;
+    unsigned long flags = MS_REMOUNT | MS_NOATIME;
+    dmt_lease_status(a->lease, &s);
+    struct dmt_mount *m = calloc(1, sizeof *m);
+    if (m && !s.readonly && atomic_load(&a->closed_mount) &&
+        dmt_mountinfo_at(a->mounted_dir, m) == 1) {
+        for (size_t i = 0; i < sizeof kept / sizeof kept[0]; i++)
+            flags |= strstr(m->options, kept[i].word) ? kept[i].bit : 0;
+        if (mount(m->source, a->mounted_dir, m->type, flags, "") == 0)
+            atomic_store(&a->closed_mount, false);
+        else
+            dmt_error("%s stays read-only: %s; mount -o remount,rw %s opens it", a->mounted_dir,
+                      strerror(errno), a->mounted_dir);
+    }
+    free(m);
+}
+
 static void gate_changed(void *ctx)
 {
     struct app *a = ctx;
@@ -134,6 +161,8 @@ static void gate_changed(void *ctx)
     app_ws_put(a);
     if (atomic_load(&a->epoch_open) && !atomic_load(&a->mounted))
         app_post(a, mount_try, NULL);
+    else if (atomic_load(&a->mounted) && atomic_load(&a->closed_mount))
+        app_post(a, open_mount, NULL);
 }
 
 static void holding(struct app *a, void *unused)

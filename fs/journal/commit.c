@@ -275,7 +275,8 @@ void dmt_journal_kick(struct dmt_journal *j, uint64_t seq)
     pthread_mutex_unlock(&j->lock);
 }
 
-int dmt_journal_wait(struct dmt_journal *j, uint64_t seq)
+/* own: the caller syncs if nobody does. */
+static int wait_durable(struct dmt_journal *j, uint64_t seq, bool own)
 {
     pthread_mutex_lock(&j->lock);
     uint64_t cuts = j->cuts;
@@ -285,11 +286,21 @@ int dmt_journal_wait(struct dmt_journal *j, uint64_t seq)
             r = j->error;
         else if (j->cuts != cuts && seq > j->tail.seq)
             r = DMT_E_STALE;
-        else if (j->syncing)
+        else if (j->syncing || !own)
             pthread_cond_wait(&j->done, &j->lock);
         else
             (void)journal_commit(j);
     }
     pthread_mutex_unlock(&j->lock);
     return r;
+}
+
+int dmt_journal_wait(struct dmt_journal *j, uint64_t seq)
+{
+    return wait_durable(j, seq, true);
+}
+
+int dmt_journal_watch(struct dmt_journal *j, uint64_t seq)
+{
+    return wait_durable(j, seq, false);
 }

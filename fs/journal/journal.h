@@ -82,6 +82,8 @@ int dmt_journal_append_raw(struct dmt_journal *j, const void *records, size_t le
 void dmt_journal_kick(struct dmt_journal *j, uint64_t seq);
 /* Blocks until durable >= seq. 0 or the journal's error. Not for handler threads. */
 int dmt_journal_wait(struct dmt_journal *j, uint64_t seq);
+/* The same, but leaves the syncing to others (a kick, the committer's own timer): for whoever only has to tell it on. */
+int dmt_journal_watch(struct dmt_journal *j, uint64_t seq);
 
 struct dmt_pos dmt_journal_tail(struct dmt_journal *j);
 struct dmt_pos dmt_journal_first(struct dmt_journal *j); /* position BEFORE the oldest record still here */

@@ -166,6 +166,8 @@ void lease_open(struct lease_state *s, struct lease_actions *out, const char *re
     /* What was acknowledged in the epoch before counts no more (R3). */
     s->ack_epoch = s->ack_durable = s->ack_whole = 0;
     s->close_since_ns = 0;
+    /* What the peer needs it says in each epoch anew. */
+    s->peer_wants_resync = s->resync_ordered = false;
 }
 
 /* --- start --- */
@@ -188,9 +190,11 @@ static void on_start(struct lease_state *s, uint64_t now, struct lease_actions *
     /* A promise that we gave before this start may still run (R12): at most so long. */
     s->promise_ns = now + LEASE_H_MAX_MS * DMT_MS;
     if (r->resync) {
+        /* A store in pieces got a new identity. This one is whole, the old state or the new one:
+         * the holder looks where it stands, and orders again if need be. Nothing is thrown away
+         * here: it may have been paired just before the flag was cleared. */
         lease_move(s, DMT_LEASE_RESYNC);
         lease_act(out, LEASE_ACT_DEMOTE);
-        lease_act(out, LEASE_ACT_RESYNC);
     } else if (r->gave_up) {
         lease_move(s, DMT_LEASE_GIVEN_UP);
     } else if (r->hold != 0 && DMT_EPOCH_MAJOR(r->hold) == DMT_EPOCH_MAJOR(r->seen)) {

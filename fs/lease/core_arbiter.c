@@ -97,8 +97,9 @@ static void adopt(struct lease_state *s, const struct lease_register *reg, uint6
     lease_say(out, reason, "epoch %u%s", reg->epoch, r->alone ? ": one copy" : "");
 }
 
-/* The register names this follower. After a HANDOVER the other has given up; a PROMOTE of ours whose answer was lost (even one of an
- * earlier life) may meet a holder that lives on our PONGs: no more of them, and the promise we gave runs out first (R12). */
+/* The register names this follower. After a HANDOVER the other has given up; a PROMOTE of ours
+ * whose answer was lost (even one of an earlier life) may meet a holder that lives on our PONGs: no
+ * more of them, and the promise we gave runs out first (R12). */
 static void take(struct lease_state *s, uint64_t now, struct lease_actions *out)
 {
     bool handed = s->reg.insync_n > 1;
@@ -207,7 +208,8 @@ void lease_arbiter_timers(struct lease_state *s, uint64_t now, struct lease_acti
         s->beat_next_ns = now + beat_every_ms(s) * DMT_MS;
         (void)lease_due(s, s->beat_next_ns, now);
     }
-    /* A working pair looks too, rarely: a request of an earlier life may have been recorded without anybody here knowing. */
+    /* A working pair looks too, rarely: a request of an earlier life may have been recorded without
+     * anybody here knowing. */
     bool looks = st == DMT_LEASE_START || st == DMT_LEASE_GIVEN_UP || st == DMT_LEASE_HOLDER_PAIRED;
     if (looks && !s->asking && s->arb_up && lease_due(s, s->read_next_ns, now)) {
         lease_ask(s, out, LEASE_READ, now);

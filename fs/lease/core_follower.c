@@ -17,6 +17,7 @@
 #include "fs/lease/core.h"
 
 #define UNFIT_READ_MS   1000u
+#define STOPPED_READ_MS 5000u
 #define RESYNC_RETRY_MS 1000u
 #define HUNG_DISK_MS    30000u
 
@@ -148,7 +149,12 @@ static void on_claim(struct lease_state *s, const struct lease_event *e, uint64_
         }
         return;
     }
-    if (e->epoch <= s->rec.seen || st == DMT_LEASE_RESYNC) { /* F4, R5 */
+    if (st == DMT_LEASE_RESYNC) { /* ordered in an earlier life and not begun: the old state */
+        if (e->alone)
+            lease_act(out, LEASE_ACT_RESYNC);
+        return;
+    }
+    if (e->epoch <= s->rec.seen) { /* F4, R5 */
         lease_say(out, "refused", "%s wants records of epoch %u.%u cut that we have followed",
                   e->id.node, DMT_EPOCH_MAJOR(e->epoch), DMT_EPOCH_MINOR(e->epoch));
         return;
@@ -296,8 +302,15 @@ void lease_follower_timers(struct lease_state *s, const struct lease_event *e, u
     }
     if (st != DMT_LEASE_FOLLOWER || !s->conf.has_peer)
         return;
-    if (s->rec.peer_stopped && !s->operator_word)
+    if (s->rec.peer_stopped && !s->operator_word) {
+        /* Its silence means nothing; but a PROMOTE of an earlier life of ours may stand there. */
+        if (!s->asking && lease_due(s, s->read_next_ns, now)) {
+            lease_ask(s, out, LEASE_READ, now);
+            s->read_next_ns = now + STOPPED_READ_MS * DMT_MS;
+            (void)lease_due(s, s->read_next_ns, now);
+        }
         return;
+    }
     uint64_t half_ns = s->lease_ms * DMT_MS / 2;
     bool word = s->dead || s->operator_word;
     if (!word && !lease_due(s, s->heard_ns + half_ns, now))

@@ -115,6 +115,7 @@ static void on_ack(struct lease_state *s, const struct lease_event *e)
     s->ack_epoch = e->epoch;
     s->ack_durable = e->durable;
     s->ack_whole = e->whole;
+    s->peer_wants_resync = false; /* it has joined this epoch */
 }
 
 static void on_promoted(struct lease_state *s, const struct lease_event *e, uint64_t now,
@@ -188,7 +189,9 @@ void lease_holder_event(struct lease_state *s, const struct lease_event *e, uint
         }
         return;
     case LEASE_EV_RESYNC_NEEDED:
+        /* An order given before did not reach anybody. */
         s->peer_wants_resync = true;
+        s->resync_ordered = false;
         return;
     case LEASE_EV_FETCH_DONE:
         if (lease_core_state(s) == DMT_LEASE_START && s->fetching) {

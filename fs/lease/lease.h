@@ -98,8 +98,8 @@ struct dmt_lease_ops {
     void (*fetch)(void *ctx);
     /* [io] Holder alone: the peer needs a resync: order it (replica sends order + stream). */
     void (*order_resync)(void *ctx);
-    /* [io] Follower: the resync flag is durable: take the stream. Then dmt_lease_resync_done. Also at start with the flag
-     * set. */
+    /* [io] Follower: the resync flag is durable: take the stream. Then dmt_lease_resync_done. A process that starts in RESYNC
+     * has a whole store (one in pieces starts as a new standby): dmt_lease_resync_done once the holder has verified it. */
     void (*resync)(void *ctx);
     /* [io] Handover asked. Pre-copy, then call dmt_lease_freeze, wait until the peer holds everything (bulk included, or the
      * deadline is reached), then dmt_lease_drained. */

@@ -73,6 +73,7 @@ static void start_drain(struct dmt_replica *r, struct cmd *c)
     s->drain_seq = c->ev.seq;
     s->drain_deadline_ms = replica_now_ms(r) + c->timeout_ms;
     dmt_journal_kick(dmt_ws_journal(r->ws), s->drain_seq);
+    dmt_replica_need(r, s->drain_seq);
     (void)dmt_replica_have(r, 0, s->drain_seq);
     replica_sender_drain_check(r, 0);
     replica_poll(r);
@@ -101,8 +102,10 @@ static void run_cmd(void *arg)
             break;
         case CMD_FOLLOW:
             r->follow_pending = c->ev.epoch;
-            if (r->ws)
+            if (r->ws) {
+                dmt_journal_kick(dmt_ws_journal(r->ws), c->ev.tail.seq);
                 replica_sync_want(r, c->ev.tail.seq);
+            }
             replica_session_durable(r);
             break;
         case CMD_RESYNC:
@@ -203,6 +206,18 @@ void dmt_replica_appended(struct dmt_replica *r, uint64_t tail_seq, uint64_t byt
     atomic_fetch_add(&r->appended_bytes, bytes);
     if (atomic_exchange(&r->idle_sender, false))
         uv_async_send(&r->poke);
+}
+
+void dmt_replica_need(struct dmt_replica *r, uint64_t seq)
+{
+    if (seq == UINT64_MAX)
+        seq = atomic_load(&r->appended_seq);
+    uint64_t old = atomic_load(&r->need_seq);
+    while (old < seq)
+        if (atomic_compare_exchange_weak(&r->need_seq, &old, seq)) {
+            uv_async_send(&r->poke);
+            return;
+        }
 }
 
 uint64_t dmt_replica_peer_durable(struct dmt_replica *r, const uint8_t store_id[16])

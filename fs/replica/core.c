@@ -674,6 +674,7 @@ int replica_core_takes(const struct replica_core *c, uint8_t type, uint64_t epoc
              (p == REPLICA_FETCHING && epoch == c->epoch);
         break;
     case REPLICA_COMMIT:
+    case REPLICA_NEED:
     case REPLICA_WANT:
     case REPLICA_BULK:
     case REPLICA_GONE:

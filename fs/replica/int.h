@@ -30,6 +30,8 @@
 #define SILENCE_MS          10000u
 #define TICK_MS             50u
 #define COMMIT_GAP_MS       5u            /* between two COMMIT frames of an idle stream */
+#define SEND_GAP_MS         2u            /* between two frames of records that nobody waits for */
+#define UNSYNCED_MAX        (8u << 20)    /* received bytes that are not on the disk yet; TICK_MS is the time limit */
 #define FLIGHTS_MAX         4096u         /* frames under way whose bytes are told apart */
 #define WANTS_MAX           256u          /* files that syncs wait for, told apart */
 #define APPLY_STEP          4096u         /* records applied between two looks at the target */
@@ -88,7 +90,9 @@ struct replica_sender {
     const uint8_t *held;         /* record read but not sent (valid until the next read) */
     size_t held_len;
     struct dmt_rec held_rec;
-    bool at_tail;
+    bool at_tail;                /* the last look found nothing more */
+    bool gap;                    /* pace_timer runs: what nobody waits for is collected */
+    uint64_t need_sent;          /* last NEED on this stream */
     uint64_t sent_seq, sent_chain;
     uint64_t verified_seq, verified_chain; /* last position whose chain the peer has stated rightly */
     struct replica_flight *flights;        /* ring */
@@ -113,6 +117,7 @@ struct replica_receiver {
     unsigned end_at, end_n;
     uint64_t chain_seq, chain;                          /* newest end that is durable */
     struct dmt_pos tail;                                /* what we have appended on this stream */
+    uint64_t unsynced_bytes;                            /* appended since the journal was last asked to sync */
     struct dmt_pos store_upto;                          /* FETCHED: durable and applied up to here, then tell */
     bool storing, ack_due;
     uint64_t free_bytes;
@@ -220,7 +225,7 @@ struct dmt_replica {
     struct dmt_loop *loop;
     uv_loop_t *uv;
     uv_async_t poke; /* something below marked "any thread" changed */
-    struct dmt_timer *tick, *commit_timer, *dial_timer;
+    struct dmt_timer *tick, *commit_timer, *pace_timer, *dial_timer;
     unsigned handles; /* uv handles that must be closed before the end */
     bool stopping, failed;
     uint64_t instance;
@@ -271,7 +276,7 @@ struct dmt_replica {
     pthread_t sync_thread, apply_thread;
 
     /* any thread */
-    atomic_uint_fast64_t appended_seq, appended_bytes;
+    atomic_uint_fast64_t appended_seq, appended_bytes, need_seq;
     atomic_uint_fast64_t pub_unacked, pub_taken, pub_peer_free, pub_retain; /* pub_taken: see dmt_replica_unacked_bytes */
     atomic_bool idle_sender; /* the loop wants to be woken by appended() */
 
@@ -348,6 +353,7 @@ void replica_sender_commit(struct dmt_replica *r, bool now);
 void replica_sender_wants(struct dmt_replica *r);
 void replica_sender_drain_check(struct dmt_replica *r, int err);
 void replica_sender_tick(struct dmt_replica *r);
+void replica_sender_need(struct dmt_replica *r); /* NEED for records that are out already */
 void replica_sender_publish(struct dmt_replica *r);
 void replica_sender_free(struct dmt_replica *r);
 
@@ -358,6 +364,8 @@ void replica_receiver_start(struct dmt_replica *r);
 void replica_receiver_stop(struct dmt_replica *r);
 void replica_receiver_records(struct dmt_replica *r, const struct replica_msg_RECORDS *m);
 void replica_receiver_commit(struct dmt_replica *r, uint64_t durable);
+void replica_receiver_need(struct dmt_replica *r, uint64_t seq); /* the holder waits: sync up to seq now */
+void replica_receiver_tick(struct dmt_replica *r);
 void replica_receiver_moved(struct dmt_replica *r); /* durable or applied */
 void replica_receiver_ack(struct dmt_replica *r, bool now);
 void replica_receiver_store(struct dmt_replica *r, const struct dmt_pos *upto);

@@ -2,9 +2,10 @@
  * applies what may be applied.
  *
  * Owns the unpacker, the ring of frame ends that are not durable yet, and two threads. Happy path:
- * RECORDS -> unpack -> every record checked (numbers, epochs, chain) -> dmt_ws_receive appends and
- * kicks the committer -> `rep-sync` sleeps in dmt_journal_wait and pokes the loop -> ACK with the
- * new durable position -> `applier` applies up to min(holder's durable, ours) (R4) -> pull.c looks
+ * RECORDS -> unpack -> every record checked (numbers, epochs, chain) -> dmt_ws_receive appends ->
+ * the committer is kicked by NEED (a sync waits at the holder), by UNSYNCED_MAX bytes or by the
+ * tick -> `rep-sync` sleeps in dmt_journal_watch and pokes the loop -> ACK with the new durable
+ * position -> `applier` applies up to min(holder's durable, ours) (R4) -> pull.c looks
  * for missing ranges.
  *
  * An ACK goes out at once when durable moved and carries what else is new; applied and whole alone
@@ -43,7 +44,7 @@ static void *sync_main(void *arg)
         uint64_t target = r->sync_target;
         r->sync_busy = true;
         pthread_mutex_unlock(&r->lock);
-        int rc = dmt_journal_wait(j, target);
+        int rc = dmt_journal_watch(j, target);
         uint64_t durable = rc == 0 ? dmt_journal_durable(j) : 0;
         pthread_mutex_lock(&r->lock);
         r->sync_busy = false;
@@ -184,6 +185,7 @@ static void start_at_tail(struct dmt_replica *r)
     v->holder_durable = 0;
     v->acked_durable = v->acked_applied = v->acked_whole = 0;
     v->storing = v->ack_due = false;
+    v->unsynced_bytes = 0;
 }
 
 void replica_receiver_start(struct dmt_replica *r)
@@ -318,6 +320,9 @@ void replica_receiver_records(struct dmt_replica *r, const struct replica_msg_RE
         note_epochs(r);
     r->raw_bytes += v->raw.len;
     r->wire_bytes += m->data.n;
+    v->unsynced_bytes += v->raw.len;
+    if (v->unsynced_bytes > UNSYNCED_MAX)
+        replica_receiver_need(r, v->tail.seq);
     if (v->end_n == ENDS_MAX) {
         v->end_at = (v->end_at + 1) % ENDS_MAX; /* only an occasion to compare chains is lost */
         v->end_n--;
@@ -328,6 +333,19 @@ void replica_receiver_records(struct dmt_replica *r, const struct replica_msg_RE
     replica_sync_want(r, v->tail.seq);
     if (m->durable > v->holder_durable)
         replica_receiver_commit(r, m->durable);
+}
+
+void replica_receiver_need(struct dmt_replica *r, uint64_t seq)
+{
+    r->receiver.unsynced_bytes = 0;
+    dmt_journal_kick(dmt_ws_journal(r->ws), seq);
+}
+
+void replica_receiver_tick(struct dmt_replica *r)
+{
+    if (r->ws && replica_core_phase(&r->core) == REPLICA_RECEIVING &&
+        dmt_journal_durable(dmt_ws_journal(r->ws)) < r->receiver.tail.seq)
+        replica_receiver_need(r, r->receiver.tail.seq);
 }
 
 static void apply_what_may_be(struct dmt_replica *r)

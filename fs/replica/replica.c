@@ -165,6 +165,7 @@ void replica_poll(struct dmt_replica *r)
         replica_sender_wants(r);
     if (r->conn)
         replica_conn_pump(r->conn);
+    replica_sender_need(r);
 }
 
 static void on_poke(uv_async_t *h)
@@ -219,6 +220,7 @@ static void on_tick(void *arg)
     }
     if (r->ws) {
         replica_sender_tick(r);
+        replica_receiver_tick(r);
         replica_pull_tick(r);
         replica_receiver_ack(r, true);
     }
@@ -226,6 +228,13 @@ static void on_tick(void *arg)
     replica_poll(r);
     take_status(r);
     dmt_timer_set(r->tick, TICK_MS);
+}
+
+static void on_pace_timer(void *arg)
+{
+    struct dmt_replica *r = arg;
+    r->sender.gap = false;
+    replica_poll(r);
 }
 
 static void on_commit_timer(void *arg)
@@ -366,6 +375,7 @@ static void start_on_loop(void *arg)
     r->handles++;
     r->tick = dmt_timer_new(r->loop, on_tick, r);
     r->commit_timer = dmt_timer_new(r->loop, on_commit_timer, r);
+    r->pace_timer = dmt_timer_new(r->loop, on_pace_timer, r);
     r->dial_timer = dmt_timer_new(r->loop, on_dial_timer, r);
     dmt_timer_set(r->tick, TICK_MS);
 }
@@ -393,8 +403,9 @@ static void stop_on_loop(void *arg)
     replica_pull_stop(r);
     dmt_timer_free(r->tick);
     dmt_timer_free(r->commit_timer);
+    dmt_timer_free(r->pace_timer);
     dmt_timer_free(r->dial_timer);
-    r->tick = r->commit_timer = r->dial_timer = NULL;
+    r->tick = r->commit_timer = r->pace_timer = r->dial_timer = NULL;
     struct dmt_ws *ws = r->ws;
     r->ws = NULL;
     pthread_mutex_lock(&r->lock);

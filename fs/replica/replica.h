@@ -164,7 +164,9 @@ void dmt_replica_drain(struct dmt_replica *r, uint64_t seq, uint64_t timeout_ms,
 
 /* From dmt_gate.appended: new records are in the journal. */
 void dmt_replica_appended(struct dmt_replica *r, uint64_t tail_seq, uint64_t bytes);
-/* A hint from whoever knows first; not needed for correctness (rep-sync waits for the journal itself). */
+/* From dmt_gate.wanted: somebody waits until the peer has everything up to seq durably (UINT64_MAX: all there is). Records that
+ * nobody waits for are sent in batches, and made durable there within 50 ms. */
+void dmt_replica_need(struct dmt_replica *r, uint64_t seq);
 
 /* --- for the gate: lock-free, or (peer_durable, have) under a leaf lock ----------------------------------------------------- */
 /* Durable at this store in our current epoch, verified, connection up; 0 otherwise. */

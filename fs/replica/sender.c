@@ -3,8 +3,11 @@
  *
  * Owns the journal reader, the ring of frames under way, the table of wants and the drain. Happy
  * path: the socket has room -> replica_sender_fill reads what is there (at most REPLICA_BATCH_MAX;
- * one record if only one is there: no waiting for more) -> one LZ4 frame. At the tail it sets
- * idle_sender, looks once more, and sleeps; dmt_replica_appended wakes it. ACKs pop frames off the
+ * one record if only one is there) -> one LZ4 frame. At the tail it collects for SEND_GAP_MS what
+ * nobody waits for: a frame costs both sides wake-ups, a TLS record and an LZ4 block however small
+ * it is. A sync (dmt_replica_need) ends the gap; NEED tells the peer to sync its disk now, too.
+ * After a gap in which nothing came it sets idle_sender, looks once more, and sleeps;
+ * dmt_replica_appended wakes it. ACKs pop frames off the
  * ring and move what the gate sees. A lone COMMIT follows when our own disk is later than the last
  * frame (the standby applies no further than that).
  *
@@ -74,7 +77,9 @@ void replica_sender_start(struct dmt_replica *r, uint64_t epoch, const struct dm
     s->caught_up = false;
     s->flight_at = s->flight_n = 0;
     s->flight_bytes = 0;
-    s->commit_sent = 0;
+    s->commit_sent = s->need_sent = 0;
+    atomic_store(&r->need_seq, 0); /* numbers of a tail that was cut; who still waits has the tick */
+    s->gap = s->at_tail = false;
     memset(&s->last_ack, 0, sizeof(s->last_ack));
     replica_serve_reset(r);
     if (serve_upto == 0) {
@@ -91,6 +96,8 @@ void replica_sender_stop(struct dmt_replica *r)
     s->reader = NULL;
     s->held = NULL;
     dmt_timer_stop(r->commit_timer);
+    dmt_timer_stop(r->pace_timer);
+    s->gap = false;
     replica_serve_reset(r);
     publish_stream(r, false);
     replica_sender_drain_check(r, DMT_E_CLOSED);
@@ -147,6 +154,7 @@ static int read_batch(struct dmt_replica *r, uint64_t *ret_first, struct dmt_err
         s->records++;
         s->held = NULL;
     }
+    s->at_tail = rc == 0;
     if (s->batch.bad)
         return -ENOMEM;
     return rc < 0 ? rc : s->batch.len > 0;
@@ -201,10 +209,47 @@ static void encode_batch(struct dmt_replica *r, uint64_t first, uint64_t chain_b
     s->commit_sent = m.RECORDS.durable;
 }
 
+/* Somebody waits for records that are not out yet. */
+static bool needed(const struct dmt_replica *r)
+{
+    return atomic_load(&r->need_seq) > r->sender.sent_seq;
+}
+
+/* The next NEED, if somebody waits for what is out. */
+static bool next_need(struct dmt_replica *r, struct replica_msg *m)
+{
+    struct replica_sender *s = &r->sender;
+    uint64_t need = atomic_load(&r->need_seq);
+    if (!s->reader || s->serve_upto > 0 || need <= s->need_sent || need > s->sent_seq)
+        return false;
+    s->need_sent = need;
+    *m = (struct replica_msg){.type = REPLICA_NEED};
+    m->NEED.epoch = s->epoch;
+    m->NEED.seq = need;
+    return true;
+}
+
+void replica_sender_need(struct dmt_replica *r)
+{
+    struct replica_msg m;
+    if (r->conn && next_need(r, &m))
+        replica_conn_send(r->conn, &m);
+}
+
+/* A frame of records is out. What follows at once is collected for a moment. */
+static void begin_gap(struct dmt_replica *r)
+{
+    struct replica_sender *s = &r->sender;
+    if (s->serve_upto > 0 || !s->at_tail || s->gap)
+        return;
+    s->gap = true;
+    dmt_timer_set(r->pace_timer, SEND_GAP_MS);
+}
+
 bool replica_sender_fill(struct dmt_replica *r, struct dmt_buf *out)
 {
     struct replica_sender *s = &r->sender;
-    if (!s->reader)
+    if (!s->reader || (s->gap && !needed(r)))
         return false;
     struct dmt_err err = {0};
     uint64_t first = 0, chain_before = s->sent_chain;
@@ -234,8 +279,12 @@ bool replica_sender_fill(struct dmt_replica *r, struct dmt_buf *out)
     }
     note_flight(r);
     encode_batch(r, first, chain_before, out);
+    struct replica_msg need;
+    if (next_need(r, &need))
+        replica_encode(&need, out);
     if (s->serve_upto == 0)
         replica_sync_want(r, s->sent_seq);
+    begin_gap(r);
     replica_sender_publish(r);
     return true;
 }

@@ -557,6 +557,9 @@ static void take_lane(struct dmt_replica *r, const struct replica_msg *m)
     case REPLICA_COMMIT:
         replica_receiver_commit(r, m->COMMIT.durable);
         break;
+    case REPLICA_NEED:
+        replica_receiver_need(r, m->NEED.seq);
+        break;
     case REPLICA_WANT:
         replica_pull_want(r, m->WANT.ino, m->WANT.seq);
         break;
@@ -588,6 +591,7 @@ _Static_assert(offsetof(struct replica_msg_RECORDS, epoch) == 0 &&
                    offsetof(struct replica_msg_WANT, epoch) == 0 &&
                    offsetof(struct replica_msg_STATE, epoch) == 0 &&
                    offsetof(struct replica_msg_COMMIT, epoch) == 0 &&
+                   offsetof(struct replica_msg_NEED, epoch) == 0 &&
                    offsetof(struct replica_msg_STATE_END, epoch) == 0,
                "take_lane reads the epoch of any lane frame in one place");
 

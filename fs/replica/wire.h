@@ -15,7 +15,7 @@
 #include "fs/base/limits.h"
 #include "fs/journal/journal.h"
 
-#define REPLICA_VERSION    1u
+#define REPLICA_VERSION    2u
 #define REPLICA_HEAD       8u
 #define REPLICA_TEXT_MAX   256u        /* of a sentence for people */
 #define REPLICA_EPOCHS_MAX 256u        /* epochs of the history in a HELLO, newest kept */
@@ -52,7 +52,8 @@
     MSG(STATE_END, 19, REPLICA_SMALL, F(U64, epoch) F(U64, length) F(POS, at))                                         \
     MSG(PING, 20, REPLICA_SMALL, F(U64, stamp))                                                                        \
     MSG(PONG, 21, REPLICA_SMALL, F(U64, stamp))                                                                        \
-    MSG(BYE, 22, REPLICA_SMALL, F(U32, code) F(U64, epoch) F(STR, text))
+    MSG(BYE, 22, REPLICA_SMALL, F(U32, code) F(U64, epoch) F(STR, text))                                               \
+    MSG(NEED, 23, REPLICA_SMALL, F(U64, epoch) F(U64, seq))
 
 struct replica_span {
     const uint8_t *p;

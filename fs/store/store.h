@@ -232,7 +232,7 @@ int dmt_store_changed(struct dmt_store *st, uint64_t a, uint64_t b, int (*fn)(vo
 
 /* --- state stream: everything at a position (first synchronisation, archive base, restore) ---------------------------------- */
 /* Pins the last checkpoint's position (volatile; a freeze+checkpoint is the caller's), then walks rows and data ranges in a read
- * transaction of its own. Stream = items, each u8 kind + payload (docs/formats.md "State stream"). emit returns < 0 to stop.
+ * transaction of its own. Stream = items, each u8 kind + payload (docs/formats-store.md, 5). emit returns < 0 to stop.
  * [nolock; lk used briefly] */
 int dmt_store_export(struct dmt_store *st, const struct dmt_lockfn *lk, struct dmt_pos *ret_pos,
                      int (*emit)(void *ctx, const void *p, size_t len), void *ctx, struct dmt_err *err);

@@ -6,7 +6,8 @@
  * reports that position durable and the gate says 0 (peer, lease), fn(0) runs on the thread that
  * noticed. Nothing to make durable but the journal: no pool thread, no MARK. A plain call only asks
  * the gate; with sync=write it waits like a sync (such a workspace writes everything inline, so the
- * journal is all there is).
+ * journal is all there is). The gate hears of a sync before the journal is kicked, so that the peer
+ * works meanwhile.
  * Each parked ack is answered exactly once: removing it from the list under the lock gives the
  * right to call fn, without the lock.
  * Failure: journal gone, demotion, failed workspace: everything parked gets -EIO. A failed
@@ -147,6 +148,7 @@ int dmt_ws_ack(struct dmt_ws *ws, uint64_t seq, dmt_ack_fn fn, void *arg)
         return 1;
     if (ws->conf.level == DMT_SYNC_WRITE) {
         a.sync = true;
+        ws->gate.wanted(ws->gate.ctx, seq);
         dmt_journal_kick(ws->j, seq);
         return park_safely(ws, &a);
     }
@@ -213,9 +215,10 @@ struct sync_job {
     struct ws_ack ack;
 };
 
-/* Journal part: kick, then answer or park. */
+/* Journal part: both disks at the same time, then answer or park. */
 static void sync_journal(struct dmt_ws *ws, const struct ws_ack *a)
 {
+    ws->gate.wanted(ws->gate.ctx, a->seq);
     dmt_journal_kick(ws->j, a->seq);
     int r = park_safely(ws, a);
     if (r != 0)

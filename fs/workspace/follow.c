@@ -1,7 +1,8 @@
 /* follow.c: epochs, following another holder, promotion, giving up.
  *
  * Owns the role and the follower's reader. Happy path of a follower: dmt_ws_receive appends the
- * holder's records byte for byte and kicks the journal; dmt_ws_apply_upto applies what is durable
+ * holder's records byte for byte (the caller kicks the journal when it must be durable);
+ * dmt_ws_apply_upto applies what is durable
  * on both sides; dmt_ws_promote applies all that is durable here (the holder's commit position
  * limits apply only, never the journal); dmt_ws_begin_epoch writes the EPOCH record that makes this
  * store the holder: parent and switch position are facts of the log from then on. When the epoch
@@ -43,7 +44,6 @@ int dmt_ws_receive(struct dmt_ws *ws, const void *records, size_t len, struct dm
         r = dmt_journal_append_raw(ws->j, records, len, err);
     }
     ws_unlock(ws);
-    dmt_journal_kick(ws->j, dmt_journal_tail(ws->j).seq);
     return r;
 }
 

@@ -14,6 +14,11 @@ static int go_sync(void *ctx, uint64_t seq, uint64_t ino, uint64_t ref_seq)
     return 0;
 }
 
+static void ignore_want(void *ctx, uint64_t seq)
+{
+    (void)ctx, (void)seq;
+}
+
 static void ignore(void *ctx, uint64_t tail_seq, uint64_t bytes)
 {
     (void)ctx, (void)tail_seq, (void)bytes;
@@ -32,6 +37,7 @@ const struct dmt_gate *dmt_gate_open(void)
         .begin = go,
         .sync = go_sync,
         .appended = ignore,
+        .wanted = ignore_want,
         .stable = no_limit,
         .peer_free = no_limit,
     };

@@ -22,6 +22,8 @@ struct dmt_gate {
     /* New records up to tail are in the journal (wakes the sender); unacked ordered bytes decide about slowing plain calls in
      * plain(). */
     void (*appended)(void *ctx, uint64_t tail_seq, uint64_t bytes);
+    /* A sync begins to wait for seq: what takes time at the peer may start now. sync() is asked when seq is durable here. */
+    void (*wanted)(void *ctx, uint64_t seq);
     /* Records up to here can never be truncated (acknowledged by the peer, or we are alone): checkpoints stay at or below it
      * while they can. */
     uint64_t (*stable)(void *ctx);

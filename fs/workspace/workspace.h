@@ -64,7 +64,8 @@ struct dmt_lockfn dmt_ws_lockfn(struct dmt_ws *ws); /* the workspace lock, for s
 /* Appends the EPOCH record (parent, switch position = tail) and makes it durable; operations are allowed from then. A higher
  * epoch only. [blocks] */
 int dmt_ws_begin_epoch(struct dmt_ws *ws, uint64_t epoch, const char *node, const char *reason, struct dmt_err *err);
-/* Follower: appends records as the holder made them. An EPOCH record among them is remembered. Also calls kick. */
+/* Follower: appends records as the holder made them. An EPOCH record among them is remembered. The caller
+ * kicks the journal when they have to be durable. */
 int dmt_ws_receive(struct dmt_ws *ws, const void *records, size_t len, struct dmt_err *err);
 /* Follower: applies records up to min(seq, durable here). [blocks on reading] */
 int dmt_ws_apply_upto(struct dmt_ws *ws, uint64_t seq, struct dmt_err *err);

@@ -63,20 +63,27 @@ check_eq "the tree is the old one" "$(digest)" "$before"
 saved=$(dumont snapshot list notes --json | jq -r '.[].name' | grep before-rollback)
 check "roll the rollback back" dumont rollback notes "$saved"
 check_eq "the tree is as before the rollback" "$(digest)" "$now"
+# all but /tree/fs and the directory that it is in
+elsewhere() { "$BIN/treedigest" -l "$M" | sed '$d' | awk '$3 != "tree" && $3 != "tree/fs" && index($3, "tree/fs/") != 1' | sha256sum; }
+rest=$(elsewhere)
+check "roll back one path" dumont rollback notes one /tree/fs
+check_eq "that path is the old one" "$(digest "$M/tree/fs")" "$(digest "$M/.snapshots/one/tree/fs")"
+check_eq "and nothing else has changed" "$(elsewhere)" "$rest"
 # "again" is another name of it: the same file, so the same content.
-rest() { "$BIN/treedigest" -l "$M" | sed '$d' | grep -v ' a$\| again$'; }
-rest >"$SCRATCH/beside"
+beside() { "$BIN/treedigest" -l "$M" | sed '$d' | grep -v ' a$\| again$'; }
+beside >"$SCRATCH/beside"
 check "roll back one path" dumont rollback notes one /a
 check_eq "it is back" "$(cat "$M/a")" new
 check_eq "by its other name, too" "$(cat "$M/again")" new
-rest >"$SCRATCH/beside.now"
+beside >"$SCRATCH/beside.now"
 check "and nothing beside it changed" cmp "$SCRATCH/beside" "$SCRATCH/beside.now"
 check "delete the snapshot" dumont snapshot delete notes one
 check "it is gone" not test -e "$M/.snapshots/one/a"
 
 check "receipt" bash -c "dumont receipt $M/a | grep -q 'journal here'"
-check "log: the last record is the deletion of the snapshot" bash -c "dumont log notes --last 1 | grep -i snap | grep -qw one"
-check "status: one copy" bash -c "dumont status notes --json | jq -e .one_copy"
+mkdir "$M/last-one"
+check "the log ends with the last operation" bash -c "dumont log notes --last 1 | grep -q last-one"
+check_eq "status: state and copies" "$(ws_get notes '.state + ", one copy: " + (.one_copy | tostring)')" "alone, one copy: true"
 check "unmount at the end" ws_umount "$M"
 check "the store is sound at the end" dumont check notes
 finish

@@ -1,7 +1,7 @@
 #!/bin/bash
 # time: 240
-# Holder and standby on one machine: what an fsync means, equal digests, levels, the standby away and back, the holder killed under load: the standby serves, nothing
-# acknowledged is lost, and the old holder comes back as standby.
+# Holder and standby on one machine: what an fsync means, equal digests, the holder killed under load: the standby serves, nothing acknowledged is lost, and the old holder
+# comes back as standby. (The levels of sync= and the standby away and back: 31_pair_away.sh.)
 . "$(dirname "$0")/../lib/sh/lib.sh"
 . "$(dirname "$0")/../lib/sh/mounts.sh"
 . "$(dirname "$0")/../lib/sh/pair.sh"
@@ -12,6 +12,7 @@ digest_of() { at "$1" dumont status w --json >/dev/null && at "$1" sh -c "printf
 pair_up w sync=fsync || die "the pair does not come up" "$(at a dumont status w 2>&1)"
 M=$PAIR_MOUNT
 check "status says who is in sync" bash -c "DUMONT_ETC=$SCRATCH/a/etc DUMONT_RUN=$SCRATCH/a/run DUMONT_STATE=$SCRATCH/a/state dumont status w | grep -q 'paired'"
+check_eq "and that there are two copies" "$(at a dumont status w --json | jq .one_copy)" false
 check "a tree of real files" bash -c "tar -C $ROOT --exclude=./build --exclude=./.git -cf - . | tar -xf - --one-top-level=$M/tree && sync $M/tree/README.md"
 check "an fsync is durable on both" bash -c "echo x > $M/f && sync $M/f"
 check "a big file, synced" bash -c "head -c 50000000 /dev/urandom > $M/big && sync $M/big"
@@ -25,13 +26,14 @@ check_eq "digests are equal after the rollback" "$(digest_of a)" "$(digest_of b)
 
 # the holder's process is killed under load
 mkdir "$M/load"
-start writer "$BIN/ledger" write --dir "$M/load" --ledger "$SCRATCH/ledger" --clients 4 --sync-every 5
+# from inside the mount, so that the writer meets the dead filesystem and not the directory below it
+start writer env -C "$M/load" "$BIN/ledger" write --dir . --ledger "$SCRATCH/ledger" --clients 4 --sync-every 5
 wait_until 20 bash -c "test \$(grep -c '^s' $SCRATCH/ledger) -gt 20" || die "the writer does not get on"
 kill -KILL "$(at a dumont status w --json | jq .pid)"
 check "the standby takes over" wait_until 30 mountpoint -q "$M.b"
 stop writer
 check "nothing acknowledged is missing, the tree is a prefix" "$BIN/ledger" judge --dir "$M.b/load" --ledger "$SCRATCH/ledger"
-check "it says one copy" bash -c "DUMONT_ETC=$SCRATCH/b/etc DUMONT_RUN=$SCRATCH/b/run DUMONT_STATE=$SCRATCH/b/state dumont status w | grep -q 'one copy'"
+check_eq "it says one copy" "$(at b dumont status w --json | jq .one_copy)" true
 check "it can be written" bash -c "echo after > $M.b/f2 && sync $M.b/f2"
 
 # the old holder comes back, as a standby

@@ -4,6 +4,7 @@
 #   pair_up NAME [KEY=VALUE of the holder...]   makes and mounts workspace NAME on a ($PAIR_MOUNT), standby on b; waits until in sync
 #   at a|b COMMAND...                           runs a command as that machine
 #   PAIR_LINK=1 pair_up NAME ...                their connection goes through a relay; then: pair_link NAME cut|refuse|blackhole|pass ...
+#   PAIR_B=KEY=VALUE pair_up NAME ...           the standby's file says this too
 #   api [CURL OPTION...] /PATH                  the controller's HTTP API
 
 PAIR_PORT=$((20000 + $$ % 20000))
@@ -63,12 +64,15 @@ pair_up() {
     port=$((PAIR_PORT++))
     PAIR_MOUNT=$SCRATCH/m-$name
     mkdir -p "$PAIR_MOUNT" "$PAIR_MOUNT.b"
-    at b dumont workspace create "$name" role=standby "listen=127.0.0.1:$port" "arbiter=controller://127.0.0.1:$CTL_PORT" "mountpoint=$PAIR_MOUNT.b" >/dev/null || return 1
+    at b dumont workspace create "$name" role=standby "listen=127.0.0.1:$port" "arbiter=controller://127.0.0.1:$CTL_PORT" "mountpoint=$PAIR_MOUNT.b" ${PAIR_B:+"$PAIR_B"} >/dev/null || return 1
     if [ -n "${PAIR_LINK:-}" ]; then
         start "link-$name" "$BIN/relay" 0 "127.0.0.1:$port" "$SCRATCH/link-$name"
         wait_until 5 test -S "$SCRATCH/link-$name" || return 1
         port=$(pair_link "$name" port)
     fi
+    # while the link and the controller are still there, so that nobody has to be waited for
+    cleanup_fn unmount "$PAIR_MOUNT"
+    cleanup_fn unmount "$PAIR_MOUNT.b"
     at a dumont workspace create "$name" "standby=127.0.0.1:$port" "arbiter=controller://127.0.0.1:$CTL_PORT" "$@" >/dev/null || return 1
     at a mount.dumont "$name" "$PAIR_MOUNT" || return 1
     wait_until 60 pair_in_sync a "$name"

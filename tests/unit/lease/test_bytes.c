@@ -7,7 +7,106 @@
 
 #include "fs/base/bytes.h"
 #include "fs/base/clock.h"
+#include "fs/base/hash.h"
 #include "fs/lease/arbiter.h"
+
+/* The vectors of docs/formats-lease.md, computed from that page by an independent program. */
+static const char vector_record[] =
+    "444e535401000000000102030405060708090a0b0c0d0e0f03000000677075a0"
+    "a1a2a3a4a5a6a7a8a9aaabacadaeaf0100000003000000010000000300000040"
+    "00000003000000637075b0b1b2b3b4b5b6b7b8b9babbbcbdbebf4136bb59";
+static const char vector_ping[] = "210001010000000300000015cd5b070000000000000000520300000c00000000"
+                                  "000000";
+static const char vector_pong[] = "210002010000000300000015cd5b070000000058020000000000000000000000"
+                                  "000000";
+static const char vector_nack[] = "210003000000000400000015cd5b070000000000000000000000000000000000"
+                                  "000000";
+static const char vector_ask[] =
+    "{\"base\":8,\"id\":4,\"lease_ms\":600,\"op\":\"pair\",\"peer\":{\"node\":\"B\","
+    "\"store\":\"02000000000000000000000000000000\"},\"seen\":\"0000000800000001\","
+    "\"word\":false}";
+static const char vector_register[] =
+    "{\"epoch\":9,\"holder\":{\"node\":\"A\","
+    "\"store\":\"01000000000000000000000000000000\"},\"insync\":[{\"node\":\"A\","
+    "\"store\":\"01000000000000000000000000000000\"},{\"node\":\"B\","
+    "\"store\":\"02000000000000000000000000000000\"}]}";
+
+static void assert_hex(const void *p, size_t n, const char *hex)
+{
+    char got[512];
+    assert_true(n < sizeof(got) / 2);
+    dmt_hex(p, n, got);
+    assert_string_equal(got, hex);
+}
+
+static void bytes_of_a_record(void **state)
+{
+    (void)state;
+    struct lease_record r = {.seen = DMT_EPOCH(3, 1), .hold = DMT_EPOCH(3, 1), .ever_paired = true};
+    struct dmt_buf b;
+    r.self = an_id("gpu", 0xa0);
+    r.peer = an_id("cpu", 0xb0);
+    for (uint8_t i = 0; i < 16; i++) {
+        r.lineage[i] = i;
+        r.self.store[i] = (uint8_t)(0xa0 + i);
+        r.peer.store[i] = (uint8_t)(0xb0 + i);
+    }
+    dmt_buf_init(&b);
+    assert_int_equal(lease_record_encode(&r, &b), 0);
+    assert_hex(b.p, b.len, vector_record);
+    dmt_buf_free(&b);
+}
+
+/* A message in its frame: the length goes before it. */
+static void assert_frame(const struct lease_msg *m, const char *hex)
+{
+    struct dmt_buf b;
+    dmt_buf_init(&b);
+    dmt_put_u16(&b, 0);
+    lease_msg_encode(m, &b);
+    dmt_st16(b.p, (uint16_t)(b.len - 2));
+    assert_hex(b.p, b.len, hex);
+    dmt_buf_free(&b);
+}
+
+static void bytes_of_pings(void **state)
+{
+    (void)state;
+    struct lease_msg m = {.type = LEASE_PING,
+                          .epoch = DMT_EPOCH(3, 1),
+                          .sent_ns = 123456789,
+                          .rtt_us = 850,
+                          .oldest_sync_ms = 12};
+    assert_frame(&m, vector_ping);
+    m = (struct lease_msg){
+        .type = LEASE_PONG, .epoch = DMT_EPOCH(3, 1), .sent_ns = 123456789, .promise_ms = 600};
+    assert_frame(&m, vector_pong);
+    m = (struct lease_msg){.type = LEASE_NACK, .epoch = DMT_EPOCH(4, 0), .sent_ns = 123456789};
+    assert_frame(&m, vector_nack);
+}
+
+static void assert_json(json_t *v, const char *want)
+{
+    char *got = json_dumps(v, JSON_COMPACT | JSON_SORT_KEYS);
+    json_decref(v);
+    assert_non_null(got);
+    assert_string_equal(got, want);
+    free(got);
+}
+
+static void text_of_a_request_and_a_register(void **state)
+{
+    (void)state;
+    struct lease_register r = a_register(9, "A", 1, "B", 2);
+    struct lease_ask q = {.op = LEASE_PAIR,
+                          .id = 4,
+                          .base = 8,
+                          .seen = DMT_EPOCH(8, 1),
+                          .lease_ms = 600,
+                          .peer = an_id("B", 2)};
+    assert_json(lease_ask_json(&q), vector_ask);
+    assert_json(lease_register_json(&r), vector_register);
+}
 
 static struct lease_record full_record(void)
 {
@@ -146,6 +245,9 @@ static void timers_that_break_an_inequality_are_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(bytes_of_a_record),
+        cmocka_unit_test(bytes_of_pings),
+        cmocka_unit_test(text_of_a_request_and_a_register),
         cmocka_unit_test(a_record_comes_back_as_it_was),
         cmocka_unit_test(a_record_with_any_bit_changed_is_refused),
         cmocka_unit_test(messages_come_back_and_nonsense_does_not),

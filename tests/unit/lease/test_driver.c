@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "fs/base/clock.h"
+#include "fs/base/hash.h"
 #include "fs/base/io.h"
 
 struct fake {
@@ -364,9 +365,46 @@ static void an_orderly_stop_is_told_to_the_other_side(void **state)
     fake_free(&b);
 }
 
+/* The vector of docs/formats-lease.md: preamble and HELLO; the instance is random. */
+static const char vector_hello[] =
+    "444d5450494e47313d00000100000005000000747261696e0001020304050607"
+    "08090a0b0c0d0e0f03000000677075a0a1a2a3a4a5a6a7a8a9aaabacadaeaf88"
+    "77665544332211";
+
+static void bytes_of_a_hello(void **state)
+{
+    (void)state;
+    struct fake f;
+    uint16_t port;
+    uint8_t got[71];
+    char hex[2 * sizeof(got) + 1];
+    fake_init(&f);
+    int fd = listen_any(&port);
+    struct dmt_lease_conf c = conf_of(&f, "gpu", 0);
+    c.workspace = "train";
+    for (uint8_t i = 0; i < 16; i++) {
+        c.lineage[i] = i;
+        c.store_id[i] = (uint8_t)(0xa0 + i);
+    }
+    assert_int_equal(dmt_lease_new(&f.l, &c, NULL), 0);
+    assert_int_equal(dmt_lease_start(f.l, NULL), 0);
+    dmt_lease_dial(f.l, "127.0.0.1", port);
+    int conn = accept(fd, NULL, NULL);
+    assert_true(conn >= 0);
+    assert_int_equal(recv(conn, got, sizeof(got), MSG_WAITALL), sizeof(got));
+    memcpy(got + 63, (uint8_t[]){0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11}, 8);
+    dmt_hex(got, sizeof(got), hex);
+    assert_string_equal(hex, vector_hello);
+    close(conn);
+    close(fd);
+    dmt_lease_stop(f.l);
+    fake_free(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(bytes_of_a_hello),
         cmocka_unit_test(a_lone_workspace_needs_nobody),
         cmocka_unit_test(a_restored_store_goes_on_above_its_epoch),
         cmocka_unit_test(an_epoch_that_cannot_be_opened_closes_the_gate_for_good),

@@ -335,7 +335,11 @@ static void a_resync_is_ordered_only_alone(void **state)
     assert_true(t_wait_ask(&t, LEASE_SOLO, 12000)); /* such a peer is not well */
     struct lease_register reg = a_register(6, "A", 1, NULL, 0);
     t_answer(&t, LEASE_GRANTED, &reg);
-    assert_true(t_find(&t, LEASE_ACT_ORDER_RESYNC) >= 0);
+    assert_int_equal(t_find(&t, LEASE_ACT_ORDER_RESYNC), -1); /* it says so in each epoch anew */
+    for (int i = 0; i < 2; i++) { /* the first order may meet a connection that is just ending */
+        t_feed(&t, LEASE_EV_RESYNC_NEEDED);
+        assert_true(t_find(&t, LEASE_ACT_ORDER_RESYNC) >= 0);
+    }
 }
 
 static void a_standby_that_says_goodbye_is_let_go_when_solo_is_recorded(void **state)

@@ -173,6 +173,12 @@ static inline void g_appended(void *ctx, uint64_t tail_seq, uint64_t bytes)
     if (r)
         dmt_replica_appended(r, tail_seq, bytes);
 }
+static inline void g_wanted(void *ctx, uint64_t seq)
+{
+    struct node *n = ctx;
+    if (n->r)
+        dmt_replica_need(n->r, seq);
+}
 static inline uint64_t g_stable(void *ctx)
 {
     return atomic_load(&((struct node *)ctx)->stable);
@@ -380,7 +386,7 @@ static inline void node_open(struct node *n, bool follower)
 {
     struct dmt_err err = {0};
     struct dmt_gate gate = {.ctx = n, .plain = g_plain, .begin = g_plain, .sync = g_sync, .appended = g_appended,
-                            .stable = g_stable, .peer_free = g_free};
+                            .wanted = g_wanted, .stable = g_stable, .peer_free = g_free};
     struct dmt_ws_conf conf = {.io = &n->io, .clock = dmt_clock_real(), .dir = n->store, .gate = &gate, .pool = n->pool,
                                .level = DMT_SYNC_FSYNC, .segment_bytes = 1u << 20, .follower = follower,
                                .failed = ws_failed, .ctx = n};

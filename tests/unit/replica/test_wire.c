@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "fs/base/err.h"
+#include "fs/base/hash.h"
 #include "fs/replica/wire.h"
 
 /* One value for each kind of field, made from a counter so that no two fields are alike. */
@@ -168,6 +169,70 @@ static void bytes_of_a_commit(void **state)
     dmt_buf_free(&b);
 }
 
+/* The vectors of docs/formats-wire.md, computed from that page by an independent program. */
+static const char vector_hello[] =
+    "9a00000001000000020000000700000000000000a0a1a2a3a4a5a6a7a8a9aaab"
+    "acadaeaf000102030405060708090a0b0c0d0e0f05000000747261696e030000"
+    "0067707502010100000003000000010000000300000001000000030000006400"
+    "00000000000011110000000000003000000000000000020000000a0000000000"
+    "0000220000000000000000000000030000005a00000000000000330000000000"
+    "0000";
+static const char vector_ack[] = "4000000008000000010000000300000078000000000000007600000000000000"
+                                 "6e00000000000000760000000000000076000000000000004444000000000000"
+                                 "0000004000000000";
+static const char vector_pull[] = "290000000b00000001000000030000002a000000000000000000010000000000"
+                                  "0000020000000000750000000000000001";
+static const char vector_bye[] = "22000000160000000710000000000000040000001200000065706f636820342e"
+                                 "30206973206e65776572";
+
+static void assert_frame(const struct replica_msg *m, const char *hex)
+{
+    struct dmt_buf b;
+    dmt_buf_init(&b);
+    replica_encode(m, &b);
+    char *got = malloc(2 * b.len + 1);
+    dmt_hex(b.p, b.len, got);
+    assert_string_equal(got, hex);
+    free(got);
+    dmt_buf_free(&b);
+}
+
+static void bytes_are_as_documented(void **state)
+{
+    (void)state;
+    const uint64_t e = 0x300000001;
+    const struct replica_epoch list[] = {{0x200000000, 10, 0x22}, {0x300000000, 90, 0x33}};
+    struct dmt_buf epochs;
+    dmt_buf_init(&epochs);
+    replica_epochs_encode(list, 2, &epochs);
+    struct replica_msg m = {.type = REPLICA_HELLO};
+    m.HELLO = (struct replica_msg_HELLO){.version = REPLICA_VERSION,
+                                         .instance = 7,
+                                         .workspace = replica_span_of("train"),
+                                         .node = replica_span_of("gpu"),
+                                         .role = 2,
+                                         .flags = REPLICA_HELLO_ALONE,
+                                         .epoch = e,
+                                         .seen = e,
+                                         .tail = {e, 100, 0x1111},
+                                         .epochs = {epochs.p, (uint32_t)epochs.len}};
+    for (uint8_t i = 0; i < 16; i++) {
+        m.HELLO.store_id[i] = (uint8_t)(0xa0 + i);
+        m.HELLO.lineage[i] = i;
+    }
+    assert_frame(&m, vector_hello);
+    dmt_buf_free(&epochs);
+    m = (struct replica_msg){.type = REPLICA_ACK};
+    m.ACK = (struct replica_msg_ACK){e, 120, 118, 110, 118, 118, 0x4444, 1 << 30};
+    assert_frame(&m, vector_ack);
+    m = (struct replica_msg){.type = REPLICA_PULL};
+    m.PULL = (struct replica_msg_PULL){e, 42, 65536, 131072, 117, 1};
+    assert_frame(&m, vector_pull);
+    m = (struct replica_msg){.type = REPLICA_BYE};
+    m.BYE = (struct replica_msg_BYE){4103, 0x400000000, replica_span_of("epoch 4.0 is newer")};
+    assert_frame(&m, vector_bye);
+}
+
 static void bad_heads_are_refused(void **state)
 {
     (void)state;
@@ -287,6 +352,7 @@ int main(void)
         cmocka_unit_test(every_message_survives),
         cmocka_unit_test(every_cut_is_refused),
         cmocka_unit_test(bytes_of_a_commit),
+        cmocka_unit_test(bytes_are_as_documented),
         cmocka_unit_test(bad_heads_are_refused),
         cmocka_unit_test(epochs_are_a_list),
         cmocka_unit_test(text_is_made_printable),

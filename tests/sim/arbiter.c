@@ -1,0 +1,91 @@
+/* arbiter.c: the controller: the register, and its links to the nodes.
+ *
+ * The decisions are the controller's own (daemon/controller/decide.c); here are its database (one
+ * register, changed before the answer leaves), what it hears, and a network that delays, doubles
+ * and loses requests and answers, in any order. A request that is under way outlives who sent it.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "fs/base/log.h"
+#include "tests/sim/sim.h"
+
+static struct item *event(struct node *n, enum what what, enum lease_ev type, uint64_t at)
+{
+    struct item *it = push(at, what, idx(n));
+    it->ev = calloc(1, sizeof(*it->ev));
+    DMT_ASSERT(it->ev);
+    it->ev->type = type;
+    return it;
+}
+
+void arbiter_ask(struct node *n, const struct lease_ask *q)
+{
+    if (!n->arb_link || !w.arb_up) {
+        struct item *it = event(n, W_EVENT, LEASE_EV_ANSWER, w.now + 5 * MS);
+        it->ev->ask_id = q->id;
+        it->ev->answer = LEASE_UNANSWERED;
+        return;
+    }
+    for (int copies = one_in(12) ? 2 : 1; copies > 0; copies--) {
+        struct item *it = push(w.now + MS + rnd(one_in(10) ? 3000 * MS : 10 * MS), W_ASK, idx(n));
+        it->ask = *q;
+        it->from = n->disk.self;
+    }
+}
+
+static void tell_other(struct node *n)
+{
+    if (one_in(3))
+        return;
+    struct node *o = other(n);
+    event(o, W_ANSWER, LEASE_EV_REGISTER, w.now + rnd(20 * MS))->ev->reg = w.reg;
+}
+
+void arbiter_take(const struct item *asked)
+{
+    struct node *n = &w.n[asked->node];
+    const struct lease_ask *q = &asked->ask;
+    struct ctl_view v = {.reg = w.reg, .holder_heard_ms = UINT64_MAX};
+    struct ctl_verdict r;
+    if (!w.arb_up)
+        return;
+    for (int i = 0; i < 2; i++)
+        if (lease_id_eq(&w.n[i].disk.self, &w.reg.holder) && !w.heard_dead[i] && w.heard[i])
+            v.holder_heard_ms = (w.now - w.heard[i]) / MS;
+    ctl_decide(&v, &asked->from, q, &r);
+    if (r.behind)
+        bad("the register is behind what %s has obeyed", n->name);
+    if (r.changed) {
+        judge_register(&r.next);
+        w.reg = r.next;
+        say("register: %s by %s: epoch %u, %s holds, %d in sync", lease_op_name(q->op), n->name,
+            w.reg.epoch, w.reg.holder.node, w.reg.insync_n);
+        tell_other(n);
+    }
+    if (asked->life != n->life || (one_in(15) && !w.healed))
+        return; /* the answer is lost, as it is when its connection ended with the process */
+    struct item *it =
+        event(n, W_ANSWER, LEASE_EV_ANSWER, w.now + MS + rnd(one_in(10) ? 2000 * MS : 5 * MS));
+    it->ev->ask_id = q->id;
+    it->ev->answer = r.granted ? LEASE_GRANTED : LEASE_REFUSED;
+    it->ev->reg = r.next;
+    it->ev->retry_ms = r.retry_ms;
+    (void)snprintf(it->ev->text, sizeof(it->ev->text), "%s", r.why);
+}
+
+void arbiter_beat(struct node *n)
+{
+    if (!n->arb_link || !w.arb_up)
+        return;
+    w.heard[idx(n)] = w.now;
+    w.heard_dead[idx(n)] = false;
+}
+
+void arbiter_links(void)
+{
+    for (int i = 0; i < 2; i++)
+        if (w.n[i].up)
+            (void)post(&w.n[i], w.n[i].arb_link && w.arb_up ? LEASE_EV_ARB_UP : LEASE_EV_ARB_DOWN);
+}

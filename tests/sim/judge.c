@@ -1,0 +1,188 @@
+/* judge.c: what must hold at every step, whatever happens.
+ *
+ *   - what was acknowledged is a prefix of the history of every epoch opened later, and of those
+ *     opened before the acknowledgement but higher than its own (R14);
+ *   - in one epoch one store acknowledges (P3);
+ *   - one record per (epoch, sequence), so journals of equal chain are equal (R2, F1);
+ *   - an epoch is opened once, and only above what that store has ever obeyed; no durable epoch
+ *     goes back, nor does the register (R4, F15, F17);
+ *   - a store that is being resynchronised is never opened and acknowledges nothing (R11);
+ *   - nothing acknowledged is ever cut (R5, R15);
+ *   - a plain call returns nowhere once another node has opened a higher epoch, as long as no clock
+ *     stood still and no operator vouched for a death (R12, R25);
+ * and when all faults have been healed: somebody serves, syncs are acknowledged, the pair is in
+ * sync again, both journals are equal. Acknowledgements are recorded where the driver would send
+ * the reply.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "fs/base/log.h"
+#include "tests/sim/sim.h"
+
+#define EXPECT_ACK_NS (5 * DMT_S)
+
+static struct opened *find(uint64_t epoch)
+{
+    for (int i = w.opened_n - 1; i >= 0; i--)
+        if (w.opened[i].epoch == epoch)
+            return &w.opened[i];
+    return NULL;
+}
+
+void judge_record(const struct node *n, int at)
+{
+    const struct rec *r = &n->j[at - 1];
+    struct opened *o = find(r->epoch);
+    if (at > 1 && n->j[at - 2].epoch > r->epoch)
+        bad("%s: epoch %s after %s in the journal", n->name, epoch_text(r->epoch),
+            epoch_text(n->j[at - 2].epoch));
+    if (!o)
+        return; /* the record that opens it */
+    int k = at - o->fork - 1;
+    if (k < 0 || k > o->log_n) {
+        bad("%s: record %d of epoch %s, which opened at %d and has %d records", n->name, at,
+            epoch_text(r->epoch), o->fork, o->log_n);
+    } else if (k == o->log_n) {
+        DMT_ASSERT(k < RECS_MAX);
+        o->log[o->log_n++] = r->chain;
+    } else if (o->log[k] != r->chain) {
+        bad("%s: two records under epoch %s, position %d", n->name, epoch_text(r->epoch), at);
+    }
+}
+
+void judge_opened(struct node *n, uint64_t epoch)
+{
+    if (find(epoch))
+        bad("epoch %s is opened twice", epoch_text(epoch));
+    if (n->disk.resync || !n->has_ws || n->empty)
+        bad("%s opens epoch %s with a store that is not complete", n->name, epoch_text(epoch));
+    for (int i = 0; i < w.opened_n; i++)
+        if (w.opened[i].epoch > epoch && memcmp(w.opened[i].store, n->disk.self.store, 16) == 0)
+            bad("%s opens epoch %s after %s", n->name, epoch_text(epoch),
+                epoch_text(w.opened[i].epoch));
+    int upto = n->tail - 1, must = w.canon_n;
+    while (must > 0 && w.canon_ep[must - 1] >= epoch)
+        must--; /* one that was granted long ago and is over before it opens */
+    if (must > upto || (must && w.canon[must - 1] != n->j[must - 1].chain))
+        bad("%s opens epoch %s without what was acknowledged (%d records of %d)", n->name,
+            epoch_text(epoch), upto, must);
+    DMT_ASSERT(w.opened_n < EPOCHS_MAX);
+    struct opened *o = &w.opened[w.opened_n++];
+    memset(o, 0, sizeof(*o));
+    o->epoch = epoch;
+    o->node = idx(n);
+    memcpy(o->store, n->disk.self.store, 16);
+    o->fork = upto;
+    o->hist_n = n->tail;
+    o->acker = -1;
+    uint64_t *chain = malloc(sizeof(uint64_t) * (size_t)n->tail);
+    o->log = malloc(sizeof(uint64_t) * RECS_MAX);
+    DMT_ASSERT(chain && o->log);
+    for (int i = 0; i < n->tail; i++)
+        chain[i] = n->j[i].chain;
+    o->chain = chain;
+    o->log[o->log_n++] = n->j[upto].chain;
+}
+
+void judge_ack(struct node *n, int upto)
+{
+    total.acks++;
+    w.last_ack = w.now;
+    struct opened *o = find(n->gate_epoch);
+    if (!o) {
+        bad("%s acknowledges in epoch %s, which nobody has opened", n->name,
+            epoch_text(n->gate_epoch));
+        return;
+    }
+    if (o->acker >= 0 && o->acker != idx(n))
+        bad("epoch %s is acknowledged by both nodes", epoch_text(o->epoch));
+    o->acker = idx(n);
+    if (n->disk.resync || !n->has_ws)
+        bad("%s acknowledges while it is being resynchronised", n->name);
+    int same = upto < w.canon_n ? upto : w.canon_n;
+    if (same && n->j[same - 1].chain != w.canon[same - 1])
+        bad("%s acknowledges another history than what was acknowledged before", n->name);
+    for (int i = 0; i < w.opened_n; i++) {
+        const struct opened *h = &w.opened[i];
+        if (h->epoch > o->epoch && (h->hist_n < upto || h->chain[upto - 1] != n->j[upto - 1].chain))
+            bad("%s acknowledges record %d in epoch %s, but epoch %s was opened without it",
+                n->name, upto, epoch_text(o->epoch), epoch_text(h->epoch));
+    }
+    for (; w.canon_n < upto; w.canon_n++) {
+        w.canon[w.canon_n] = n->j[w.canon_n].chain;
+        w.canon_ep[w.canon_n] = o->epoch;
+    }
+    for (int i = upto; i > 0 && w.canon_ep[i - 1] > o->epoch; i--)
+        w.canon_ep[i - 1] = o->epoch;
+}
+
+void judge_plain(struct node *n)
+{
+    total.plains++;
+    if (w.plain_off)
+        return;
+    for (int i = 0; i < w.opened_n; i++)
+        if (w.opened[i].epoch > n->gate_epoch && w.opened[i].node != idx(n))
+            bad("a plain call returns on %s in epoch %s after epoch %s was opened", n->name,
+                epoch_text(n->gate_epoch), epoch_text(w.opened[i].epoch));
+}
+
+void judge_cut(const struct node *n, int keep)
+{
+    int had = n->tail < w.canon_n ? n->tail : w.canon_n;
+    if (had > keep && n->j[had - 1].chain == w.canon[had - 1])
+        bad("%s cuts record %d, which was acknowledged", n->name, had);
+    if (keep < n->tail)
+        total.branches++;
+}
+
+void judge_resync(const struct node *n)
+{
+    if (!n->disk.resync)
+        bad("%s begins a resync that its record does not know of", n->name);
+    if (lease_register_has(&w.reg, &n->disk.self))
+        bad("%s begins a resync although the register names it", n->name);
+}
+
+void judge_record_written(const struct node *n, const struct lease_record *next)
+{
+    if (next->seen < n->disk.seen)
+        bad("%s forgets epoch %s", n->name, epoch_text(n->disk.seen));
+}
+
+void judge_register(const struct lease_register *next)
+{
+    if (next->epoch <= w.reg.epoch)
+        bad("the register goes from epoch %u to %u", w.reg.epoch, next->epoch);
+}
+
+/* F24: the register names nobody who lives; or one who does not, and degrade=block waits for that
+ * one: both are an operator's to solve. */
+static bool hopeless(void)
+{
+    int alive = 0;
+    for (int i = 0; i < 2; i++)
+        alive += lease_register_has(&w.reg, &w.n[i].disk.self) && !w.n[i].disk.resync;
+    return alive == 0 || (w.block && alive < w.reg.insync_n);
+}
+
+void judge_end(void)
+{
+    if (w.bad[0] || (w.disks && hopeless()))
+        return;
+    const char *a = dmt_lease_state_name(lease_core_state(&w.n[0].s));
+    const char *b = dmt_lease_state_name(lease_core_state(&w.n[1].s));
+    if (w.last_ack + EXPECT_ACK_NS < w.now)
+        bad("nobody acknowledges: A is %s, B is %s", a, b);
+    else if (w.reg.insync_n != 2)
+        bad("the pair is not in sync again: A is %s, B is %s", a, b);
+}
+
+void judge_free(void)
+{
+    for (int i = 0; i < w.opened_n; i++) {
+        free((void *)(uintptr_t)w.opened[i].chain);
+        free(w.opened[i].log);
+    }
+}

@@ -1,0 +1,491 @@
+/* node.c: the driver of the lease core, and the program around it.
+ *
+ * The counterpart of fs/lease/lease.c, io.c, gate.c and of fs/dumontfs_roles.c: what may not wait
+ * is done in the step; the rest goes through the io queue, one by one, in order, and is lost with
+ * the process; what takes long is posted to the program's main thread. Also the client: calls that
+ * are logged and then wait for the gate, and syncs.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "fs/base/log.h"
+#include "tests/sim/sim.h"
+
+static void act(struct node *n, const struct lease_action *a);
+
+/* --- the lease thread --- */
+
+void feed(struct node *n, struct lease_event *e)
+{
+    static struct lease_actions out;
+    e->tail = n->has_ws ? (uint64_t)n->tail : 0;
+    enum dmt_lease_state was = lease_core_state(&n->s);
+    lease_step(&n->s, e, local(n), &out);
+    if (was != lease_core_state(&n->s))
+        say("%s: %s -> %s, epoch %s", n->name, dmt_lease_state_name(was),
+            dmt_lease_state_name(lease_core_state(&n->s)), epoch_text(n->s.rec.seen));
+    int k = out.n;
+    struct lease_action copy[LEASE_ACTIONS_MAX]; /* acting may step again */
+    memcpy(copy, out.a, sizeof(copy[0]) * (size_t)k);
+    for (int i = 0; i < k; i++)
+        act(n, &copy[i]);
+    if (n->s.next == UINT64_MAX)
+        return;
+    uint64_t at = (uint64_t)((double)(n->s.next - n->off) / n->rate) + 1;
+    if (n->s.next < n->off || at <= w.now)
+        at = w.now + MS / 2;
+    if (n->next_step <= w.now || at < n->next_step) {
+        n->next_step = at;
+        push(at, W_STEP, idx(n));
+    }
+}
+
+void feed_type(struct node *n, enum lease_ev type)
+{
+    struct lease_event e = {.type = type};
+    feed(n, &e);
+}
+
+/* lease_post: served soon, in order. */
+struct lease_event *post(struct node *n, enum lease_ev type)
+{
+    uint64_t at = w.now + rnd(one_in(30) ? 10 * MS : MS / 5);
+    if (at <= n->ev_at)
+        at = n->ev_at + 1;
+    n->ev_at = at;
+    struct item *it = push(at, W_EVENT, idx(n));
+    it->ev = calloc(1, sizeof(*it->ev));
+    DMT_ASSERT(it->ev);
+    it->ev->type = type;
+    return it->ev;
+}
+
+/* --- the gate --- */
+
+static void apply_gate(struct node *n, const struct lease_action *a)
+{
+    if (a->gen <= n->gen)
+        return;
+    n->gen = a->gen;
+    if (a->epoch != n->gate_epoch || memcmp(a->peer.store, n->gate_peer, 16) != 0)
+        n->acked = 0; /* R3 */
+    n->gate_epoch = a->epoch;
+    memcpy(n->gate_peer, a->peer.store, 16);
+    n->mode = a->mode;
+    node_synced(n);
+}
+
+static int gate_plain(struct node *n)
+{
+    switch (n->mode) {
+    case LEASE_GATE_CLOSED:
+        return -EIO;
+    case LEASE_GATE_WAIT:
+        return 1;
+    case LEASE_GATE_PAIR:
+        return local(n) < n->deadline ? 0 : 1;
+    default:
+        return 0;
+    }
+}
+
+static int gate_sync(struct node *n, int seq)
+{
+    int p = gate_plain(n);
+    return p != 0 ? p : n->mode == LEASE_GATE_PAIR && n->acked < (uint64_t)seq ? 1 : 0;
+}
+
+void node_acked(struct node *n, const uint8_t store[16], uint64_t epoch, uint64_t durable)
+{
+    if (epoch != 0 && epoch == n->gate_epoch && memcmp(store, n->gate_peer, 16) == 0 &&
+        durable > n->acked)
+        n->acked = durable;
+    enum dmt_lease_state st = lease_core_state(&n->s);
+    if (st == DMT_LEASE_HOLDER_ALONE || st == DMT_LEASE_LEAVING) {
+        struct lease_event *e = post(n, LEASE_EV_PEER_ACK);
+        memcpy(e->id.node, n->rc.peer.node, sizeof(e->id.node));
+        memcpy(e->id.store, store, 16);
+        e->epoch = epoch;
+        e->durable = e->whole = durable;
+    }
+    node_synced(n);
+}
+
+/* --- client --- */
+
+void node_synced(struct node *n)
+{
+    if (n->want_sync == 0 || n->durable < n->want_sync)
+        return;
+    int r = gate_sync(n, n->want_sync);
+    if (r == 0)
+        judge_ack(n, n->want_sync);
+    if (r <= 0)
+        n->want_sync = 0;
+}
+
+void node_client(struct node *n)
+{
+    bool writes = n->opened && n->mode != LEASE_GATE_CLOSED && n->mode != LEASE_GATE_READONLY;
+    /* A call that begins while it must wait has its record logged and waits then. */
+    if (writes && n->tail < RECS_MAX - 700 && gate_plain(n) >= 0 &&
+        journal_append(n, n->write_epoch, false)) {
+        peer_appended(n);
+        if (gate_plain(n) == 0)
+            judge_plain(n);
+        if (n->want_sync == 0 && (w.all_sync || rnd(2) == 0))
+            n->want_sync = n->tail;
+    } else if (writes && n->want_sync == 0) {
+        n->want_sync = n->tail;
+    }
+    node_synced(n);
+    push(w.now + MS + rnd(w.think), W_CLIENT, idx(n));
+}
+
+/* --- actions of the lease core --- */
+
+static void queue_io(struct node *n, const struct lease_action *a)
+{
+    DMT_ASSERT(n->io_n < IO_MAX);
+    struct lease_action *q = malloc(sizeof(*q));
+    DMT_ASSERT(q);
+    *q = *a;
+    n->io[n->io_n++] = q;
+    if (!n->io_busy) {
+        n->io_busy = true;
+        push(w.now + rnd(3 * MS), W_IO, idx(n));
+    }
+}
+
+static void act(struct node *n, const struct lease_action *a)
+{
+    struct msg m = {.kind = M_PING};
+    switch (a->type) {
+    case LEASE_ACT_CLOSE:
+        apply_gate(n, a);
+        return;
+    case LEASE_ACT_LEASE:
+        n->deadline = a->deadline_ns;
+        node_synced(n);
+        return;
+    case LEASE_ACT_SEND:
+        m.ping = a->msg;
+        m.ping.from = n->disk.self;
+        m.ping.instance = n->s.conf.instance;
+        wire_send(n, CH_PING, &m);
+        return;
+    case LEASE_ACT_BEAT:
+        arbiter_beat(n);
+        return;
+    case LEASE_ACT_EVENT:
+        say("%s: %s: %s", n->name, a->kind, a->text);
+        return;
+    case LEASE_ACT_MAY_STOP:
+        return;
+    default:
+        queue_io(n, a);
+        return;
+    }
+}
+
+static void break_down(struct node *n, const char *why)
+{
+    struct lease_event *e = post(n, LEASE_EV_BROKEN);
+    memcpy(e->text, why, strlen(why) + 1);
+    n->stuck = true;
+    node_restart_soon(n, (n->full_until > w.now ? n->full_until - w.now : 0) + DMT_S);
+}
+
+static void say_role(struct node *n, enum dmt_replica_role role, uint64_t epoch, bool alone)
+{
+    struct replica_event *e = peer_post(n, REPLICA_EV_ROLE);
+    e->role = role;
+    e->epoch = epoch;
+    e->flag = alone;
+    e->seen = n->disk.seen;
+}
+
+static bool begin_epoch(struct node *n, uint64_t epoch)
+{
+    if (!n->has_ws || !journal_append(n, epoch, true))
+        return false;
+    journal_sync(n);
+    n->write_epoch = epoch;
+    judge_opened(n, epoch);
+    return true;
+}
+
+static void open_epoch(struct node *n, const struct lease_action *a)
+{
+    say("%s opens epoch %s (%s)", n->name, epoch_text(a->epoch), a->text);
+    if (!begin_epoch(n, a->epoch)) {
+        break_down(n, "the epoch cannot be opened");
+        return;
+    }
+    total.solos += strcmp(a->text, "solo") == 0;
+    total.pairs += strcmp(a->text, "pair") == 0;
+    n->opened = true;
+    say_role(n, DMT_REPLICA_SENDER, a->epoch, a->alone);
+}
+
+static void write_record(struct node *n, const struct lease_record *r)
+{
+    if (n->full_until > w.now) {
+        break_down(n, "node.state cannot be written");
+        return;
+    }
+    judge_record_written(n, r);
+    n->disk = *r;
+}
+
+static void do_one(struct node *n, const struct lease_action *a)
+{
+    switch (a->type) {
+    case LEASE_ACT_WRITE:
+        write_record(n, &a->record);
+        return;
+    case LEASE_ACT_GATE:
+        apply_gate(n, a);
+        post(n, LEASE_EV_GATE)->gen = a->gen;
+        return;
+    case LEASE_ACT_ASK:
+        arbiter_ask(n, &a->ask);
+        return;
+    case LEASE_ACT_OPEN_EPOCH:
+        open_epoch(n, a);
+        return;
+    case LEASE_ACT_PROMOTE:
+        n->app = *a;
+        app_post(n, APP_PROMOTE, 50 * MS);
+        return;
+    case LEASE_ACT_DEMOTE:
+        n->opened = false;
+        n->want_sync = 0;
+        say_role(n, DMT_REPLICA_RECEIVER, 0, false);
+        return;
+    case LEASE_ACT_FOLLOW:
+        peer_post_follow(n, a->epoch);
+        return;
+    case LEASE_ACT_LOSE:
+        n->app = *a;
+        app_post(n, APP_LOSE, 30 * MS);
+        return;
+    case LEASE_ACT_FETCH:
+        (void)peer_post(n, REPLICA_EV_DO_FETCH);
+        return;
+    case LEASE_ACT_ORDER_RESYNC:
+        (void)peer_post(n, REPLICA_EV_DO_ORDER);
+        return;
+    case LEASE_ACT_RESYNC:
+        app_post(n, APP_RESYNC, 30 * MS);
+        return;
+    case LEASE_ACT_DRAIN:
+        n->frozen_drain = false;
+        app_post(n, APP_DRAIN, 20 * MS);
+        return;
+    default:
+        DMT_ASSERT(false);
+    }
+}
+
+void node_io(struct node *n)
+{
+    if (n->io_n == 0) {
+        n->io_busy = false;
+        return;
+    }
+    struct lease_action *a = n->io[0];
+    memmove(n->io, n->io + 1, sizeof(n->io[0]) * (size_t)(--n->io_n));
+    uint32_t life = n->life;
+    if (!n->stuck)
+        do_one(n, a);
+    free(a);
+    if (n->life != life)
+        return;
+    n->io_busy = n->io_n > 0;
+    if (n->io_busy)
+        push(w.now + rnd(one_in(20) ? 30 * MS : 3 * MS), W_IO, idx(n));
+}
+
+/* --- the main thread --- */
+
+void app_post(struct node *n, enum app_op op, uint64_t most)
+{
+    uint64_t at = w.now + rnd(most);
+    if (at <= n->app_at)
+        at = n->app_at + 1;
+    n->app_at = at;
+    push(at, W_APP, idx(n))->n = op;
+}
+
+static void promote(struct node *n)
+{
+    const struct lease_action *a = &n->app;
+    say("%s is promoted, epoch %s (%s)", n->name, epoch_text(a->epoch), a->text);
+    if (n->has_ws)
+        journal_sync(n); /* all that was received counts (R6) */
+    if (!begin_epoch(n, a->epoch)) {
+        post(n, LEASE_EV_PROMOTE_DONE)->err = -ENOSPC;
+        n->stuck = true;
+        node_restart_soon(n, (n->full_until > w.now ? n->full_until - w.now : 0) + DMT_S);
+        return;
+    }
+    if (a->alone)
+        total.promotions++;
+    else
+        total.handovers++;
+    n->opened = true;
+    (void)post(n, LEASE_EV_PROMOTE_DONE);
+    say_role(n, DMT_REPLICA_SENDER, a->epoch, a->alone);
+}
+
+static void lose(struct node *n)
+{
+    const struct lease_action *a = &n->app;
+    if (!n->has_ws || n->full_until > w.now || one_in(40)) {
+        (void)peer_post(n, REPLICA_EV_CANNOT);
+        post(n, LEASE_EV_LOSE_DONE)->err = -EIO;
+        return;
+    }
+    say("%s keeps %d records as branch %s", n->name, n->tail - (int)a->switch_seq, a->text);
+    journal_cut(n, (int)a->switch_seq);
+    journal_sync(n);
+    (void)post(n, LEASE_EV_LOSE_DONE);
+}
+
+static void resync(struct node *n)
+{
+    peer_ws(n, false);
+    judge_resync(n);
+    journal_clear(n);
+    (void)peer_post(n, REPLICA_EV_RESYNC_READY);
+}
+
+static void imported(struct node *n)
+{
+    if (!n->import)
+        return;
+    total.resyncs++;
+    n->tail = n->ep_n = 0;
+    n->jgen++;
+    for (int i = 0; i < n->import_n; i++) {
+        const struct rec *r = &n->import[i];
+        n->j[n->tail++] = *r;
+        if (r->fork)
+            n->ep[n->ep_n++] =
+                (struct replica_epoch){r->epoch, r->fork - 1, pos_of(n, (int)r->fork - 1).chain};
+    }
+    n->durable = n->oldest = n->tail;
+    free(n->import);
+    n->import = NULL;
+    n->empty = false;
+    n->resync_waits = true;
+    peer_ws(n, true);
+}
+
+static void drain(struct node *n)
+{
+    if (lease_core_state(&n->s) != DMT_LEASE_HOLDER_PAIRED || !n->s.draining)
+        return;
+    if (!n->frozen_drain) {
+        n->frozen_drain = true;
+        (void)post(n, LEASE_EV_FREEZE);
+        app_post(n, APP_DRAIN, 20 * MS);
+        return;
+    }
+    bool all = n->mode == LEASE_GATE_WAIT && n->acked >= (uint64_t)n->tail && n->durable == n->tail;
+    if (!all && n->g.joined && !one_in(20)) {
+        app_post(n, APP_DRAIN, 20 * MS);
+        return;
+    }
+    post(n, LEASE_EV_DRAINED)->err = all ? 0 : -ETIMEDOUT;
+}
+
+void node_app(struct node *n, enum app_op op)
+{
+    switch (op) {
+    case APP_PROMOTE:
+        promote(n);
+        return;
+    case APP_LOSE:
+        lose(n);
+        return;
+    case APP_FETCHED:
+        post(n, LEASE_EV_FETCH_DONE)->err = n->app.switch_seq ? -ENOTCONN : 0;
+        return;
+    case APP_RESYNC:
+        resync(n);
+        return;
+    case APP_IMPORTED:
+        imported(n);
+        return;
+    case APP_DRAIN:
+        drain(n);
+        return;
+    }
+}
+
+/* --- life --- */
+
+void node_start(struct node *n)
+{
+    struct lease_core_conf c = {.solo_after_ms = 3000,
+                                .degrade = w.block ? DMT_DEGRADE_BLOCK : DMT_DEGRADE_SOLO,
+                                .has_peer = true};
+    c.instance = rnd(0) | 1;
+    c.instance = w.rnd | 1;
+    DMT_ASSERT(dmt_lease_timers_check(&c.timers, NULL) == 0);
+    n->life++;
+    n->up = true;
+    n->stuck = false;
+    n->next_step = n->ev_at = n->loop_at = n->app_at = 0;
+    n->io_busy = n->fsyncing = n->opened = false;
+    n->mode = LEASE_GATE_CLOSED;
+    n->gen = n->gate_epoch = n->acked = n->deadline = 0;
+    n->want_sync = 0;
+    n->ping_conn = 0;
+    if (!n->has_ws) { /* the last resync was cut off in the midst: a new, empty standby */
+        new_store(n);
+        say("%s starts over with an empty store", n->name);
+    }
+    bool holds = n->disk.hold != 0 && !n->disk.resync && !n->disk.gave_up;
+    lease_core_init(&n->s, &c, &n->disk);
+    say("%s starts", n->name);
+    total.restarts++;
+    peer_start(n, holds);
+    feed_type(n, LEASE_EV_START);
+    if (n->arb_link && w.arb_up)
+        (void)post(n, LEASE_EV_ARB_UP);
+    push(w.now + rnd(50 * MS), W_CLIENT, idx(n));
+    push(w.now + DMT_S, W_TICK, idx(n));
+}
+
+/* power: what was not synced is gone. What the io thread had not done yet is gone in both cases. */
+void node_stop(struct node *n, bool power)
+{
+    if (!n->up)
+        return;
+    say("%s %s", n->name, power ? "loses power" : "ends");
+    bool reset = !power || one_in(2); /* the kernel of a killed process closes its sockets */
+    for (enum channel ch = 0; ch < CHANNELS && reset; ch++)
+        if (*wire_conn(n, ch))
+            wire_send(n, ch, &(struct msg){.kind = M_FIN});
+    n->g = (struct greeting){0};
+    n->ping_conn = 0;
+    n->life++;
+    n->up = false;
+    n->thaw_at = 0;
+    if (power)
+        journal_forget(n);
+    for (int i = 0; i < n->io_n; i++)
+        free(n->io[i]);
+    n->io_n = 0;
+    free(n->import);
+    n->import = NULL;
+}
+
+void node_restart_soon(struct node *n, uint64_t after)
+{
+    push(w.now + after, W_RESTART, -1)->n = (uint64_t)idx(n);
+}

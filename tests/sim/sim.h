@@ -1,0 +1,327 @@
+/* sim.h: the deterministic simulator: one world of two nodes, an arbiter, clients and faults under virtual time, made from one
+ * seed.
+ *
+ * Real code in it: the lease core and the replica core of both nodes (fs/lease/core*.c, fs/replica/core.c), the register's
+ * decisions (daemon/controller/decide.c). Modelled: their drivers (queues, delays), journals (records with chain; durable up to
+ * a point), connections, disks, clocks. The files, bottom up:
+ *
+ *   world.c    time, events, random numbers, trace
+ *   journal.c  a node's journal and store: append, sync, cut, positions, epochs
+ *   judge.c    what must hold at every step
+ *   wire.c     connections between the nodes: two channels, each direction can fail by itself
+ *   peer.c     the driver of the replica core (what fs/replica/session.c, sender.c, receiver.c, resync.c do)
+ *   node.c     the driver of the lease core (fs/lease/lease.c, io.c, gate.c) and the node's program (fs/dumontfs_roles.c), client
+ *   arbiter.c  the controller
+ *   fault.c    what goes wrong
+ *   test_sim.c one run, many runs, the program
+ *
+ * Everything is single-threaded; the same seed gives the same run on every machine. */
+#ifndef DMT_SIM_H
+#define DMT_SIM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "daemon/controller/decide.h"
+#include "fs/lease/core.h"
+#include "fs/replica/core.h"
+
+#define MS          DMT_MS
+#define RUN_NS      (30 * DMT_S) /* so long there are faults */
+#define RECS_MAX    4096
+#define EPOCHS_MAX  512
+#define NODE_EPOCHS 256
+#define QUEUE_MAX   32768
+#define IO_MAX      256
+
+/* --- the journal -------------------------------------------------------------------------------------------------------- */
+struct rec {
+    uint64_t epoch, chain;
+    uint32_t id;   /* unique in a run */
+    uint32_t fork; /* EPOCH record: its switch point + 1; else 0 */
+};
+
+/* --- what is between the nodes -------------------------------------------------------------------------------------------- */
+enum channel { CH_PING, CH_DATA, CHANNELS };
+enum msg_kind {
+    M_PING,
+    M_FIN,  /* the other end has closed */
+    M_KEEP, /* the replica's own keepalive */
+    M_HELLO,
+    M_VERDICT,
+    M_EPOCH,
+    M_READY,
+    M_STREAM,
+    M_RECORDS,
+    M_ACK,
+    M_FETCH,
+    M_FETCHED,
+    M_ORDER,
+    M_GO,
+    M_STATE,
+    M_BYE,
+};
+struct msg {
+    enum msg_kind kind;
+    uint64_t epoch, seq, fork;
+    struct dmt_pos pos, at;
+    bool flag;
+    int err;
+    enum replica_relation relation;
+    struct lease_msg ping;
+    struct dmt_replica_peer *peer; /* HELLO */
+    struct replica_epoch *epochs;  /* HELLO */
+    struct rec *recs;              /* RECORDS, STATE */
+    int n;                         /* of epochs or recs */
+};
+
+/* --- events --------------------------------------------------------------------------------------------------------------- */
+enum what {
+    W_STEP,    /* the lease core's next time */
+    W_MSG,     /* n: channel */
+    W_CONNECT, /* somebody dials */
+    W_TICK,    /* a node's second */
+    W_IO,      /* the lease-io thread takes its next action */
+    W_EVENT,   /* something posted to the lease thread: ev */
+    W_LOOP,    /* something posted to the replica's loop: rev */
+    W_APP,     /* something posted to the node's main thread: n = enum app_op */
+    W_FSYNC,
+    W_CLIENT,
+    W_ASK,     /* a request reaches the arbiter */
+    W_ANSWER,  /* ev */
+    W_RESTART, /* n: node */
+    W_FAULT,
+    W_HEAL, /* n: enum heal */
+};
+struct item {
+    uint64_t at, order;
+    enum what what;
+    int node;      /* 0, 1; -1: nobody's */
+    uint32_t life; /* of that node when this was pushed: another one: dropped */
+    uint32_t conn; /* W_MSG */
+    uint64_t n, gen;
+    struct item *next_free;
+    struct msg m;
+    struct lease_event *ev;
+    struct replica_event rev;
+    bool follow; /* W_LOOP: dmt_replica_follow */
+    struct lease_ask ask;
+    struct lease_id from;
+};
+
+enum app_op { APP_PROMOTE, APP_LOSE, APP_FETCHED, APP_RESYNC, APP_IMPORTED, APP_DRAIN };
+
+struct greeting { /* a connection of the replica before and after its hellos */
+    uint32_t id;  /* 0: none */
+    bool posed, sent, got, joined, empty;
+    struct dmt_pos pos;
+    struct dmt_replica_peer peer;
+    uint64_t heard;
+};
+
+struct node {
+    char name[8];
+    bool up, arb_link, stuck; /* stuck: the lease is broken, it needs a restart */
+    uint64_t thaw_at;         /* > now: paused */
+    uint32_t life;
+    uint64_t off; /* its clock: off + now * rate */
+    double rate;
+    uint64_t full_until;
+    /* disk */
+    struct lease_record disk; /* node.state */
+    struct rec j[RECS_MAX];
+    int tail, durable, oldest; /* what is before `oldest` is only in the store, not in the journal any more */
+    struct replica_epoch ep[NODE_EPOCHS];
+    int ep_n;
+    bool has_ws, empty; /* empty: a new standby's store, without lineage */
+    uint32_t jgen;      /* changes with each cut: a sync that was under way says nothing then */
+    bool fsyncing;
+    /* lease driver */
+    struct lease_state s;
+    uint64_t next_step, ev_at, loop_at, app_at;
+    struct lease_action *io[IO_MAX];
+    int io_n;
+    bool io_busy;
+    enum lease_gate_mode mode;
+    uint64_t gen, gate_epoch, acked, deadline;
+    uint8_t gate_peer[16];
+    uint32_t ping_conn;
+    uint64_t ping_heard;
+    /* replica driver */
+    struct replica_core rc;
+    struct greeting g;
+    struct replica_epoch peer_ep[NODE_EPOCHS];
+    int peer_ep_n;
+    uint64_t follow_pending;
+    bool streaming, importing, storing, resync_waits;
+    int sent, serve_to, store_to, acked_durable;
+    uint64_t stream_epoch;
+    /* program */
+    bool opened;
+    uint64_t write_epoch; /* of the records that are written now */
+    struct lease_action app; /* what was decided last, for APP_PROMOTE, APP_LOSE */
+    struct rec *import;
+    int import_n;
+    bool frozen_drain;
+    int want_sync; /* position of the oldest sync waiting, 0 none */
+};
+
+enum fault_kind {
+    F_LINK,
+    F_ONEWAY,
+    F_RESET,
+    F_ARB_LINK,
+    F_ARB_AWAY,
+    F_KILL,
+    F_POWER,
+    F_PAUSE,
+    F_HANDOVER,
+    F_DISK,
+    F_FULL,
+    F_STOP,
+    F_OPERATOR,
+    F_TRIM,
+    F_SPOT,
+    F_FENCE,
+    F_KINDS
+};
+
+struct opened {
+    uint64_t epoch;
+    int node, fork;
+    uint8_t store[16];
+    int hist_n;            /* history at the opening, its own record included */
+    const uint64_t *chain; /* of each of these positions */
+    int log_n;             /* records of this epoch: chains by number */
+    uint64_t *log;
+    int acker; /* -1 none */
+};
+
+struct world {
+    uint64_t now, order, seed, rnd;
+    struct node n[2];
+    struct item *heap[QUEUE_MAX];
+    int heap_n;
+    struct item *held[2][QUEUE_MAX / 8]; /* to node i, on a direction that is down */
+    int held_n[2];
+    bool dir[2]; /* messages to node i get through */
+    uint32_t conn_next;
+    uint64_t fifo[2][CHANNELS];
+    /* this run's character */
+    uint32_t weight[F_KINDS];
+    uint64_t fault_every, think, fsync_max, delay_max;
+    uint32_t lossy; /* pings: 1 in so many lost, doubled or late; 0 none */
+    bool block, disks, all_sync;
+    /* arbiter */
+    struct lease_register reg;
+    uint64_t heard[2];
+    bool heard_dead[2], arb_up;
+    /* judge */
+    bool healed, plain_off;
+    uint32_t next_id;
+    uint64_t canon[RECS_MAX];    /* chain of what was ever acknowledged: a prefix of everything later */
+    uint64_t canon_ep[RECS_MAX]; /* the lowest epoch in which it was */
+    int canon_n;
+    struct opened opened[EPOCHS_MAX];
+    int opened_n;
+    uint64_t last_ack;
+    uint8_t serial;
+    char bad[400];
+};
+extern struct world w;
+
+struct totals {
+    uint64_t runs, steps, acks, plains, promotions, pairs, solos, handovers, resyncs, branches, faults, restarts;
+};
+extern struct totals total;
+extern bool tracing;
+
+/* world.c */
+uint64_t rnd(uint64_t n);
+bool one_in(uint32_t n);
+void bad(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+void say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+struct item *push(uint64_t at, enum what what, int node);
+struct item *next_item(void);
+void put_back(struct item *it);
+void item_free(struct item *it);
+uint64_t local(const struct node *n);
+struct node *other(struct node *n);
+int idx(const struct node *n);
+bool usable(const struct node *n);
+const char *epoch_text(uint64_t epoch);
+
+/* journal.c */
+struct dmt_pos pos_of(const struct node *n, int seq);
+enum replica_relation relate(const struct node *n, const struct dmt_pos *p, bool empty);
+bool journal_append(struct node *n, uint64_t epoch, bool opens);
+bool journal_receive(struct node *n, const struct rec *r);
+void journal_cut(struct node *n, int keep);
+void journal_clear(struct node *n);
+void journal_forget(struct node *n);
+void journal_sync(struct node *n);
+void fsync_soon(struct node *n);
+void new_store(struct node *n);
+
+/* judge.c */
+void judge_opened(struct node *n, uint64_t epoch);
+void judge_record(const struct node *n, int at);
+void judge_ack(struct node *n, int upto);
+void judge_plain(struct node *n);
+void judge_cut(const struct node *n, int keep);
+void judge_resync(const struct node *n);
+void judge_record_written(const struct node *n, const struct lease_record *next);
+void judge_register(const struct lease_register *next);
+void judge_end(void);
+void judge_free(void);
+
+/* wire.c */
+void wire_send(struct node *from, enum channel ch, const struct msg *m);
+void wire_try(void);
+void wire_deliver(struct node *n, struct item *it);
+void wire_close(struct node *n, enum channel ch, bool tell);
+void wire_direction(int to, bool up);
+void wire_drop_held(void);
+uint32_t *wire_conn(struct node *n, enum channel ch);
+
+/* peer.c */
+void peer_do(struct node *n, const struct replica_event *ev);
+void peer_connected(struct node *n, uint32_t conn);
+void peer_closed(struct node *n);
+void peer_message(struct node *n, struct msg *m);
+void peer_loop(struct node *n, const struct item *it);
+void peer_appended(struct node *n);
+void peer_durable(struct node *n);
+void peer_ws(struct node *n, bool has);
+void peer_start(struct node *n, bool holder);
+struct replica_event *peer_post(struct node *n, enum replica_event_type type);
+void peer_post_follow(struct node *n, uint64_t epoch);
+
+/* node.c */
+void feed(struct node *n, struct lease_event *e);
+void feed_type(struct node *n, enum lease_ev type);
+struct lease_event *post(struct node *n, enum lease_ev type);
+void app_post(struct node *n, enum app_op op, uint64_t most);
+void node_acked(struct node *n, const uint8_t store[16], uint64_t epoch, uint64_t durable);
+void node_io(struct node *n);
+void node_app(struct node *n, enum app_op op);
+void node_client(struct node *n);
+void node_synced(struct node *n);
+void node_start(struct node *n);
+void node_stop(struct node *n, bool power);
+void node_restart_soon(struct node *n, uint64_t after);
+
+/* arbiter.c */
+void arbiter_ask(struct node *n, const struct lease_ask *q);
+void arbiter_take(const struct item *it);
+void arbiter_beat(struct node *n);
+void arbiter_links(void);
+
+/* fault.c */
+void fault_character(void);
+void fault_strike(void);
+void fault_unfence(struct node *n);
+void fault_heal(uint64_t what);
+void fault_heal_all(void);
+
+#endif
