@@ -88,7 +88,7 @@ struct app {
     int exit_code;
 
     /* state of the mount (main only, but for the atomics) */
-    bool mount_asked, ready_said;
+    bool mount_asked, ready_said, holder_lost;
     atomic_bool mounted, epoch_open;
     atomic_bool closed_mount; /* mounted read-only because of after_promotion=readonly: opened when the lease is */
     char mounted_dir[DMT_PATH_MAX]; /* parts_lock */

@@ -221,8 +221,7 @@ static void holder_gone(struct app *a, void *unused)
     if (a->stopping)
         return;
     dmt_error("the holder process is gone: draining and leaving");
-    if (atomic_load(&a->mounted))
-        umount2(a->mounted_dir, MNT_DETACH);
+    a->holder_lost = true;
     app_stop(a, 1);
 }
 
@@ -260,11 +259,17 @@ void mount_undo(struct app *a)
     /* Lazily: what programs still hold open gets errors from the ended connection, but the directory is free at once. */
     send_simple(a, DMT_HP_UNMOUNT, DMT_HP_LAZY, "", "");
     pthread_rwlock_wrlock(&a->parts_lock);
+    char dir[DMT_PATH_MAX];
     struct dmt_fuse *f = a->fuse;
     a->fuse = NULL;
+    snprintf(dir, sizeof dir, "%s", a->mounted_dir);
     a->mounted_dir[0] = '\0';
     pthread_rwlock_unlock(&a->parts_lock);
     dmt_fuse_stop(f);
+    /* Ours to do now. Not before the connection has ended: the kernel would ask this process for a DESTROY, and wait for it for
+     * ever, unkillable, should it be killed just then. */
+    if (a->holder_lost && *dir)
+        umount2(dir, MNT_DETACH);
     atomic_store(&a->mounted, false);
     a->mount_asked = false;
 }

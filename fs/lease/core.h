@@ -219,7 +219,7 @@ struct lease_state {
     /* peer, as follower */
     uint64_t promise_ns; /* our word: no PROMOTE before */
     uint64_t heard_ns;   /* last PING */
-    uint64_t heard_instance;
+    uint64_t heard_instance, dead_instance; /* dead_instance: of whom there was word of death */
     struct lease_gaps gaps;
     uint32_t lease_ms;                    /* H as stated last */
     uint64_t peer_sync_ms;                /* oldest waiting sync of the holder */

@@ -82,7 +82,9 @@ void lease_answer_ping(struct lease_state *s, const struct lease_msg *m, uint64_
     s->peer_sync_ms = m->oldest_sync_ms;
     s->heard_ns = now;
     s->heard_instance = m->instance;
-    s->dead = false;
+    if (m->instance !=
+        s->dead_instance) /* else it was sent before the death, and came after the word of it */
+        s->dead = false;
     if (s->rec.peer_stopped) {
         s->rec.peer_stopped = false;
         lease_write(s, out);
@@ -272,6 +274,7 @@ void lease_follower_event(struct lease_state *s, const struct lease_event *e, ui
             strcmp(e->id.node, s->reg.holder.node) != 0)
             return;
         s->dead = true;
+        s->dead_instance = e->instance;
         s->read_next_ns = s->not_before_ns = now;
         return;
     case LEASE_EV_HIGHER:

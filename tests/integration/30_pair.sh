@@ -24,12 +24,12 @@ check "snapshot, change, roll back" bash -c "
 at a dumont flush w --to standby
 check_eq "digests are equal after the rollback" "$(digest_of a)" "$(digest_of b)"
 
-# the holder's process is killed under load
+# the holder is killed under load
 mkdir "$M/load"
 # from inside the mount, so that the writer meets the dead filesystem and not the directory below it
 start writer env -C "$M/load" "$BIN/ledger" write --dir . --ledger "$SCRATCH/ledger" --clients 4 --sync-every 5
 wait_until 20 bash -c "test \$(grep -c '^s' $SCRATCH/ledger) -gt 20" || die "the writer does not get on"
-kill -KILL "$(at a dumont status w --json | jq .pid)"
+ws_die "$(at a dumont status w --json | jq .pid)"
 check "the standby takes over" wait_until 30 mountpoint -q "$M.b"
 stop writer
 check "nothing acknowledged is missing, the tree is a prefix" "$BIN/ledger" judge --dir "$M.b/load" --ledger "$SCRATCH/ledger"

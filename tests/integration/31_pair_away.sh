@@ -120,7 +120,7 @@ umount "$M"
 PAIR_B=after_promotion=readonly pair_up look sync=fsync || die "the pair does not come up"
 R=$PAIR_MOUNT
 echo x >"$R/f" && sync "$R/f"
-kill -KILL "$(get a look .pid)"
+ws_die "$(get a look .pid)"
 check "after_promotion=readonly: it is mounted on the standby" wait_until 20 mountpoint -q "$R.b"
 check "it can be read" test "$(cat "$R.b/f")" = x
 check "and not be written" not bash -c "echo y > $R.b/f"

@@ -125,7 +125,7 @@ pair_link w delay 120 >/dev/null
 patient() { [ "$(at b dumont status w --json | jq .lease_ms)" -gt 2000 ]; }
 check "a slow link makes a long lease" wait_until 20 patient
 wait_until 10 bash -c "DUMONT_ETC=$SCRATCH/b/etc DUMONT_RUN=$SCRATCH/b/run dumont status w --json | jq -e .arbiter_up"
-kill -KILL "$pid"
+ws_die "$pid"
 check "the standby takes over" wait_until 20 mountpoint -q "$M.b"
 check "the death is in the history" has_event process-gone a "its agent says so"
 check "it ended the standby's wait" wait_until 5 has_event candidate b "word of its death"

@@ -72,5 +72,7 @@ ws_umount() {
 ws_status() { dumont status "$1" --json; }
 ws_get() { dumont status "$1" --json | jq -r "$2"; }
 ws_pid() { ws_get "$1" .pid; }
+# ws_die PID: the workspace process and its holder are gone at once, as with their machine.
+ws_die() { kill -KILL "$(awk '{ sub(/.*\) /, ""); print $2 }' "/proc/$1/stat")" "$1"; }
 is_mounted() { mountpoint -q "$1"; }
 not_mounted() { ! grep -q " $1 " /proc/self/mountinfo; }

@@ -173,10 +173,26 @@ static void word_of_death_ends_the_wait_but_not_the_read(void **state)
     t_event(&t, &e);
     assert_true(t_asks(&t, LEASE_READ));
     assert_int_equal(t_state(&t), DMT_LEASE_FOLLOWER);
+    t_ping(&t, E(5, 0), 9); /* sent before it died, on a long way */
     struct lease_register reg = a_register(5, "B", 2, "A", 1);
     t_answer(&t, LEASE_GRANTED, &reg);
     assert_int_equal(t_state(&t), DMT_LEASE_CANDIDATE);
     assert_true(t.s.ask.word);
+}
+
+static void a_holder_that_lives_again_is_not_dead(void **state)
+{
+    (void)state;
+    struct t t = {0};
+    t_follower(&t);
+    t_ping(&t, E(5, 0), 9);
+    struct lease_event e = {.type = LEASE_EV_DEATH, .id = an_id("B", 2), .instance = 9};
+    t_event(&t, &e);
+    assert_true(t_asks(&t, LEASE_READ));
+    t_ping(&t, E(5, 1), 10); /* the next process */
+    struct lease_register reg = a_register(5, "B", 2, "A", 1);
+    t_answer(&t, LEASE_GRANTED, &reg);
+    assert_int_equal(t_state(&t), DMT_LEASE_FOLLOWER);
 }
 
 static void an_orderly_stop_of_the_holder_is_no_failure(void **state)
@@ -405,6 +421,7 @@ int main(void)
         cmocka_unit_test(a_copy_that_is_not_in_sync_is_never_a_candidate),
         cmocka_unit_test(a_reset_is_not_death),
         cmocka_unit_test(word_of_death_ends_the_wait_but_not_the_read),
+        cmocka_unit_test(a_holder_that_lives_again_is_not_dead),
         cmocka_unit_test(an_orderly_stop_of_the_holder_is_no_failure),
         cmocka_unit_test(a_promotion_learned_late_waits_for_the_promise),
         cmocka_unit_test(a_handover_is_taken_at_once_and_paired),
