@@ -1,5 +1,5 @@
 #!/bin/bash
-# time: 60
+# time: 120
 # Options that change what a workspace is: owner, quota; an archive that is set when the journal's beginning is gone already, and one that cannot be used.
 . "$(dirname "$0")/../lib/sh/lib.sh"
 . "$(dirname "$0")/../lib/sh/mounts.sh"

@@ -1,5 +1,5 @@
 #!/bin/bash
-# time: 60
+# time: 120
 # What cannot be used gets one clear sentence and the right exit code, and loses nothing: objects of an archive that are cut short or missing, keys that are missing or
 # readable by everybody, certificates that are missing, of another CA, or of another machine, a store whose disk has errors.
 . "$(dirname "$0")/../lib/sh/lib.sh"

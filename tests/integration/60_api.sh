@@ -1,5 +1,5 @@
 #!/bin/bash
-# time: 60
+# time: 120
 # The HTTP API and the metrics of a controller with a real pair behind it, asked with curl over the Unix socket; the event history, with what the nodes tell; what the API
 # refuses. The last promotion goes by word of death.
 . "$(dirname "$0")/../lib/sh/lib.sh"

@@ -19,16 +19,23 @@ workspace_pids() {
 }
 no_workspaces() { [ -z "$(workspace_pids)" ]; }
 
+# Tells all to stop, also what is only just starting; true when there are none.
+workspaces_told() {
+    local s
+    no_workspaces && return 0
+    for s in "$SCRATCH"/run/*.sock "$SCRATCH"/*/run/*.sock; do
+        [ -S "$s" ] && [ "${s##*/}" != dumontd.sock ] && printf '{"cmd":"stop"}\n' | timeout 10 "$BIN/ctl" "$s" >/dev/null 2>&1
+    done
+    return 1
+}
+
 # Ends everything in order: what sanitizers find at the end of a process is wanted too. What was started by a mount ends with it; a standby is told.
 workspaces_end() {
     local s pid
     for s in $(mounts_below "$SCRATCH"); do
         unmount "$s"
     done
-    for s in "$SCRATCH"/run/*.sock "$SCRATCH"/*/run/*.sock; do
-        [ -S "$s" ] && [ "${s##*/}" != dumontd.sock ] && printf '{"cmd":"stop"}\n' | timeout 10 "$BIN/ctl" "$s" >/dev/null 2>&1
-    done
-    wait_until 60 no_workspaces && return 0
+    wait_until 60 workspaces_told && return 0
     for pid in $(workspace_pids); do
         echo "not ok $(cat "/proc/$pid/comm") $pid ends by itself"
         kill -KILL "$pid"
