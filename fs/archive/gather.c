@@ -83,7 +83,7 @@ static int next_stretch(struct dmt_archiver *a, const struct gather *g, uint64_t
     }
     lk.unlock(lk.ctx);
     dmt_store_pieces_free(st, &ps);
-    return r == -ENOENT ? 0 : r < 0 ? r : ret->end > 0;
+    return r == -ENOENT || r == DMT_E_GONE ? 0 : r < 0 ? r : ret->end > 0;
 }
 
 /* Cuts s down to its first part that has not been uploaded; false when all of it has. */

@@ -74,8 +74,10 @@ static int map_piece(void *ctx, const struct piece *p)
             memset(to, 0, out.len);
             if (r != -ENOENT)
                 return r;
+            /* Of a file that is awaited no byte may have arrived yet. One that is awaited no more
+             * (a promotion gave its bytes up) is what a pinned position cannot show. */
             if (store_missing_place_end(m->st, p->owner, p->serial) < p->foff)
-                return -EIO; /* only a file of which no byte has arrived yet may be absent */
+                return DMT_E_GONE;
         }
         out.file = f;
         out.foff = p->foff;

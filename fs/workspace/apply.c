@@ -45,9 +45,6 @@ static int apply_epoch(struct dmt_ws *ws, const struct dmt_rec *r, const struct 
     };
     copy_span(row.node, sizeof(row.node), e->node);
     copy_span(row.reason, sizeof(row.reason), e->reason);
-    /* Later changes of the epoch (solo, pair, handover) take no report away: who heals comes after. */
-    if (strcmp(row.reason, "promoted") == 0)
-        dmt_buf_reset(&ws->incomplete);
     ws->epoch = e->epoch;
     memcpy(ws->epoch_store, e->store_id, sizeof(ws->epoch_store));
     ws->epoch_mine = memcmp(e->store_id, dmt_store_ident(ws->st)->store_id, 16) == 0;

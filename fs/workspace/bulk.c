@@ -34,6 +34,13 @@ static int right_bytes(struct dmt_ws *ws, const struct range *g, void *buf, stru
     if (len > n.size - g->off)
         len = n.size - g->off;
     r = dmt_store_map(ws->st, g->view, g->ino, g->off, buf, len, ps);
+    if (r == DMT_E_GONE && g->view != DMT_LIVE) {
+        /* Given up at a promotion: nobody will ever have it, so what asks for it must come to an
+         * end. It gets what other such places read as here. */
+        memset(buf, 0, len);
+        *ret_n = len;
+        return 0;
+    }
     for (int i = 0; r == 0 && i < ps->n; i++) {
         const struct dmt_piece *p = &ps->v[i];
         bool right = p->born ? p->born <= g->seq : n.seq <= g->seq;

@@ -41,6 +41,11 @@ uint64_t ws_node(const struct ws_at *at, uint64_t ino)
     return at->view == DMT_LIVE ? ino : NODE_VIEW_BIT | at->serial << DMT_INO_BITS | ino;
 }
 
+uint64_t dmt_ws_snap_node(const struct dmt_snapshot *s, uint64_t ino)
+{
+    return NODE_VIEW_BIT | s->serial << DMT_INO_BITS | ino;
+}
+
 int ws_inode(struct dmt_ws *ws, uint64_t node, struct ws_at *at, struct dmt_inode *ret)
 {
     int r = ws_at(ws, node, at);

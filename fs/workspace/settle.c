@@ -165,6 +165,30 @@ static int give_up_rest(struct dmt_ws *ws)
     return r;
 }
 
+/* Rows first, then the checkpoint that makes it known durably: a restart must not ask again. */
+int dmt_ws_keep_own(struct dmt_ws *ws, uint64_t *ret_seq, struct dmt_err *err)
+{
+    struct dmt_lockfn lk = dmt_ws_lockfn(ws);
+    struct dmt_missing m;
+    uint64_t tail = dmt_journal_tail(ws->j).seq;
+    dmt_journal_kick(ws->j, tail);
+    int r = dmt_journal_wait(ws->j, tail);
+    if (r == 0)
+        r = dmt_ws_apply_upto(ws, tail, err);
+    if (r == 0)
+        r = dmt_store_ref_sync(ws->st, &lk, 0);
+    ws_lock(ws);
+    *ret_seq = ws->applied.seq;
+    for (uint64_t at = 0; r == 0 && dmt_store_missing_next(ws->st, at, 0, &m) == 1; at = m.ino + 1)
+        r = dmt_store_mark(ws->st, m.ino, UINT64_MAX, true);
+    ws_unlock(ws);
+    if (r == 0)
+        r = ws_ckpt_now(ws, false, err);
+    return r < 0 && !(err && err->code)
+               ? dmt_err_set(err, r, "its own bulk data cannot be kept: %s", dmt_strerror(r))
+               : r;
+}
+
 static int settle_all(struct dmt_ws *ws, const struct losses *l)
 {
     uint64_t *inos = calloc(l->n + 1, sizeof(*inos));

@@ -75,6 +75,10 @@ int dmt_ws_promote(struct dmt_ws *ws, struct dmt_err *err);
 /* Journals the fallback or cut of every file with missing ranges (rules 21, 22) and INCOMPLETE reports. own_crash_same_boot:
  * ranges are in the page cache: fdatasync + MARK instead. Returns files settled or < 0. [blocks] */
 int dmt_ws_settle(struct dmt_ws *ws, bool own_crash_same_boot, struct dmt_err *err);
+/* After demote, before following: what this machine wrote as holder is in its data files (the caller knows: same boot), so its missing
+ * ranges are none. Makes them durable and asks nobody for them: the new holder may have given them up. *ret_seq: position up to
+ * which that holds. [blocks] */
+int dmt_ws_keep_own(struct dmt_ws *ws, uint64_t *ret_seq, struct dmt_err *err);
 /* Stops being holder: operations fail -EROFS/-EIO, parked acks fail with -EIO; state stays readable. */
 void dmt_ws_demote(struct dmt_ws *ws);
 /* Loser: saves records after switch_seq, with by-reference bytes inline, as STORE/branches/NAME (journal format; listed by
@@ -154,6 +158,8 @@ int dmt_ws_resolve(struct dmt_ws *ws, uint64_t view, const char *path, uint64_t 
 
 /* --- snapshots -------------------------------------------------------------------------------------------------------------- */
 int dmt_ws_snap_create(struct dmt_ws *ws, const char *name, const char *note, struct dmt_snapshot *ret, struct dmt_err *err);
+/* The node id that inode `ino` has below .snapshots/NAME. */
+uint64_t dmt_ws_snap_node(const struct dmt_snapshot *s, uint64_t ino);
 int dmt_ws_snap_delete(struct dmt_ws *ws, const char *name, struct dmt_err *err);
 int dmt_ws_snap_each(struct dmt_ws *ws, int (*fn)(void *ctx, const struct dmt_snapshot *s), void *ctx);
 /* Differences between two views (seq or DMT_LIVE), sorted by path. kind: 'A' added, 'D' deleted, 'M' content, 'm' attributes
@@ -210,7 +216,7 @@ struct dmt_ws_status {
     struct dmt_journal_stats journal;
 };
 void dmt_ws_status(struct dmt_ws *ws, struct dmt_ws_status *ret);
-/* INCOMPLETE reports since the last promotion, of files that still bear the attribute. */
+/* INCOMPLETE reports, of files that still bear the attribute. */
 int dmt_ws_incomplete_each(struct dmt_ws *ws, int (*fn)(void *ctx, const struct dmt_rec_INCOMPLETE *r), void *ctx);
 
 #endif

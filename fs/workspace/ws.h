@@ -98,7 +98,7 @@ struct dmt_ws {
     struct ws_map refs;     /* kernel lookup counts */
     struct ws_map orphans;
     struct ws_map ref_seqs; /* ino -> seq of its last by-reference write since epoch_seq */
-    struct dmt_buf incomplete; /* encoded INCOMPLETE bodies since the last promotion: u32 length, body */
+    struct dmt_buf incomplete; /* encoded INCOMPLETE bodies, one per file: u32 length, body */
     struct ws_run *runs;
     uint64_t sync_gen;
     struct ws_hint { uint64_t ino, parent; } *hints;
