@@ -25,6 +25,7 @@
 
 #define POOL_THREADS     4
 #define POOL_QUEUE       4096
+#define WHOLE_MAX        4096
 #define ARCHIVE_RETRY_NS (5 * DMT_S)
 
 struct work {
@@ -235,13 +236,56 @@ void app_mark_resync(struct app *a, bool on)
         dmt_error("%s: %s", path, dmt_strerror(rc));
 }
 
+static char *whole_read(struct app *a, char path[DMT_PATH_MAX + 16], size_t *n)
+{
+    char *text = NULL;
+    snprintf(path, DMT_PATH_MAX + 16, "%s/whole", a->store_dir);
+    return dmt_io_read_file(dmt_io_real(), path, WHOLE_MAX, &text, n) == 0 ? text : NULL;
+}
+
+void app_note_whole(struct app *a, uint64_t seq)
+{
+    char path[DMT_PATH_MAX + 16], line[32];
+    size_t n = 0;
+    char *old = whole_read(a, path, &n), *text = NULL;
+    int k = snprintf(line, sizeof line, "%llu\n", (unsigned long long)seq);
+    if (n > WHOLE_MAX / 2) /* the oldest: their switch points are long gone */
+        n = 0;
+    text = malloc(n + (size_t)k);
+    if (text) {
+        if (n)
+            memcpy(text, old, n);
+        memcpy(text + n, line, (size_t)k);
+    }
+    int rc = text ? dmt_io_write_file(dmt_io_real(), path, text, n + (size_t)k, 0600) : -ENOMEM;
+    if (rc != 0)
+        dmt_warn("%s cannot be written: %s", path, dmt_strerror(rc));
+    free(old);
+    free(text);
+}
+
+bool app_is_whole(struct app *a, uint64_t seq)
+{
+    char path[DMT_PATH_MAX + 16], *end;
+    size_t n;
+    char *text = whole_read(a, path, &n);
+    bool found = false;
+    for (char *p = text; p && p < text + n; p = end + 1) {
+        found |= strtoull(p, &end, 10) == seq;
+        if (*end != '\n')
+            break;
+    }
+    free(text);
+    return found;
+}
+
 /* A resync was cut off: what is here is neither the old state nor the new one. It starts again as a
  * new, empty standby; branches stay. */
 static int start_over(struct app *a, struct dmt_err *err)
 {
     static const char *const parts[] = {"workspace.db",  "workspace.db-wal", "workspace.db-shm",
                                         "data",          "journal",          "node.state",
-                                        "archive.state", "boot_id"};
+                                        "archive.state", "boot_id",          "whole"};
     char path[DMT_PATH_MAX + 32];
     snprintf(path, sizeof path, "%s/resync", a->store_dir);
     if (access(path, F_OK) != 0)
@@ -498,6 +542,7 @@ static int start_all(struct app *a, struct dmt_err *err)
         note_boot(a);
     if (rc == 0)
         rc = app_open_ws(a, err);
+    a->own_bulk = rc == 0 && a->same_boot && roles_is_holder(a);
     if (rc == 0)
         rc = control_start(a, err);
     if (rc == 0 && a->has_peer)

@@ -93,6 +93,7 @@ struct app {
     atomic_bool closed_mount; /* mounted read-only because of after_promotion=readonly: opened when the lease is */
     char mounted_dir[DMT_PATH_MAX]; /* parts_lock */
     bool same_boot;       /* our predecessor ran in this boot of the machine: what it wrote is in the page cache */
+    atomic_bool own_bulk;     /* we are, or were until now, the holder, and our unsynced bulk data is in the data files */
     atomic_bool resync_waits; /* imported; ops.following is to prove it */
     atomic_uint_fast64_t peer_durable, peer_whole, archived;
     bool may_stop;        /* under q_lock */
@@ -118,6 +119,9 @@ void app_ws_put(struct app *a);
 /* Opens the store as holder or follower, as the lease says. main. */
 int app_open_ws(struct app *a, struct dmt_err *err);
 void app_split_addr(const char *addr, char host[256], uint16_t *port);
+/* STORE/whole: switch points at which this machine, then the holder, has all bulk data: one position a line. */
+void app_note_whole(struct app *a, uint64_t seq);
+bool app_is_whole(struct app *a, uint64_t seq);
 /* STORE/resync: the store is being replaced and must not be opened as it is. */
 void app_mark_resync(struct app *a, bool on);
 void app_start_archiver(struct app *a);

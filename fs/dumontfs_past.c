@@ -17,6 +17,8 @@
 #include "fs/base/hash.h"
 #include "fs/base/log.h"
 
+#define COPY_CHUNK (1u << 20)
+
 static int remove_entry(const char *path, const struct stat *st, int flag, struct FTW *f)
 {
     (void)st;
@@ -183,7 +185,7 @@ int rollback_to_time(struct past *p, struct dmt_err *err)
 /* The attribute that settling leaves on a file says at which position the file was found incomplete.
  * A file whose last change lies there has not been touched since. */
 static int untouched(struct app *a, struct dmt_ws *ws, uint64_t ino, const char *path,
-                     struct dmt_err *err)
+                     uint64_t *ret_at, struct dmt_err *err)
 {
     char note[256];
     struct dmt_inode n;
@@ -201,31 +203,84 @@ static int untouched(struct app *a, struct dmt_ws *ws, uint64_t ino, const char 
     lk.lock(lk.ctx);
     int rc = dmt_store_inode_get(dmt_ws_store(ws), DMT_LIVE, ino, &n);
     lk.unlock(lk.ctx);
-    if (rc == 0 && at && strtoull(at + 1, NULL, 10) == n.seq)
+    *ret_at = at ? strtoull(at + 1, NULL, 10) : 0;
+    if (rc == 0 && *ret_at == n.seq)
         return 0;
     dmt_err_set(err, -EEXIST, "%s has been changed since it was found incomplete: it is left alone",
                 path);
     return dmt_err_hint(
         err,
-        "Take the bytes out of the branch: dumont snapshot list %s, then dumont restore %s "
-        "DIR --branch BRANCH",
-        a->name, a->name);
+        "What was lost is, on the machine that wrote it, in DIR/.snapshots/switch~...; `setfattr -x " DMT_INCOMPLETE_ATTR
+        " FILE` ends the report.");
+}
+
+/* The promotion that settled the file: the last epoch that opened before that position. */
+struct turn {
+    uint64_t at;
+    struct dmt_epoch_row row;
+    char writer[65]; /* who held the epoch before */
+    struct dmt_snapshot snap;
+};
+
+static int find_turn(void *ctx, const struct dmt_epoch_row *e)
+{
+    struct turn *t = ctx;
+    if (e->switch_seq < t->at && e->switch_seq >= t->row.switch_seq)
+        t->row = *e;
+    return 0;
+}
+
+static int find_writer(void *ctx, const struct dmt_epoch_row *e)
+{
+    struct turn *t = ctx;
+    if (e->epoch == t->row.parent)
+        snprintf(t->writer, sizeof t->writer, "%s", e->node);
+    return 0;
+}
+
+/* Is what was lost at that turn whole on this machine? */
+static int find_bytes(struct app *a, struct dmt_ws *ws, struct turn *t, const char *path,
+                      struct dmt_err *err)
+{
+    char name[64];
+    struct dmt_store *st = dmt_ws_store(ws);
+    struct dmt_lockfn lk = dmt_ws_lockfn(ws);
+    lk.lock(lk.ctx);
+    dmt_store_epoch_each(st, find_turn, t);
+    dmt_store_epoch_each(st, find_writer, t);
+    snprintf(name, sizeof name, "switch/epoch-%" PRIu64 ".%" PRIu64, t->row.epoch >> 32,
+             t->row.epoch & UINT32_MAX);
+    int rc = dmt_store_snap_get(st, name, &t->snap);
+    lk.unlock(lk.ctx);
+    if (rc == 0 && app_is_whole(a, t->row.switch_seq))
+        return 0;
+    rc = dmt_err_set(err, -ENOENT, "this machine does not have the bytes of %s", path);
+    if (strcmp(t->writer, a->node) == 0)
+        return dmt_err_hint(err, "It wrote them, but lost them since: to a power cut, or a full "
+                                 "synchronisation from the other machine.");
+    return dmt_err_hint(err,
+                        "%s wrote them: when it is back, hand the workspace over to it and "
+                        "heal there.",
+                        t->writer[0] ? t->writer : "Another machine");
 }
 
 struct branch_try {
     struct dmt_ws *ws;
     const char *path, *dir;
+    uint64_t first; /* of its records */
     char from[DMT_SNAP_NAME_MAX + 1];
     char file[2 * DMT_PATH_MAX];
 };
 
+/* The branch that went on from there has newer content, if it names the file. */
 static int try_branch(void *ctx, const char *name, uint64_t first, uint64_t last, uint64_t bytes)
 {
     struct branch_try *t = ctx;
     struct stat st;
-    (void)first;
     (void)last;
     (void)bytes;
+    if (first != t->first)
+        return 0;
     remove_path(t->dir);
     if (mkdir(t->dir, 0700) != 0 || dmt_ws_branch_extract(t->ws, name, t->dir, NULL) != 0)
         return 0;
@@ -236,33 +291,75 @@ static int try_branch(void *ctx, const char *name, uint64_t first, uint64_t last
     return 1;
 }
 
-static int copy_in(struct dmt_ws *ws, uint64_t ino, const char *file)
+/* Where the bytes come from: a plain file, or a node of a snapshot. */
+struct source {
+    int fd;
+    uint64_t node;
+    uint64_t mtime;
+};
+
+static ssize_t take(struct dmt_ws *ws, const struct source *s, void *buf, size_t n, uint64_t off)
 {
-    uint8_t *buf = malloc(1u << 20);
+    if (s->fd < 0)
+        return dmt_ws_read(ws, s->node, buf, n, off, false);
+    ssize_t k = pread(s->fd, buf, n, (off_t)off);
+    return k < 0 ? -errno : k;
+}
+
+static int copy_in(struct dmt_ws *ws, uint64_t ino, const struct source *s)
+{
+    uint8_t *buf = malloc(COPY_CHUNK);
     struct dmt_op op = {0};
     struct dmt_attr at;
-    struct stat st;
-    int fd = open(file, O_RDONLY | O_CLOEXEC),
-        rc = buf && fd >= 0 && fstat(fd, &st) == 0 ? 0 : -EIO;
     struct dmt_setattr cut = {.mask = DMT_SET_SIZE};
-    if (rc == 0)
-        rc = dmt_ws_setattr(ws, &op, ino, &cut, &at);
+    struct dmt_setattr times = {.mask = DMT_SET_MTIME, .mtime = s->mtime};
+    int rc = buf ? dmt_ws_setattr(ws, &op, ino, &cut, &at) : -ENOMEM;
     for (uint64_t off = 0; rc == 0;) {
-        ssize_t n = pread(fd, buf, 1u << 20, (off_t)off);
+        ssize_t n = take(ws, s, buf, COPY_CHUNK, off);
         if (n <= 0) {
-            rc = n < 0 ? -errno : 0;
+            rc = (int)n;
             break;
         }
         rc = dmt_ws_write(ws, &op, ino, buf, (size_t)n, off, false);
         off += (uint64_t)n;
     }
-    if (rc == 0) {
-        struct dmt_setattr times = {.mask = DMT_SET_MTIME, .mtime = dmt_file_time_ns(st.st_mtim)};
+    if (rc == 0)
+        rc = dmt_ws_removexattr(ws, &op, ino, DMT_INCOMPLETE_ATTR);
+    if (rc == 0)
         rc = dmt_ws_setattr(ws, &op, ino, &times, &at);
-    }
-    if (fd >= 0)
-        close(fd);
     free(buf);
+    return rc == 0 ? dmt_ws_sync_wait(ws, ino) : rc;
+}
+
+static uint64_t ns_of(struct timespec t)
+{
+    return (uint64_t)t.tv_sec * DMT_S + (uint64_t)t.tv_nsec;
+}
+
+/* From the branch, if it has the file; else as it was at the turn. */
+static int put_back(struct app *a, struct dmt_ws *ws, uint64_t ino, const char *path,
+                    const struct turn *turn, char *text, size_t size)
+{
+    char dir[DMT_PATH_MAX + 32];
+    struct dmt_attr at;
+    struct stat st;
+    struct source s = {.fd = -1, .node = dmt_ws_snap_node(&turn->snap, ino)};
+    struct branch_try t = {.ws = ws, .path = path, .dir = dir, .first = turn->row.switch_seq + 1};
+    snprintf(dir, sizeof dir, "%s/scratch-heal", a->store_dir);
+    dmt_ws_branches(ws, try_branch, &t);
+    if (t.from[0])
+        s.fd = open(t.file, O_RDONLY | O_CLOEXEC);
+    int rc = t.from[0] ? (s.fd >= 0 && fstat(s.fd, &st) == 0 ? 0 : -errno)
+                       : dmt_ws_getattr(ws, s.node, &at);
+    if (rc == 0) {
+        s.mtime = ns_of(t.from[0] ? st.st_mtim : at.st.st_mtim);
+        rc = copy_in(ws, ino, &s);
+    }
+    if (s.fd >= 0)
+        close(s.fd);
+    remove_path(dir);
+    snprintf(text, size, "healed: it is as %s had written it%s%s", turn->writer,
+             t.from[0] ? "; from branch/" : "", t.from);
     return rc;
 }
 
@@ -270,8 +367,7 @@ int heal_file(struct app *a, struct dmt_ws *ws, const char *path, char *text, si
               struct dmt_err *err)
 {
     uint64_t ino;
-    struct dmt_op op = {0};
-    char dir[DMT_PATH_MAX + 32];
+    struct turn turn = {0};
     int rc = dmt_ws_resolve(ws, DMT_LIVE, path, &ino);
     if (rc != 0)
         return dmt_err_set(err, rc, "%s: %s", path, dmt_strerror(rc));
@@ -279,27 +375,10 @@ int heal_file(struct app *a, struct dmt_ws *ws, const char *path, char *text, si
         dmt_err_set(err, -EROFS, "this machine does not hold %s", a->name);
         return dmt_err_hint(err, "Hand the workspace over to it, then heal here.");
     }
-    if ((rc = untouched(a, ws, ino, path, err)) != 0)
+    if ((rc = untouched(a, ws, ino, path, &turn.at, err)) != 0 ||
+        (rc = find_bytes(a, ws, &turn, path, err)) != 0)
         return rc;
-    snprintf(dir, sizeof dir, "%s/scratch-heal", a->store_dir);
-    struct branch_try t = {.ws = ws, .path = path, .dir = dir};
-    dmt_ws_branches(ws, try_branch, &t);
-    if (!t.from[0]) {
-        remove_path(dir);
-        dmt_err_set(err, -ENOENT, "no branch on this machine has the bytes of %s", path);
-        return dmt_err_hint(
-            err,
-            "The machine that wrote them keeps them: when it is back, hand the workspace over to it and heal there.");
-    }
-    rc = copy_in(ws, ino, t.file);
-    remove_path(dir);
-    if (rc == 0)
-        rc = dmt_ws_removexattr(ws, &op, ino, DMT_INCOMPLETE_ATTR);
-    if (rc == 0)
-        rc = dmt_ws_sync_wait(ws, ino);
+    rc = put_back(a, ws, ino, path, &turn, text, size);
     mount_invalidate(a, &ino, 1, false);
-    if (rc != 0)
-        return dmt_err_set(err, rc, "cannot heal %s: %s", path, dmt_strerror(rc));
-    snprintf(text, size, "healed from branch/%s", t.from);
-    return 0;
+    return rc == 0 ? 0 : dmt_err_set(err, rc, "cannot heal %s: %s", path, dmt_strerror(rc));
 }

@@ -194,6 +194,7 @@ static int open_epoch(void *ctx, uint64_t epoch, bool alone, const char *reason)
         return rc;
     }
     say_role(a, DMT_REPLICA_SENDER, epoch, alone);
+    atomic_store(&a->own_bulk, true);
     atomic_store(&a->epoch_open, true);
     app_post(a, holding, NULL);
     return 0;
@@ -214,6 +215,7 @@ static void do_promote(struct app *a, void *arg)
     dmt_lease_promote_done(a->lease, rc);
     if (rc == 0) {
         say_role(a, DMT_REPLICA_SENDER, d->epoch, d->alone);
+        atomic_store(&a->own_bulk, true);
         atomic_store(&a->epoch_open, true);
         mount_try(a, NULL);
         app_start_archiver(a);
@@ -254,10 +256,31 @@ static void demote(void *ctx)
     app_post(a, do_leave, NULL);
 }
 
+/* The first steps of a former holder: what the other machine may have given up is here (R15, R24).
+ * Then `heal` can put it back; without it the ranges would be asked of a machine that never had
+ * them. */
+static void do_follow(struct app *a, void *arg)
+{
+    struct decision *d = arg;
+    struct dmt_err err = {0};
+    uint64_t seq;
+    if (atomic_exchange(&a->own_bulk, false) && a->ws) {
+        if (dmt_ws_keep_own(a->ws, &seq, &err) == 0)
+            app_note_whole(a, seq);
+        else
+            dmt_warn("%s", err.msg);
+    }
+    if (a->replica)
+        dmt_replica_follow(a->replica, d->epoch);
+    free(d);
+}
+
 static void follow(void *ctx, uint64_t epoch)
 {
     struct app *a = ctx;
-    if (a->replica)
+    if (atomic_load(&a->own_bulk))
+        app_post(a, do_follow, decision(epoch, 0, ""));
+    else if (a->replica)
         dmt_replica_follow(a->replica, epoch);
 }
 
@@ -338,9 +361,12 @@ static void do_resync(struct app *a, void *unused)
     }
     struct dmt_store_conf sc = {
         .io = dmt_io_real(), .clock = dmt_clock_real(), .dir = a->store_dir};
-    char journal[DMT_PATH_MAX + 16];
+    char journal[DMT_PATH_MAX + 16], whole[DMT_PATH_MAX + 16];
     close_ws(a);
     app_mark_resync(a, true);
+    atomic_store(&a->own_bulk, false);
+    snprintf(whole, sizeof whole, "%s/whole", a->store_dir);
+    remove_path(whole);
     /* The node record says "resync" durably: this store's journal is of no use to anybody any more,
      * and must not be taken for the new store's. */
     snprintf(journal, sizeof journal, "%s/journal", a->store_dir);
