@@ -161,6 +161,8 @@ check "interrupted: nothing is left" wait_until 10 quiet
 
 FAKEFS=held refused "held elsewhere" 32 "held by gpu since epoch 7; standby started here" mount.dumont w1 "$M"
 refused "held elsewhere, standby runs" 32 "w1 is held by gpu since epoch 7; a standby runs here already" mount.dumont w1 "$M"
+refused "unmounting a standby" 32 "w1 runs here without a mount" umount.dumont w1
+check "it says how it is stopped" says "dumont workspace stop"
 kill "$(holder_pids)"
 check "a standby's holder ends on SIGTERM" wait_until 10 quiet
 

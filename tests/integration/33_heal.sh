@@ -1,0 +1,68 @@
+#!/bin/bash
+# time: 200
+# A failover while bulk data is still under way: the files are named, their bytes are on the machine that died, and `dumont heal` puts them back once it is back and holds
+# the workspace, but never over what has been changed since.
+. "$(dirname "$0")/../lib/sh/lib.sh"
+. "$(dirname "$0")/../lib/sh/mounts.sh"
+. "$(dirname "$0")/../lib/sh/pair.sh"
+require jq
+
+mkdir "$SCRATCH/archive"
+PAIR_LINK=1 pair_up w sync=fsync "archive=file://$SCRATCH/archive" || die "the pair does not come up" "$(at a dumont status w 2>&1)"
+M=$PAIR_MOUNT
+B=$PAIR_MOUNT.b
+get() { at "$1" dumont status w --json | jq -r "$2"; }
+
+head -c 3000000 /dev/urandom >"$M/old"
+sync "$M/old"
+cp "$M/old" "$SCRATCH/old.first"
+check "the link is slow from now on" pair_link w rate 1000000
+# new files, one rewritten, one grown: none of it synced
+for f in new touched; do head -c 30000000 /dev/urandom >"$SCRATCH/$f"; done
+head -c 35000000 /dev/urandom >"$SCRATCH/old"
+cp "$SCRATCH/new" "$SCRATCH/touched" "$M/"
+cp "$SCRATCH/old" "$M/old"
+echo small >"$M/small"
+records_there() { [ "$(get a .standby.durable)" = "$(get a .tail)" ] && [ "$(get b .tail)" = "$(get a .tail)" ]; }
+check "every record is there" wait_until 30 records_there
+check "bulk data is not" test "$(get b .missing_bytes)" -gt 0
+kill -KILL "$(get a .pid)"
+check "the standby takes over" wait_until 30 mountpoint -q "$B"
+check_eq "names and small files are the exact prefix" "$(cat "$B/small")" small
+check "status counts the files that lost bulk data" bash -c "[ $(get b .incomplete_files) -ge 2 ]"
+at b dumont log w --incomplete --json >"$SCRATCH/incomplete"
+check "the log names them" bash -c "jq -r '.[].text' '$SCRATCH/incomplete' | grep -q /new"
+check_eq "the rewritten file has its last complete content" "$(cmp "$B/old" "$SCRATCH/old.first" && echo same)" same
+check "the new one is cut, and says so" getfattr -n user.dumont.incomplete "$B/new"
+size=$(stat -c %s "$B/new")
+check "what it has is right" cmp -n "$size" "$B/new" "$SCRATCH/new"
+check_status "healing here is not possible" 2 at b dumont heal "$B/new"
+check_eq "and says where they are" "$(at b dumont heal "$B/new" 2>&1 | grep -c 'a wrote them: when it is back, hand the workspace over')" 1
+# somebody works on with one of them, with the same length
+printf 'changed since' | dd of="$B/touched" conv=notrunc 2>/dev/null
+cp "$B/touched" "$SCRATCH/touched.now"
+
+# the machine is back
+check "the link is fast again" pair_link w pass
+at a mount.dumont w "$M" >/dev/null 2>&1
+check "the old holder comes back as standby" wait_until 60 pair_in_sync b w
+check "hand the workspace over to it" at b dumont handover w
+check "it is mounted there" wait_until 30 mountpoint -q "$M"
+check "the report is still there" test "$(get a .incomplete_files)" -ge 2
+check "heal the new file" at a dumont heal "$M/new"
+check "it is whole" cmp "$M/new" "$SCRATCH/new"
+check "and says nothing any more" not getfattr -n user.dumont.incomplete "$M/new"
+check "heal the rewritten one" at a dumont heal "$M/old"
+check "it has what was written last" cmp "$M/old" "$SCRATCH/old"
+check_status "a file that was changed since is left alone" 2 at a dumont heal "$M/touched"
+check_eq "and it is said" "$(at a dumont heal "$M/touched" 2>&1 | grep -c 'has been changed since')" 1
+check "not a byte of it was touched" cmp "$M/touched" "$SCRATCH/touched.now"
+check_eq "status counts only that one" "$(get a .incomplete_files)" 1
+setfattr -x user.dumont.incomplete "$M/touched"
+check_eq "taking the attribute away settles it" "$(get a .incomplete_files)" 0
+check_status "a file that is whole: nothing to heal" 2 at a dumont heal "$M/new"
+check "on the other machine it is the same" at ctl dumont verify w
+check "the archive of the new history is well" bash -c "[ $(get a .archive.error_since_ns) = 0 ]"
+check "and restores to the same" at a dumont verify w --archive
+check "unmount at the end" at a umount "$M"
+finish
