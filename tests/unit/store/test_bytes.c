@@ -1,6 +1,6 @@
 /* test_bytes.c: the vectors of docs/formats-store.md, byte for byte: the file `intent`, the state
- * stream. They were computed from that page by an independent program; tests/integration/05_formats.sh
- * compares them with the page. */
+ * stream. They were computed from that page by an independent program;
+ * tests/integration/05_formats.sh compares them with the page. */
 #include "tests/unit/store/util.h"
 
 #include "fs/base/hash.h"
