@@ -4,10 +4,10 @@
  * Names, links and attributes are exact and stay. Happy path, per file with a missing range: if
  * there is a complete content to fall back to, a CONTENT record gives it that (with its size and
  * time); else, or if the file only grew since, a SETATTR record cuts it at the first missing byte.
- * An INCOMPLETE record reports it, and the xattr user.dumont.incomplete tells programs. What had
- * arrived stays readable in the snapshot of the switch point. After a crash of this process alone
- * (same boot) the page cache still has everything: the data files are synced and the ranges marked
- * instead.
+ * Before that an INCOMPLETE record reports it, and the xattr user.dumont.incomplete tells programs.
+ * What had arrived stays readable in the snapshot of the switch point. After a crash of this
+ * process alone (same boot) the page cache still has everything: the data files are synced and the
+ * ranges marked instead.
  * A checkpoint comes before the first CONTENT record: which old contents are kept is part of it, so
  * a replay finds them again. Until this ran, nothing may be marked durable here (bulk_ok). Failure:
  * can be called again; files already settled have no missing ranges any more. Thread: pool or
@@ -97,41 +97,48 @@ static int only_appended(struct dmt_ws *ws, const struct lost *f, const struct d
     return r;
 }
 
-static int log_content(struct dmt_ws *ws, const struct lost *f, struct dmt_inode *n, bool *fallback)
+/* What the file becomes: *ret is the record that makes it so, *ret_size its size then. */
+static int decide(struct dmt_ws *ws, const struct lost *f, struct dmt_body *ret, bool *fallback,
+                  uint64_t *ret_size)
 {
-    struct dmt_body b = {.type = DMT_REC_CONTENT, .CONTENT.ino = f->ino};
-    int r = dmt_store_fallback(ws->st, f->ino, &b.CONTENT.src, &b.CONTENT.view, &b.CONTENT.size,
-                               &b.CONTENT.mtime);
-    int keep = r == 0 ? only_appended(ws, f, &b.CONTENT) : 1;
+    struct dmt_inode n;
+    struct dmt_rec_CONTENT c = {.ino = f->ino};
+    int r = dmt_store_inode_get(ws->st, DMT_LIVE, f->ino, &n);
+    if (r < 0)
+        return r;
+    r = dmt_store_fallback(ws->st, f->ino, &c.src, &c.view, &c.size, &c.mtime);
+    int keep = r == 0 ? only_appended(ws, f, &c) : 1;
     if (keep < 0 || (r < 0 && r != -ENOENT))
         return keep < 0 ? keep : r;
     *fallback = r == 0 && !keep;
-    n->size = *fallback ? b.CONTENT.size : f->first;
+    *ret_size = *fallback ? c.size : f->first;
     if (*fallback)
-        return ws_log(ws, NULL, &b, 0);
-    struct dmt_body cut = {
-        .type = DMT_REC_SETATTR,
-        .SETATTR = {.ino = f->ino,
-                    .mask = DMT_SET_SIZE | DMT_SET_MTIME,
-                    .size = f->first,
-                    .mtime = n->mtime},
-    };
-    return ws_log(ws, NULL, &cut, 0);
+        *ret = (struct dmt_body){.type = DMT_REC_CONTENT, .CONTENT = c};
+    else
+        *ret = (struct dmt_body){
+            .type = DMT_REC_SETATTR,
+            .SETATTR = {.ino = f->ino,
+                        .mask = DMT_SET_SIZE | DMT_SET_MTIME,
+                        .size = f->first,
+                        .mtime = n.mtime},
+        };
+    return 0;
 }
 
+/* The marks come before the change: a crash in between leaves a file that is settled again, never
+ * one that was cut and does not say so. */
 static int settle_file(struct dmt_ws *ws, const struct lost *f, const char *path)
 {
-    struct dmt_inode n;
+    struct dmt_body change;
     char note[128];
     bool fallback = false;
-    int r = dmt_store_inode_get(ws->st, DMT_LIVE, f->ino, &n);
-    if (r == 0)
-        r = log_content(ws, f, &n, &fallback);
+    uint64_t size = 0;
+    int r = decide(ws, f, &change, &fallback, &size);
     if (r < 0)
         return r;
     (void)snprintf(note, sizeof(note), "%" PRIu64 " bytes missing; %s; at position %" PRIu64,
                    f->bytes, fallback ? "older content" : "cut at the first missing byte",
-                   ws->applied.seq + 1);
+                   ws->applied.seq + 3); /* the change's: the file's version from then on */
     struct dmt_body attr = {
         .type = DMT_REC_SETXATTR,
         .SETXATTR = {.ino = f->ino,
@@ -144,11 +151,13 @@ static int settle_file(struct dmt_ws *ws, const struct lost *f, const char *path
         .INCOMPLETE = {.ino = f->ino,
                        .fallback = fallback,
                        .missing_bytes = f->bytes,
-                       .size = n.size,
+                       .size = size,
                        .path = ws_span(path ? path : "")},
     };
     r = ws_log(ws, NULL, &attr, 0);
-    return r < 0 ? r : ws_log(ws, NULL, &report, 0);
+    if (r == 0)
+        r = ws_log(ws, NULL, &report, 0);
+    return r < 0 ? r : ws_log(ws, NULL, &change, 0);
 }
 
 /* Ranges that only snapshots show (the switch point's among them) will not come any more: this
