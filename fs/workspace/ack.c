@@ -176,6 +176,12 @@ static int unmarked(struct dmt_ws *ws, uint64_t ino, struct dmt_buf *ret)
     return r < 0 ? r : ret->bad ? -ENOMEM : 0;
 }
 
+static bool is_unmarked(struct dmt_ws *ws, uint64_t ino)
+{
+    struct dmt_missing m;
+    return dmt_store_missing_next(ws->st, ino, 0, &m) == 1 && (ino == 0 || m.ino == ino);
+}
+
 static int log_mark(struct dmt_ws *ws, uint64_t ino, uint64_t upto, uint64_t *ret_seq)
 {
     struct dmt_op op = {0};
@@ -247,7 +253,7 @@ void dmt_ws_sync(struct dmt_ws *ws, uint64_t ino, dmt_ack_fn fn, void *arg)
                                     !S_ISREG(n.mode));
     if (!names_only) {
         a.ref_seq = ws_ref_seq(ws, ino);
-        bulk = ws->role == WS_HOLDER && dmt_store_missing_ino(ws->st, ino, UINT64_MAX);
+        bulk = ws->role == WS_HOLDER && is_unmarked(ws, ino);
         ws_runs_synced(ws, ino);
     }
     ws_unlock(ws);

@@ -256,25 +256,18 @@ static void free_plan(struct ws_plan *p)
 static int hold(struct dmt_ws *ws, struct dmt_rollback *rb, struct dmt_snapshot *saved)
 {
     char when[32], note[192];
+    int r = ws_snap_hold(ws);
+    if (r < 0)
+        return r;
     ws_lock(ws);
-    int r = ws_begin(ws, true);
-    if (r == 0) {
-        (void)snprintf(rb->saved_as, sizeof(rb->saved_as), "before-rollback-%s",
-                       dmt_time_format(ws_time(ws), when));
-        (void)snprintf(note, sizeof(note), "automatic, before the rollback to %s", rb->snapshot);
-        r = ws_snap_log(ws, rb->saved_as, note, saved);
-    }
-    ws->held += r == 0;
+    (void)snprintf(rb->saved_as, sizeof(rb->saved_as), "before-rollback-%s",
+                   dmt_time_format(ws_time(ws), when));
+    (void)snprintf(note, sizeof(note), "automatic, before the rollback to %s", rb->snapshot);
+    r = ws->failed || ws->role != WS_HOLDER ? -EROFS : ws_snap_log(ws, rb->saved_as, note, saved);
     ws_unlock(ws);
+    if (r < 0)
+        ws_snap_let_go(ws);
     return r;
-}
-
-static void let_go(struct dmt_ws *ws)
-{
-    ws_lock(ws);
-    ws->held--;
-    pthread_cond_broadcast(&ws->unheld);
-    ws_unlock(ws);
 }
 
 static void tell_kernel(struct ws_plan *p)
@@ -356,7 +349,7 @@ int dmt_ws_rollback(struct dmt_ws *ws, struct dmt_rollback *rb, struct dmt_err *
     if (r == 0)
         r = run(&p, rb, err);
     if (holding)
-        let_go(ws);
+        ws_snap_let_go(ws);
     if (r == 0 && !rb->dry_run)
         tell_kernel(&p);
     if (r != 0 && holding) {

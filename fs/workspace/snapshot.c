@@ -1,8 +1,8 @@
 /* snapshot.c: making, deleting and listing snapshots.
  *
  * A snapshot is one record: a name for a position. Happy path: dirty mapped pages are fetched from
- * the kernel without the lock (D7), then the record is logged; everything the log holds before it
- * is in the snapshot. Names of people are one path component; names with a '/' belong to the
+ * the kernel without the lock (D7), by-reference bytes are made durable, then the record is logged;
+ * everything the log holds before it is in the snapshot. Names of people are one path component; names with a '/' belong to the
  * program (switch/..., shown as switch~... in .snapshots). Failure: taken names, bad names; a
  * deleted snapshot's space comes back with later checkpoints. Thread: any, not a handler thread
  * (flush_mmap).
@@ -54,6 +54,39 @@ int ws_flush_mmap(struct dmt_ws *ws, struct dmt_err *err)
                  : 0;
 }
 
+/* Bytes by reference that a snapshot shows are durable before its record can be: after a power cut
+ * it would show something else, for ever. Writers go on during the first pass; what they wrote
+ * meanwhile is little, and they wait for it. */
+int ws_snap_hold(struct dmt_ws *ws)
+{
+    uint64_t seq;
+    ws_lock(ws);
+    int r = ws_begin(ws, true);
+    ws_unlock(ws);
+    if (r == 0)
+        r = ws_bulk_sync(ws, 0, false, &seq);
+    if (r < 0)
+        return r;
+    ws_lock(ws);
+    r = ws_begin(ws, true);
+    ws->held += r == 0;
+    ws_unlock(ws);
+    if (r < 0)
+        return r;
+    r = ws_bulk_sync(ws, 0, false, &seq);
+    if (r < 0)
+        ws_snap_let_go(ws);
+    return r;
+}
+
+void ws_snap_let_go(struct dmt_ws *ws)
+{
+    ws_lock(ws);
+    ws->held--;
+    pthread_cond_broadcast(&ws->unheld);
+    ws_unlock(ws);
+}
+
 int dmt_ws_snap_create(struct dmt_ws *ws, const char *name, const char *note,
                        struct dmt_snapshot *ret, struct dmt_err *err)
 {
@@ -63,11 +96,13 @@ int dmt_ws_snap_create(struct dmt_ws *ws, const char *name, const char *note,
         r = ws_flush_mmap(ws, err);
     if (r < 0)
         return r;
-    ws_lock(ws);
-    r = ws_begin(ws, true);
-    if (r == 0)
-        r = ws_snap_log(ws, name, note, &s);
-    ws_unlock(ws);
+    r = ws_snap_hold(ws);
+    if (r == 0) {
+        ws_lock(ws);
+        r = ws->failed || ws->role != WS_HOLDER ? -EROFS : ws_snap_log(ws, name, note, &s);
+        ws_unlock(ws);
+        ws_snap_let_go(ws);
+    }
     if (r == -EEXIST)
         return dmt_err_set(err, r, "there is a snapshot \"%s\" already", name),
                dmt_err_hint(err, "take another name, or delete that one first"), r;

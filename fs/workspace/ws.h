@@ -277,6 +277,9 @@ void ws_xattrs_free(struct ws_xattrs *x);
 
 /* snapshot.c. Lock held: logs SNAP; -EEXIST. */
 int ws_snap_log(struct dmt_ws *ws, const char *name, const char *note, struct dmt_snapshot *ret);
+/* Makes bulk bytes durable and stops writers until let_go. Lock NOT held; blocks. */
+int ws_snap_hold(struct dmt_ws *ws);
+void ws_snap_let_go(struct dmt_ws *ws);
 int ws_flush_mmap(struct dmt_ws *ws, struct dmt_err *err); /* lock NOT held */
 
 /* --- ack.c, checkpoint.c ---------------------------------------------------------------------------------------------------- */
