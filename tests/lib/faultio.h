@@ -27,6 +27,12 @@
  * having written them: they stay visible, and no later sync writes them (what Linux does); writing
  * the same bytes again makes them dirty again.
  *
+ * SQLite: while a double lives, databases below its root go through it too (faultvfs.c): a VFS of
+ * its own around SQLite's, put in as the default one, so that the code under test runs as it is.
+ * Writes, syncs, truncations, deletions and creations of database and WAL are counted, failed and
+ * cut like all others; the WAL index (shared memory) and locks are not: they do not outlive a
+ * process.
+ *
  * Threads: any number use the io; the control functions too. One lock serialises everything but
  * held operations.
  */
@@ -60,6 +66,8 @@ enum faultio_mode {
 };
 
 struct faultio;
+/* What a disk holds for certain and what is pending, at one moment. */
+struct faultio_state;
 struct faultio *faultio_new(const char *root, uint64_t seed);
 /* Leaves the directory as it is. */
 void faultio_free(struct faultio *f);
@@ -71,6 +79,8 @@ uint64_t faultio_count(struct faultio *f, unsigned mask);
  * see above), and so do the next ones, `times` in all (UINT64_MAX: for good). One such rule at a
  * time; times = 0 takes it away. */
 void faultio_fail(struct faultio *f, unsigned mask, uint64_t nth, uint64_t times, int errno_code);
+/* Operations that failed by such rules since faultio_new. */
+uint64_t faultio_failed(struct faultio *f);
 /* Rules of faultio_fail and faultio_hold concern only operations on paths that contain `part` (the
  * name a file was opened by; the new name of a rename; the folder of sync_dir). NULL: all. The
  * string must live on. */
@@ -86,6 +96,23 @@ void faultio_cut(struct faultio *f);
  * and lets operations pass again. Open descriptors of the past must not be used any more. Rules of
  * faultio_fail and holds are taken away. */
 void faultio_restore(struct faultio *f, enum faultio_mode mode);
+
+/* A full disk: whatever needs blocks (files that grow or are made) fails with -ENOSPC, until false. */
+void faultio_full(struct faultio *f, bool full);
+
+/* fn is called before each counted operation, under the lock; it may call faultio_state and
+ * faultio_count. */
+typedef void (*faultio_watch_fn)(void *ctx, unsigned kind, const char *path);
+void faultio_watch(struct faultio *f, faultio_watch_fn fn, void *ctx);
+/* A copy of the present state: a power cut now, to be looked at later, in as many ways as wanted. */
+struct faultio_state *faultio_state(struct faultio *f);
+/* What a disk may hold after that cut (s stays as it was); *ret_hash is equal for equal contents. */
+struct faultio_state *faultio_state_settle(const struct faultio_state *s, enum faultio_mode mode,
+                                           uint64_t seed, uint64_t *ret_hash);
+/* Makes dir look like a settled state: regular files below it are removed first; folders must be
+ * there. */
+void faultio_state_write(struct faultio_state *s, const char *dir);
+void faultio_state_free(struct faultio_state *s);
 
 /* Operations of these kinds wait until faultio_release. */
 void faultio_hold(struct faultio *f, unsigned mask);
