@@ -85,7 +85,12 @@ void arbiter_beat(struct node *n)
 
 void arbiter_links(void)
 {
-    for (int i = 0; i < 2; i++)
-        if (w.n[i].up)
-            (void)post(&w.n[i], w.n[i].arb_link && w.arb_up ? LEASE_EV_ARB_UP : LEASE_EV_ARB_DOWN);
+    for (int i = 0; i < 2; i++) {
+        struct node *n = &w.n[i];
+        bool there = n->arb_link && w.arb_up;
+        if (there != (n->arb_lost == UINT64_MAX))
+            n->arb_lost = there ? UINT64_MAX : w.now;
+        if (n->up)
+            (void)post(n, there ? LEASE_EV_ARB_UP : LEASE_EV_ARB_DOWN);
+    }
 }

@@ -22,7 +22,10 @@ enum heal {
     H_SPOT0,
     H_SPOT1,
     H_OPEN0,
-    H_OPEN1
+    H_OPEN1,
+    H_CUT0, /* it gets worse first */
+    H_CUT1,
+    H_OPERATOR, /* at the end: nobody holds, and the standby was told that this is on purpose */
 };
 
 void fault_character(void)
@@ -33,6 +36,9 @@ void fault_character(void)
     if (!w.disks)
         w.weight[F_DISK] = 0;
     w.weight[F_FENCE] = w.weight[F_FENCE] > 5;
+    w.weight[F_OPERATOR] = w.weight[F_OPERATOR] > 5;
+    if (w.seed % 4 == 2) /* machines that are cut off while their clients work */
+        w.weight[F_ISLAND] += 6;
     if (w.seed % 4 == 1) { /* storms of failovers */
         w.weight[F_KILL] += 20;
         w.weight[F_POWER] += 20;
@@ -55,7 +61,9 @@ static uint64_t a_while(void)
 
 static void heal_later(uint64_t after, enum heal what)
 {
-    push(w.now + after, W_HEAL, -1)->n = what;
+    struct item *it = push(w.now + after, W_HEAL, -1);
+    it->n = what;
+    it->gen = w.healed;
 }
 
 static void command(struct node *n, enum dmt_lease_command c)
@@ -110,6 +118,19 @@ static void strike_arbiter(enum fault_kind k, struct node *n, uint64_t span)
     heal_later(span, k == F_ARB_AWAY ? H_ARB : idx(n) ? H_ARB1 : H_ARB0);
 }
 
+/* A machine whose network goes: first the arbiter cannot be reached, a little later the other node;
+ * they come back one by one, too. */
+static void strike_island(struct node *n, uint64_t span)
+{
+    say("%s is being cut off", n->name);
+    n->arb_link = false;
+    arbiter_links();
+    uint64_t cut = rnd(900 * MS);
+    heal_later(cut, idx(n) ? H_CUT1 : H_CUT0);
+    heal_later(cut + 400 * MS + rnd(900 * MS), H_LINK);
+    heal_later(cut + DMT_S + span, idx(n) ? H_ARB1 : H_ARB0);
+}
+
 static void strike_disk(struct node *n, uint64_t span)
 {
     node_stop(n, true);
@@ -158,6 +179,9 @@ static void strike(enum fault_kind k)
     case F_RESET:
         strike_link(k, idx(n), span);
         return;
+    case F_ISLAND:
+        strike_island(n, span);
+        return;
     case F_ARB_LINK:
     case F_ARB_AWAY:
         strike_arbiter(k, n, span);
@@ -170,7 +194,6 @@ static void strike(enum fault_kind k)
         if (usable(n)) {
             say("%s is paused for %llu ms", n->name, (unsigned long long)(span / MS));
             n->thaw_at = w.now + span < RUN_NS ? w.now + span : RUN_NS;
-            w.plain_off = true;
         }
         return;
     case F_DISK:
@@ -251,6 +274,17 @@ void fault_heal(uint64_t what)
         if (usable(n))
             feed(n, &spot);
         return;
+    case H_CUT0:
+    case H_CUT1:
+        wire_direction(1 - (int)(what - H_CUT0), false);
+        if (rnd(2))
+            wire_direction((int)(what - H_CUT0), false);
+        return;
+    case H_OPERATOR:
+        for (int i = 0; i < 2; i++)
+            if (lease_core_state(&w.n[i].s) == DMT_LEASE_FOLLOWER && w.n[i].s.rec.peer_stopped)
+                command(&w.n[i], DMT_LEASE_CMD_PROMOTE);
+        return;
     case H_OPEN0:
     case H_OPEN1:
         fault_unfence(&w.n[what - H_OPEN0]);
@@ -279,4 +313,5 @@ void fault_heal_all(void)
         fault_unfence(n);
     }
     arbiter_links();
+    heal_later(10 * DMT_S, H_OPERATOR);
 }

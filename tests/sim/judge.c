@@ -7,9 +7,10 @@
  *   - an epoch is opened once, and only above what that store has ever obeyed; no durable epoch
  *     goes back, nor does the register (R4, F15, F17);
  *   - a store that is being resynchronised is never opened and acknowledges nothing (R11);
+ *   - nobody becomes a candidate without a fresh word of the register (R13);
  *   - nothing acknowledged is ever cut (R5, R15);
- *   - a plain call returns nowhere once another node has opened a higher epoch, as long as no clock
- *     stood still and no operator vouched for a death (R12, R25);
+ *   - a plain call returns nowhere once another node has opened a higher epoch, as long as no
+ *     operator vouched for a death (R12, R25);
  * and when all faults have been healed: somebody serves, syncs are acknowledged, the pair is in
  * sync again, both journals are equal. Acknowledgements are recorded where the driver would send
  * the reply.
@@ -149,6 +150,15 @@ void judge_record_written(const struct node *n, const struct lease_record *next)
 {
     if (next->seen < n->disk.seen)
         bad("%s forgets epoch %s", n->name, epoch_text(n->disk.seen));
+}
+
+/* R13: whoever stops its PONGs to ask has heard from the register within the last lease. */
+void judge_candidate(const struct node *n)
+{
+    if (!n->s.taking && n->arb_lost != UINT64_MAX &&
+        w.now - n->arb_lost > (n->s.lease_ms + n->s.lease_ms / 20) * MS)
+        bad("%s becomes a candidate, but it has not reached the arbiter for %llu ms", n->name,
+            (unsigned long long)((w.now - n->arb_lost) / MS));
 }
 
 void judge_register(const struct lease_register *next)

@@ -25,6 +25,8 @@ void feed(struct node *n, struct lease_event *e)
     if (was != lease_core_state(&n->s))
         say("%s: %s -> %s, epoch %s", n->name, dmt_lease_state_name(was),
             dmt_lease_state_name(lease_core_state(&n->s)), epoch_text(n->s.rec.seen));
+    if (was == DMT_LEASE_FOLLOWER && lease_core_state(&n->s) == DMT_LEASE_CANDIDATE)
+        judge_candidate(n);
     int k = out.n;
     struct lease_action copy[LEASE_ACTIONS_MAX]; /* acting may step again */
     memcpy(copy, out.a, sizeof(copy[0]) * (size_t)k);

@@ -122,6 +122,7 @@ struct greeting { /* a connection of the replica before and after its hellos */
 struct node {
     char name[8];
     bool up, arb_link, stuck; /* stuck: the lease is broken, it needs a restart */
+    uint64_t arb_lost;        /* when the arbiter could be reached last; UINT64_MAX: now */
     uint64_t thaw_at;         /* > now: paused */
     uint32_t life;
     uint64_t off; /* its clock: off + now * rate */
@@ -170,6 +171,7 @@ enum fault_kind {
     F_LINK,
     F_ONEWAY,
     F_RESET,
+    F_ISLAND,
     F_ARB_LINK,
     F_ARB_AWAY,
     F_KILL,
@@ -271,6 +273,7 @@ void judge_plain(struct node *n);
 void judge_cut(const struct node *n, int keep);
 void judge_resync(const struct node *n);
 void judge_record_written(const struct node *n, const struct lease_record *next);
+void judge_candidate(const struct node *n);
 void judge_register(const struct lease_register *next);
 void judge_end(void);
 void judge_free(void);
