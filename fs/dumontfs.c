@@ -405,11 +405,7 @@ static int make_lease(struct app *a, struct dmt_err *err)
                *v;
     if (arb && strncmp(arb, "controller://", 13) == 0)
         app_split_addr(arb + 13, host, &port);
-    else if (arb)
-        return dmt_err_set(
-            err, DMT_E_CONFIG,
-            "arbiter=%s: this version has the arbiter of dumontd: arbiter=controller://HOST:7402",
-            arb);
+    bool bucket = arb && strcmp(arb, "bucket") == 0; /* options.c knows no third */
     if (standby && *standby)
         app_split_addr(standby, peer, &peer_port);
     struct dmt_lease_conf lc = {.io = dmt_io_real(),
@@ -422,6 +418,7 @@ static int make_lease(struct app *a, struct dmt_err *err)
                                 .tls = a->tls,
                                 .arbiter_host = *host ? host : NULL,
                                 .arbiter_port = port ? port : 7402,
+                                .bucket = bucket ? &bucket_ops : NULL,
                                 .peer_host = *peer ? peer : NULL,
                                 .peer_port = peer_port,
                                 .sync_local = a->level == DMT_SYNC_LOCAL,

@@ -6,6 +6,7 @@
  *   dumontfs_gate.c      fs/workspace/gate.h answered from lease and replica
  *   dumontfs_roles.c     what the lease decides: epochs, promotion, losing, resync, handover
  *   dumontfs_peer.c      what the replica reports, told to the lease
+ *   dumontfs_bucket.c    arbiter=bucket: the lease's marks in the archive's store
  *   dumontfs_control.c   the control socket: one thread a connection, JSON lines
  *   dumontfs_verbs.c     its commands; dumontfs_wait.c those that wait for others, dumontfs_past.c those that look back
  *   dumontfs_status.c    status as JSON
@@ -122,6 +123,7 @@ void app_split_addr(const char *addr, char host[256], uint16_t *port);
 /* STORE/whole: switch points at which this machine, then the holder, has all bulk data: one position a line. */
 void app_note_whole(struct app *a, uint64_t seq);
 bool app_is_whole(struct app *a, uint64_t seq);
+extern const struct dmt_lease_bucket bucket_ops;
 /* STORE/resync: the store is being replaced and must not be opened as it is. */
 void app_mark_resync(struct app *a, bool on);
 void app_start_archiver(struct app *a);

@@ -315,8 +315,7 @@ int dmt_options_consistent(const struct dmt_conf *c, struct dmt_err *err)
         return DMT_E_CONFIG;
     }
     const char *arbiter = dmt_conf_get(c, "arbiter"), *archive = dmt_conf_get(c, "archive");
-    if (arbiter && strcmp(arbiter, "bucket") == 0 &&
-        (!archive || strncmp(archive, "file:", 5) == 0)) {
+    if (arbiter && strcmp(arbiter, "bucket") == 0 && !archive) {
         dmt_err_set(err, DMT_E_CONFIG,
                     "arbiter=bucket needs an object store that both machines reach");
         dmt_err_hint(err, "add archive=s3://BUCKET/PREFIX?endpoint=HOST&region=R");

@@ -273,6 +273,8 @@ static void on_msg(struct lease_state *s, const struct lease_event *e, uint64_t 
         s->read_next_ns = now;
         s->heard_ns = 0; /* the holder has given up: look at the register now */
         return;
+    case LEASE_BUCKET:
+        return;
     }
 }
 

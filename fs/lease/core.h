@@ -55,7 +55,7 @@ struct lease_record {
 };
 
 /* Messages of the ping channel. */
-enum lease_msg_type { LEASE_PING = 1, LEASE_PONG, LEASE_NACK, LEASE_BYE, LEASE_BYE_OK, LEASE_NOTICE };
+enum lease_msg_type { LEASE_PING = 1, LEASE_PONG, LEASE_NACK, LEASE_BYE, LEASE_BYE_OK, LEASE_NOTICE, LEASE_BUCKET };
 struct lease_msg {
     enum lease_msg_type type;
     struct lease_id from;
@@ -65,7 +65,7 @@ struct lease_msg {
     uint32_t promise_ms;     /* PONG: H */
     uint32_t rtt_us;         /* PING: as the holder measured it */
     uint32_t oldest_sync_ms; /* PING */
-    uint32_t flags;          /* LEASE_F_* */
+    uint32_t flags;          /* LEASE_F_*; BUCKET: enum bucket_word (bucket.h), never given to this core */
 };
 #define LEASE_F_HOLDER 1u /* BYE: the sender holds */
 #define LEASE_F_RESYNC 2u /* PONG */
@@ -215,6 +215,7 @@ struct lease_state {
     uint64_t leave_at;  /* records acknowledged alone end here at the latest */
     bool leave_known;
     bool fetching, draining, frozen, leave_failed;
+    uint64_t pair_next_ns; /* PAIR was refused: not again before */
 
     /* peer, as follower */
     uint64_t promise_ns; /* our word: no PROMOTE before */

@@ -148,8 +148,10 @@ static void refused(struct lease_state *s, const struct lease_event *e, uint64_t
     switch (s->ask.op) {
     case LEASE_READ:
         break;
-    case LEASE_PAIR: /* CAS lost or refused: back by SOLO, a new epoch (F6) */
+    case LEASE_PAIR: /* CAS lost or refused: back by SOLO, at once, a new epoch (F6) */
         s->leave_failed = true;
+        s->not_before_ns = now + REFUSED_MS * DMT_MS;
+        s->pair_next_ns = now + wait_ms * DMT_MS;
         break;
     case LEASE_PROMOTE:
         s->operator_word = false;

@@ -330,7 +330,8 @@ static void alone_timers(struct lease_state *s, const struct lease_event *e, uin
     }
     bool lease = memcmp(s->lease_store, s->peer_id.store, 16) == 0 && now < s->lease_end_ns;
     if (s->conf.has_peer && peer_close(s, e, now) && lease && s->arb_up && !s->stopping &&
-        !s->rec.readonly && lease_due(s, s->not_before_ns, now))
+        !s->rec.readonly && lease_due(s, s->not_before_ns, now) &&
+        lease_due(s, s->pair_next_ns, now))
         start_leaving(s, now, out);
 }
 

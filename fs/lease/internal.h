@@ -12,6 +12,7 @@
 #include "fs/base/list.h"
 #include "fs/base/thread.h"
 #include "fs/lease/arbiter.h"
+#include "fs/lease/bucket.h"
 #include "fs/lease/core.h"
 
 #define LEASE_CHANNELS_MAX 4
@@ -74,6 +75,7 @@ struct dmt_lease {
         struct lease_ask ask;
         bool pending, beat;
         bool up;
+        struct dmt_list words; /* bucket: of the peer, struct word */
         int wake_fd;
     } arb;
     pthread_t thread, io_thread, arb_thread, dial_thread;
@@ -82,6 +84,7 @@ struct dmt_lease {
 
 /* lease.c */
 void lease_post(struct dmt_lease *l, const struct lease_event *e);
+void lease_post_send(struct dmt_lease *l, const struct lease_msg *m); /* the lease thread sends it */
 uint64_t lease_now(const struct dmt_lease *l);
 void lease_wake(int fd);
 /* gate.c */
@@ -103,6 +106,10 @@ void lease_ping_close(struct dmt_lease *l);
 void *lease_dial_main(void *arg);
 /* arbiter.c */
 void *lease_arb_main(void *arg);
+/* bucket_run.c */
+void *lease_bucket_main(void *arg);
+void lease_bucket_free(struct dmt_lease *l);
+void lease_bucket_word(struct dmt_lease *l, const struct lease_msg *m);
 /* A connected stream socket to host:port within timeout_ms, or -errno. */
 int lease_connect(const char *host, uint16_t port, int timeout_ms, atomic_bool *stop);
 

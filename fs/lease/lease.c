@@ -29,6 +29,7 @@
 struct queued {
     struct dmt_list link;
     struct lease_event e;
+    bool send; /* no event: e.msg goes to the peer */
 };
 
 uint64_t lease_now(const struct dmt_lease *l)
@@ -41,15 +42,27 @@ void lease_wake(int fd)
     (void)eventfd_write(fd, 1);
 }
 
-void lease_post(struct dmt_lease *l, const struct lease_event *e)
+static void queue(struct dmt_lease *l, const struct lease_event *e, bool send)
 {
     struct queued *q = malloc(sizeof(*q));
     DMT_ASSERT(q);
     q->e = *e;
+    q->send = send;
     pthread_mutex_lock(&l->lock);
     dmt_list_add_tail(&l->events, &q->link);
     pthread_mutex_unlock(&l->lock);
     lease_wake(l->wake_fd);
+}
+
+void lease_post(struct dmt_lease *l, const struct lease_event *e)
+{
+    queue(l, e, false);
+}
+
+void lease_post_send(struct dmt_lease *l, const struct lease_msg *m)
+{
+    struct lease_event e = {.msg = *m};
+    queue(l, &e, true);
 }
 
 /* --- the lease thread --- */
@@ -132,6 +145,10 @@ static void act(struct dmt_lease *l, const struct lease_action *a)
 
 static void feed(struct dmt_lease *l, const struct lease_event *event)
 {
+    if (event->type == LEASE_EV_MSG && event->msg.type == LEASE_BUCKET) {
+        lease_bucket_word(l, &event->msg);
+        return;
+    }
     struct lease_event e = *event;
     e.tail = l->conf.ops->tail(l->conf.ctx);
     e.oldest_sync_ms = l->conf.ops->oldest_sync_ms(l->conf.ctx);
@@ -147,7 +164,7 @@ static void feed(struct dmt_lease *l, const struct lease_event *event)
         act(l, &l->acts->a[i]);
 }
 
-static bool next_event(struct dmt_lease *l, struct lease_event *ret)
+static bool next_event(struct dmt_lease *l, struct lease_event *ret, bool *ret_send)
 {
     struct queued *q = NULL;
     pthread_mutex_lock(&l->lock);
@@ -159,6 +176,7 @@ static bool next_event(struct dmt_lease *l, struct lease_event *ret)
     if (!q)
         return false;
     *ret = q->e;
+    *ret_send = q->send;
     free(q);
     return true;
 }
@@ -188,8 +206,13 @@ static void *lease_main(void *arg)
         if (p[0].revents)
             (void)eventfd_read(l->wake_fd, &v);
         lease_ping_run(l, feed);
-        while (!atomic_load(&l->stop) && next_event(l, &e))
-            feed(l, &e);
+        bool send;
+        while (!atomic_load(&l->stop) && next_event(l, &e, &send)) {
+            if (send)
+                lease_ping_send(l, &e.msg);
+            else
+                feed(l, &e);
+        }
         if (l->core->next <= lease_now(l)) {
             e = (struct lease_event){.type = LEASE_EV_TICK};
             feed(l, &e);
@@ -214,7 +237,7 @@ static int check_conf(const struct dmt_lease_conf *c, struct dmt_lease_timers *t
         dmt_err_set(err, DMT_E_CONFIG, "the arbiter at %s needs certificates", c->arbiter_host);
         return err ? dmt_err_hint(err, "dumontd ca issue %s", c->node) : DMT_E_CONFIG;
     }
-    if ((c->peer_host || c->standby) && !c->arbiter_host)
+    if ((c->peer_host || c->standby) && !c->arbiter_host && !c->bucket)
         return dmt_err_set(err, DMT_E_CONFIG, "a standby needs an arbiter: set arbiter=");
     return 0;
 }
@@ -323,6 +346,7 @@ static int set_up(struct dmt_lease *l, const struct dmt_lease_conf *conf, struct
         l->chan[i].fd = -1;
     dmt_list_init(&l->events);
     dmt_list_init(&l->io.queue);
+    dmt_list_init(&l->arb.words);
     pthread_mutex_init(&l->lock, NULL);
     pthread_mutex_init(&l->io.lock, NULL);
     pthread_mutex_init(&l->arb.lock, NULL);
@@ -359,7 +383,7 @@ int dmt_lease_new(struct dmt_lease **ret, const struct dmt_lease_conf *conf, str
         .solo_after_ms = conf->solo_after_ms ? conf->solo_after_ms : SOLO_AFTER_MS,
         .degrade = conf->degrade,
         .after_promotion = conf->after_promotion,
-        .has_peer = conf->arbiter_host != NULL || rec.ever_paired || !rec.alone,
+        .has_peer = conf->arbiter_host || conf->bucket || rec.ever_paired || !rec.alone,
         .instance = l->instance};
     lease_core_init(l->core, &cc, &rec);
     publish_record(l, &rec);
@@ -371,8 +395,9 @@ int dmt_lease_start(struct dmt_lease *l, struct dmt_err *err)
 {
     int r = dmt_thread_start(&l->io_thread, "lease-io", lease_io_main, l);
     l->has_io = r == 0;
-    if (r == 0 && l->conf.arbiter_host) {
-        r = dmt_thread_start(&l->arb_thread, "lease-arb", lease_arb_main, l);
+    if (r == 0 && (l->conf.arbiter_host || l->conf.bucket)) {
+        r = dmt_thread_start(&l->arb_thread, "lease-arb",
+                             l->conf.bucket ? lease_bucket_main : lease_arb_main, l);
         l->has_arb = r == 0;
     }
     if (r == 0 && (l->conf.tls || l->conf.tls_off)) {
@@ -419,6 +444,7 @@ void dmt_lease_free(struct dmt_lease *l)
         dmt_lease_stop(l);
         lease_ping_close(l);
         DMT_LIST_EACH(n, tmp, &l->events) free(DMT_CONTAINER(n, struct queued, link));
+        lease_bucket_free(l);
     }
     if (l->wake_fd >= 0)
         close(l->wake_fd);

@@ -116,6 +116,17 @@ struct dmt_lease_ops {
     void (*may_stop)(void *ctx);
 };
 
+/* An object store as arbiter (arbiter=bucket): small objects under keys that L4 puts below arb/LINEAGE/. [arb]: called on the
+ * lease-arb thread only, may block for some seconds. Every call uses a connection of its own: no answer may come from a cache. */
+struct dmt_lease_bucket {
+    /* 0: stored, and the store confirmed it. The body follows from the key, so a repeat is the same object. */
+    int (*put)(void *ctx, const char *key);
+    /* 0: there. -ENOENT: a real 404 NoSuchKey and nothing else. Everything else is "unknown". */
+    int (*get)(void *ctx, const char *key);
+    /* 1: a version or delete marker of this key exists; 0: none; < 0: the store cannot tell. NULL: there is no such question. */
+    int (*versions)(void *ctx, const char *key);
+};
+
 struct dmt_lease_conf {
     const struct dmt_io *io;
     const struct dmt_clock *clock;
@@ -130,6 +141,7 @@ struct dmt_lease_conf {
     bool tls_off;            /* plain ping channel, loopback only (tests) */
     const char *arbiter_host; /* controller, or NULL */
     uint16_t arbiter_port;    /* 7402 */
+    const struct dmt_lease_bucket *bucket; /* the arbiter instead; NULL: none */
     const char *peer_host;    /* ping channel is dialled there (the peer's replica port); NULL: the peer dials us */
     uint16_t peer_port;
     enum dmt_degrade degrade;

@@ -1,11 +1,11 @@
-/* record.c: node.state, what a node must remember, as bytes. The format is docs/formats-lease.md
- * ("node.state"): magic, version, length, fields, CRC-32C. A record that fails any check is
+/* record.c: node.state and bucket.state, what a node must remember, as bytes. The formats are in
+ * docs/formats-lease.md: magic, version, length, fields, CRC-32C. A record that fails any check is
  * refused: guessing here could make two writers. Pure functions.
  */
 #include <string.h>
 
 #include "fs/base/hash.h"
-#include "fs/lease/core.h"
+#include "fs/lease/bucket.h"
 
 #define MAGIC   0x54534e44u /* "DNST" */
 #define VERSION 1u
@@ -84,5 +84,59 @@ int lease_record_decode(const void *p, size_t n, struct lease_record *ret, struc
     ret->readonly = f & F_READONLY;
     if (dmt_cur_end(&c) < 0 || f > 255 || lease_id_none(&ret->self) || ret->hold > ret->seen)
         return dmt_err_set(err, DMT_E_CORRUPT, "node.state is not well-formed");
+    return 0;
+}
+
+/* --- bucket.state --- */
+
+#define BUCKET_MAGIC   0x54534244u /* "DBST" */
+#define BUCKET_VERSION 1u
+enum { B_YIELDED = 1, B_CONFIRMED = 2 };
+
+int bucket_record_encode(const struct bucket_record *r, struct dmt_buf *out)
+{
+    size_t start = out->len;
+    dmt_put_u32(out, BUCKET_MAGIC);
+    dmt_put_u32(out, BUCKET_VERSION);
+    put_id(out, &r->self);
+    dmt_put_u32(out, r->reg.epoch);
+    put_id(out, &r->reg.holder);
+    dmt_put_u32(out, (uint32_t)r->reg.insync_n);
+    for (int i = 0; i < r->reg.insync_n; i++)
+        put_id(out, &r->reg.insync[i]);
+    dmt_put_u32(out, r->attempt);
+    dmt_put_u32(out, (r->yielded ? B_YIELDED : 0u) | (r->confirmed ? B_CONFIRMED : 0u));
+    if (!out->bad)
+        dmt_put_u32(out, dmt_crc32c(0, out->p + start, out->len - start));
+    return out->bad ? -ENOMEM : 0;
+}
+
+int bucket_record_decode(const void *p, size_t n, struct bucket_record *ret, struct dmt_err *err)
+{
+    memset(ret, 0, sizeof(*ret));
+    if (n < 12 || dmt_le32(p) != BUCKET_MAGIC)
+        return dmt_err_set(err, DMT_E_CORRUPT, "not a bucket.state file");
+    if (dmt_le32((const uint8_t *)p + 4) != BUCKET_VERSION)
+        return dmt_err_set(err, DMT_E_VERSION, "bucket.state has version %u, this program knows %u",
+                           dmt_le32((const uint8_t *)p + 4), BUCKET_VERSION);
+    if (dmt_le32((const uint8_t *)p + n - 4) != dmt_crc32c(0, p, n - 4))
+        return dmt_err_set(err, DMT_E_CORRUPT, "bucket.state fails its checksum");
+    struct dmt_cur c = dmt_cur_of(p, n - 4);
+    (void)dmt_get_u64(&c);
+    get_id(&c, &ret->self);
+    ret->reg.epoch = dmt_get_u32(&c);
+    get_id(&c, &ret->reg.holder);
+    uint32_t k = dmt_get_u32(&c);
+    for (uint32_t i = 0; i < k && i < LEASE_INSYNC_MAX; i++)
+        get_id(&c, &ret->reg.insync[i]);
+    ret->reg.insync_n = k <= LEASE_INSYNC_MAX ? (int)k : 0;
+    uint32_t attempt = dmt_get_u32(&c), f = dmt_get_u32(&c);
+    ret->attempt = (enum bucket_attempt)attempt;
+    ret->yielded = f & B_YIELDED;
+    ret->confirmed = f & B_CONFIRMED;
+    bool odd = k > LEASE_INSYNC_MAX || attempt > BUCKET_CLAIM || f > 3 ||
+               (attempt != BUCKET_NO_ATTEMPT && k != 2);
+    if (dmt_cur_end(&c) < 0 || odd || lease_id_none(&ret->self))
+        return dmt_err_set(err, DMT_E_CORRUPT, "bucket.state is not well-formed");
     return 0;
 }

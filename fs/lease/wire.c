@@ -28,7 +28,7 @@ int lease_msg_decode(const void *p, size_t n, struct lease_msg *ret)
     ret->rtt_us = dmt_get_u32(&c);
     ret->oldest_sync_ms = dmt_get_u32(&c);
     ret->flags = dmt_get_u32(&c);
-    if (dmt_cur_end(&c) < 0 || type < LEASE_PING || type > LEASE_NOTICE ||
+    if (dmt_cur_end(&c) < 0 || type < LEASE_PING || type > LEASE_BUCKET ||
         ret->promise_ms > LEASE_H_MAX_MS)
         return DMT_E_CORRUPT;
     ret->type = (enum lease_msg_type)type;

@@ -180,7 +180,10 @@ static void on_epoch(struct replica_core *c, const struct replica_event *ev,
         c->peer.seen = ev->epoch;
     c->ordered = false;
     c->fork = ev->fork;
-    c->about_us = REPLICA_BEYOND; /* the verdict of the hello was about another epoch */
+    /* The verdict of the hello was about another epoch. But once the holder has streamed on this
+     * connection, our tail is its own, whatever epochs it opened unseen between its hello and now:
+     * its list, as we know it, may lack some of them. */
+    c->about_us = c->on_chain ? REPLICA_ON : REPLICA_BEYOND;
     meet_holder(c, as, &ev->tail);
 }
 
@@ -221,6 +224,7 @@ static void on_stream(struct replica_core *c, const struct replica_event *ev,
     }
     move(c, REPLICA_RECEIVING);
     c->ordered = false;
+    c->on_chain = true;
     struct replica_action *a = act(as, REPLICA_AC_RECEIVE);
     a->epoch = ev->epoch;
     a->seq = ev->pos.seq;
@@ -473,7 +477,7 @@ static void on_open(struct replica_core *c, const struct replica_event *ev)
     move(c, REPLICA_GREETING);
     memset(&c->peer, 0, sizeof(c->peer));
     c->have_hello = c->have_verdict = c->up = c->ordered = c->import_over = c->announce =
-        c->pair_told = false;
+        c->pair_told = c->on_chain = false;
     c->acked = 0;
     c->empty = ev->flag;
     c->hello = ev->pos;

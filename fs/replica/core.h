@@ -158,6 +158,7 @@ struct replica_core {
     /* the peer, this connection */
     struct dmt_replica_peer peer;
     bool have_hello, have_verdict, up, ordered, import_over;
+    bool on_chain; /* receiver: the peer has streamed to us on this connection */
     enum replica_relation about_peer, about_us;
     uint64_t fork;
     uint64_t acked;         /* sender: durable there, verified; valid in STREAMING */

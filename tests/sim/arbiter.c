@@ -22,6 +22,10 @@ static struct item *event(struct node *n, enum what what, enum lease_ev type, ui
 
 void arbiter_ask(struct node *n, const struct lease_ask *q)
 {
+    if (w.bucket) {
+        object_ask(n, q);
+        return;
+    }
     if (!n->arb_link || !w.arb_up) {
         struct item *it = event(n, W_EVENT, LEASE_EV_ANSWER, w.now + 5 * MS);
         it->ev->ask_id = q->id;
@@ -90,7 +94,7 @@ void arbiter_links(void)
         bool there = n->arb_link && w.arb_up;
         if (there != (n->arb_lost == UINT64_MAX))
             n->arb_lost = there ? UINT64_MAX : w.now;
-        if (n->up)
+        if (n->up && !w.bucket)
             (void)post(n, there ? LEASE_EV_ARB_UP : LEASE_EV_ARB_DOWN);
     }
 }

@@ -33,6 +33,7 @@ void fault_character(void)
     for (int k = 0; k < F_KINDS; k++)
         w.weight[k] = rnd(3) ? (uint32_t)rnd(8) : 0;
     w.disks = w.seed % 3 == 0;
+    w.bucket = w.seed % 5 == 3;
     if (!w.disks)
         w.weight[F_DISK] = 0;
     w.weight[F_FENCE] = w.weight[F_FENCE] > 5;
@@ -135,6 +136,7 @@ static void strike_disk(struct node *n, uint64_t span)
 {
     node_stop(n, true);
     say("%s gets an empty disk", n->name);
+    w.disk_lost = true;
     new_store(n);
     node_restart_soon(n, span);
 }

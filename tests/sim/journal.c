@@ -127,6 +127,8 @@ void new_store(struct node *n)
     memcpy(n->disk.self.node, n->name, strlen(n->name) + 1);
     n->disk.self.store[0] = (uint8_t)(1 + idx(n));
     n->disk.self.store[1] = ++w.serial;
+    memset(&n->bk_disk, 0, sizeof(n->bk_disk));
+    n->bk_disk.self = n->disk.self;
     n->tail = n->durable = n->oldest = n->ep_n = 0;
     n->jgen++;
     n->has_ws = n->empty = true;

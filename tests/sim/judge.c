@@ -7,6 +7,7 @@
  *   - an epoch is opened once, and only above what that store has ever obeyed; no durable epoch
  *     goes back, nor does the register (R4, F15, F17);
  *   - a store that is being resynchronised is never opened and acknowledges nothing (R11);
+ *   - with the bucket, one holder for each epoch that is written down (R18);
  *   - nobody becomes a candidate without a fresh word of the register (R13);
  *   - nothing acknowledged is ever cut (R5, R15);
  *   - a plain call returns nowhere once another node has opened a higher epoch, as long as no
@@ -161,6 +162,16 @@ void judge_candidate(const struct node *n)
             (unsigned long long)((w.now - n->arb_lost) / MS));
 }
 
+/* Whoever writes the higher epoch down first has it. */
+void judge_bucket_record(const struct bucket_record *next)
+{
+    const struct lease_register *r = &next->reg;
+    if (r->epoch == w.reg.epoch && r->epoch && !lease_id_eq(&r->holder, &w.reg.holder))
+        bad("both machines took epoch %u from the bucket", r->epoch);
+    if (r->epoch > w.reg.epoch)
+        w.reg = *r;
+}
+
 void judge_register(const struct lease_register *next)
 {
     if (next->epoch <= w.reg.epoch)
@@ -179,7 +190,8 @@ static bool hopeless(void)
 
 void judge_end(void)
 {
-    if (w.bad[0] || (w.disks && hopeless()))
+    /* With a bucket, a disk lost in the midst of an attempt blocks for ever (R18). */
+    if (w.bad[0] || (w.disks && hopeless()) || (w.bucket && w.disk_lost))
         return;
     const char *a = dmt_lease_state_name(lease_core_state(&w.n[0].s));
     const char *b = dmt_lease_state_name(lease_core_state(&w.n[1].s));

@@ -191,7 +191,7 @@ static void act(struct node *n, const struct lease_action *a)
     }
 }
 
-static void break_down(struct node *n, const char *why)
+void node_break_down(struct node *n, const char *why)
 {
     struct lease_event *e = post(n, LEASE_EV_BROKEN);
     memcpy(e->text, why, strlen(why) + 1);
@@ -222,7 +222,7 @@ static void open_epoch(struct node *n, const struct lease_action *a)
 {
     say("%s opens epoch %s (%s)", n->name, epoch_text(a->epoch), a->text);
     if (!begin_epoch(n, a->epoch)) {
-        break_down(n, "the epoch cannot be opened");
+        node_break_down(n, "the epoch cannot be opened");
         return;
     }
     total.solos += strcmp(a->text, "solo") == 0;
@@ -234,7 +234,7 @@ static void open_epoch(struct node *n, const struct lease_action *a)
 static void write_record(struct node *n, const struct lease_record *r)
 {
     if (n->full_until > w.now) {
-        break_down(n, "node.state cannot be written");
+        node_break_down(n, "node.state cannot be written");
         return;
     }
     judge_record_written(n, r);
@@ -457,7 +457,9 @@ void node_start(struct node *n)
     total.restarts++;
     peer_start(n, holds);
     feed_type(n, LEASE_EV_START);
-    if (n->arb_link && w.arb_up)
+    if (w.bucket)
+        object_start(n);
+    else if (n->arb_link && w.arb_up)
         (void)post(n, LEASE_EV_ARB_UP);
     push(w.now + rnd(50 * MS), W_CLIENT, idx(n));
     push(w.now + DMT_S, W_TICK, idx(n));

@@ -12,6 +12,7 @@
  *   peer.c     the driver of the replica core (what fs/replica/session.c, sender.c, receiver.c, resync.c do)
  *   node.c     the driver of the lease core (fs/lease/lease.c, io.c, gate.c) and the node's program (fs/dumontfs_roles.c), client
  *   arbiter.c  the controller
+ *   bucket.c   the other arbiter: an object store, and each node's driver of fs/lease/bucket.c
  *   fault.c    what goes wrong
  *   test_sim.c one run, many runs, the program
  *
@@ -23,6 +24,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include "daemon/controller/decide.h"
+#include "fs/lease/bucket.h"
 #include "fs/lease/core.h"
 #include "fs/replica/core.h"
 
@@ -75,6 +77,14 @@ struct msg {
     int n;                         /* of epochs or recs */
 };
 
+/* A key of the bucket, taken apart. kind: s(olo) c(laim) y(ield) e(poch) t(est) */
+struct object_key {
+    char kind;
+    uint64_t num;
+    int node; /* of epoch/N/NODE; 1: the .b of a test */
+};
+#define TESTS_MAX 256
+
 /* --- events --------------------------------------------------------------------------------------------------------------- */
 enum what {
     W_STEP,    /* the lease core's next time */
@@ -89,6 +99,9 @@ enum what {
     W_CLIENT,
     W_ASK,     /* a request reaches the arbiter */
     W_ANSWER,  /* ev */
+    W_BUCKET,  /* the bucket core's next time */
+    W_OBJECT,  /* a PUT or GET of its comes back; n: result */
+    W_LAND,    /* a PUT takes effect in the bucket: key */
     W_RESTART, /* n: node */
     W_FAULT,
     W_HEAL, /* n: enum heal */
@@ -105,6 +118,7 @@ struct item {
     struct lease_event *ev;
     struct replica_event rev;
     bool follow; /* W_LOOP: dmt_replica_follow */
+    struct object_key key;
     struct lease_ask ask;
     struct lease_id from;
 };
@@ -137,6 +151,12 @@ struct node {
     bool has_ws, empty; /* empty: a new standby's store, without lineage */
     uint32_t jgen;      /* changes with each cut: a sync that was under way says nothing then */
     bool fsyncing;
+    /* bucket driver */
+    struct bucket_record bk_disk;
+    struct bucket_state bk;
+    struct object_key bk_key; /* of the operation that is outstanding */
+    bool bk_put;
+    uint64_t bk_next;
     /* lease driver */
     struct lease_state s;
     uint64_t next_step, ev_at, loop_at, app_at;
@@ -218,8 +238,12 @@ struct world {
     struct lease_register reg;
     uint64_t heard[2];
     bool heard_dead[2], arb_up;
+    bool bucket; /* the arbiter of this run */
+    bool solo[EPOCHS_MAX], claim[EPOCHS_MAX], yield[EPOCHS_MAX], note[2][EPOCHS_MAX];
+    struct object_key tests[TESTS_MAX];
+    unsigned tests_n;
     /* judge */
-    bool healed, plain_off;
+    bool healed, plain_off, disk_lost;
     uint32_t next_id;
     uint64_t canon[RECS_MAX];    /* chain of what was ever acknowledged: a prefix of everything later */
     uint64_t canon_ep[RECS_MAX]; /* the lowest epoch in which it was */
@@ -274,6 +298,7 @@ void judge_cut(const struct node *n, int keep);
 void judge_resync(const struct node *n);
 void judge_record_written(const struct node *n, const struct lease_record *next);
 void judge_candidate(const struct node *n);
+void judge_bucket_record(const struct bucket_record *next);
 void judge_register(const struct lease_register *next);
 void judge_end(void);
 void judge_free(void);
@@ -312,6 +337,7 @@ void node_client(struct node *n);
 void node_synced(struct node *n);
 void node_start(struct node *n);
 void node_stop(struct node *n, bool power);
+void node_break_down(struct node *n, const char *why);
 void node_restart_soon(struct node *n, uint64_t after);
 
 /* arbiter.c */
@@ -319,6 +345,13 @@ void arbiter_ask(struct node *n, const struct lease_ask *q);
 void arbiter_take(const struct item *it);
 void arbiter_beat(struct node *n);
 void arbiter_links(void);
+
+/* bucket.c */
+void object_ask(struct node *n, const struct lease_ask *q);
+void object_start(struct node *n);
+void object_feed(struct node *n, struct bucket_event *e);
+void object_done(struct node *n, const struct item *it);
+void object_land(const struct object_key *k);
 
 /* fault.c */
 void fault_character(void);

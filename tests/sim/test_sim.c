@@ -19,7 +19,7 @@
 #define TEST_SEEDS 4000
 
 /* Seeds that have found something; what each of them found stands in docs/protocol.md. */
-static const uint64_t regression[] = {13, 981, 15985, 22007};
+static const uint64_t regression[] = {13, 78, 583, 918, 981, 15985, 22007, 135671};
 
 static void set_up(uint64_t seed)
 {
@@ -113,6 +113,18 @@ static void run_item(struct item *it)
         if (n->arb_link && w.arb_up)
             feed(n, it->ev);
         return;
+    case W_BUCKET: {
+        struct bucket_event e = {.type = BUCKET_EV_TICK};
+        n->bk_next = 0;
+        object_feed(n, &e);
+        return;
+    }
+    case W_OBJECT:
+        object_done(n, it);
+        return;
+    case W_LAND:
+        object_land(&it->key);
+        return;
     case W_RESTART:
         n = &w.n[it->n];
         if (n->up && n->stuck)
@@ -139,8 +151,8 @@ static void serve(struct item *it)
     bool asked = it->what == W_ASK; /* on its way: the sender may be gone by now */
     if (n && !asked && (it->life != n->life || !n->up)) {
         item_free(it);
-    } else if (it->what == W_MSG && !w.dir[it->node]) {
-        int to = it->node;
+    } else if (n && it->what == W_MSG && !w.dir[idx(n)]) {
+        int to = idx(n);
         DMT_ASSERT(w.held_n[to] < QUEUE_MAX / 8);
         w.held[to][w.held_n[to]++] = it;
     } else if (n && !asked && n->thaw_at > w.now) {
@@ -177,6 +189,10 @@ static void describe(const struct node *n)
         n->tail, n->durable, n->oldest, s->peer_up, s->ping_up, s->arb_up,
         s->asking ? lease_op_name(s->ask.op) : "nothing",
         (long long)(s->lease_end_ns - local(n)) / (long long)MS, s->peer_wants_resync);
+    if (w.bucket)
+        say("    bucket: epoch %u of %s, attempt %d stage %d, outstanding %d, test %d, up %d",
+            n->bk.rec.reg.epoch, n->bk.rec.reg.holder.node, n->bk.rec.attempt, n->bk.stage,
+            n->bk.op, n->bk.check, n->bk.up);
 }
 
 static bool one_run(uint64_t seed)

@@ -112,8 +112,12 @@ void wire_deliver(struct node *n, struct item *it)
         wire_close(n, ch, false);
     } else if (ch == CH_PING) {
         struct lease_event e = {.type = LEASE_EV_MSG, .msg = it->m.ping};
+        struct bucket_event b = {.type = BUCKET_EV_MSG, .msg = it->m.ping};
         n->ping_heard = w.now;
-        feed(n, &e);
+        if (it->m.ping.type != LEASE_BUCKET)
+            feed(n, &e);
+        else if (w.bucket)
+            object_feed(n, &b);
     } else {
         n->g.heard = w.now;
         peer_message(n, &it->m);

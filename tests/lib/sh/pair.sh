@@ -3,6 +3,7 @@
 #
 #   pair_up NAME [KEY=VALUE of the holder...]   makes and mounts workspace NAME on a ($PAIR_MOUNT), standby on b; waits until in sync
 #   at a|b COMMAND...                           runs a command as that machine
+#   PAIR_ARBITER="WORD..." pair_up NAME ...      with these words for both machines instead of arbiter=controller://...
 #   PAIR_LINK=1 pair_up NAME ...                their connection goes through a relay; then: pair_link NAME cut|refuse|blackhole|pass ...
 #   PAIR_B=KEY=VALUE pair_up NAME ...           the standby's file says this too
 #   api [CURL OPTION...] /PATH                  the controller's HTTP API
@@ -58,13 +59,14 @@ pair_link() {
 api() { curl -sf --max-time 60 --unix-socket "$SCRATCH/ctl/run/dumontd.sock" "${@:1:$#-1}" "http://localhost${*: -1}"; }
 
 pair_up() {
-    local name=$1 port
+    local name=$1 port arbiter
     shift
     pair_machines || return 1
+    read -ra arbiter <<<"${PAIR_ARBITER:-arbiter=controller://127.0.0.1:$CTL_PORT}"
     port=$((PAIR_PORT++))
     PAIR_MOUNT=$SCRATCH/m-$name
     mkdir -p "$PAIR_MOUNT" "$PAIR_MOUNT.b"
-    at b dumont workspace create "$name" role=standby "listen=127.0.0.1:$port" "arbiter=controller://127.0.0.1:$CTL_PORT" "mountpoint=$PAIR_MOUNT.b" ${PAIR_B:+"$PAIR_B"} >/dev/null || return 1
+    at b dumont workspace create "$name" role=standby "listen=127.0.0.1:$port" "${arbiter[@]}" "mountpoint=$PAIR_MOUNT.b" ${PAIR_B:+"$PAIR_B"} >/dev/null || return 1
     if [ -n "${PAIR_LINK:-}" ]; then
         start "link-$name" "$BIN/relay" 0 "127.0.0.1:$port" "$SCRATCH/link-$name"
         wait_until 5 test -S "$SCRATCH/link-$name" || return 1
@@ -73,7 +75,7 @@ pair_up() {
     # while the link and the controller are still there, so that nobody has to be waited for
     cleanup_fn unmount "$PAIR_MOUNT"
     cleanup_fn unmount "$PAIR_MOUNT.b"
-    at a dumont workspace create "$name" "standby=127.0.0.1:$port" "arbiter=controller://127.0.0.1:$CTL_PORT" "$@" >/dev/null || return 1
+    at a dumont workspace create "$name" "standby=127.0.0.1:$port" "${arbiter[@]}" "$@" >/dev/null || return 1
     at a mount.dumont "$name" "$PAIR_MOUNT" || return 1
     wait_until 60 pair_in_sync a "$name"
 }

@@ -347,6 +347,18 @@ static void a_new_epoch_on_the_same_connection(void **state)
     assert_int_equal(find(REPLICA_AC_CLOSE)->err, DMT_E_STALE);
 }
 
+/* The holder opened an epoch between its hello and now that we got as a record only: its list of
+ * epochs, as we know it, lacks that one, and so seems to part from ours before our tail. */
+static void an_epoch_that_was_never_announced_cuts_nothing(void **state)
+{
+    (void)state;
+    struct replica_core c;
+    receiving(&c);
+    STEP(&c, .type = REPLICA_EV_GOT_EPOCH, .epoch = E3, .flag = true, .fork = 20,
+         .tail = at(E2, 40));
+    assert_int_equal(find(REPLICA_AC_PEER_EPOCH)->seq, 40);
+}
+
 /* --- resync ----------------------------------------------------------------------------------- */
 
 static void only_a_holder_that_is_alone_orders(void **state)
@@ -639,6 +651,7 @@ int main(void)
         cmocka_unit_test(nothing_is_taken_before_follow_and_stream),
         cmocka_unit_test(a_divergent_tail_is_cut_where_histories_part),
         cmocka_unit_test(a_new_epoch_on_the_same_connection),
+        cmocka_unit_test(an_epoch_that_was_never_announced_cuts_nothing),
         cmocka_unit_test(only_a_holder_that_is_alone_orders),
         cmocka_unit_test(a_resync_is_taken_only_when_ordered_and_allowed),
         cmocka_unit_test(a_receiver_gives_up_in_the_midst_of_the_stream),
