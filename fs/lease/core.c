@@ -346,26 +346,29 @@ int lease_command_check(enum dmt_lease_state st, bool readonly, enum dmt_lease_c
         dmt_err_set(err, -EINVAL,
                     "a handover needs a holder with an in-sync standby; this node is: %s",
                     dmt_lease_state_name(st));
-        return dmt_err_hint(err, st == DMT_LEASE_HOLDER_ALONE || st == DMT_LEASE_LEAVING
-                                     ? "Wait until `dumont status` says \"paired\", then try again."
-                                     : "Run it on the holder: `dumont status` names it.");
+        (void)dmt_err_hint(err, st == DMT_LEASE_HOLDER_ALONE || st == DMT_LEASE_LEAVING
+                                    ? "Wait until `dumont status` says \"paired\", then try again."
+                                    : "Run it on the holder: `dumont status` names it.");
+        return -EINVAL;
     case DMT_LEASE_CMD_FENCE:
         if (st == DMT_LEASE_HOLDER_PAIRED || st == DMT_LEASE_HOLDER_ALONE ||
             st == DMT_LEASE_LEAVING)
             return 0;
         dmt_err_set(err, -EINVAL, "only a holder can be fenced; this node is: %s",
                     dmt_lease_state_name(st));
-        return dmt_err_hint(err, "A standby writes nothing; `dumont workspace stop` ends it.");
+        (void)dmt_err_hint(err, "A standby writes nothing; `dumont workspace stop` ends it.");
+        return -EINVAL;
     case DMT_LEASE_CMD_PROMOTE:
         if (st == DMT_LEASE_FOLLOWER || st == DMT_LEASE_GIVEN_UP ||
             (st == DMT_LEASE_HOLDER_ALONE && readonly))
             return 0;
         dmt_err_set(err, -EINVAL, "only a standby can be promoted; this node is: %s",
                     dmt_lease_state_name(st));
-        return dmt_err_hint(err, st == DMT_LEASE_HOLDER_PAIRED || st == DMT_LEASE_HOLDER_ALONE ||
-                                         st == DMT_LEASE_LEAVING
-                                     ? "It holds the workspace already."
-                                     : "`dumont status` shows what it is doing; try again then.");
+        (void)dmt_err_hint(err, st == DMT_LEASE_HOLDER_PAIRED || st == DMT_LEASE_HOLDER_ALONE ||
+                                        st == DMT_LEASE_LEAVING
+                                    ? "It holds the workspace already."
+                                    : "`dumont status` shows what it is doing; try again then.");
+        return -EINVAL;
     }
     return -EINVAL;
 }

@@ -324,6 +324,15 @@ static void a_register_behind_us_changes_nothing(void **state)
     assert_int_equal(t.s.gate, LEASE_GATE_PAIR);
 }
 
+/* The core asks without wanting the reason: the state may have moved on since a command was accepted. */
+static void a_command_that_is_late_is_refused_without_a_reason_too(void **state)
+{
+    (void)state;
+    assert_true(lease_command_check(DMT_LEASE_FOLLOWER, false, DMT_LEASE_CMD_HANDOVER, NULL) < 0);
+    assert_true(lease_command_check(DMT_LEASE_FOLLOWER, false, DMT_LEASE_CMD_FENCE, NULL) < 0);
+    assert_true(lease_command_check(DMT_LEASE_LOSER, false, DMT_LEASE_CMD_PROMOTE, NULL) < 0);
+}
+
 /* R11, F12 */
 static void a_resync_is_ordered_only_alone(void **state)
 {
@@ -406,6 +415,7 @@ int main(void)
         cmocka_unit_test(any_sign_of_a_higher_epoch_makes_a_loser),
         cmocka_unit_test(a_grant_counts_once_and_for_its_store_only),
         cmocka_unit_test(a_register_behind_us_changes_nothing),
+        cmocka_unit_test(a_command_that_is_late_is_refused_without_a_reason_too),
         cmocka_unit_test(a_resync_is_ordered_only_alone),
         cmocka_unit_test(a_standby_that_says_goodbye_is_let_go_when_solo_is_recorded),
         cmocka_unit_test(a_fenced_holder_stops_and_does_not_come_back_by_itself),
