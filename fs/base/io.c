@@ -70,6 +70,21 @@ static ssize_t real_pwrite(void *ctx, int fd, const void *buf, size_t len, uint6
     return (ssize_t)done;
 }
 
+#ifndef RWF_DONTCACHE
+#define RWF_DONTCACHE 0x80 /* Linux 6.14 */
+#endif
+
+static ssize_t real_pwrite_once(void *ctx, int fd, const void *buf, size_t len, uint64_t off)
+{
+    struct iovec iov = {(void *)(uintptr_t)buf, len};
+    ssize_t n = pwritev2(fd, &iov, 1, (off_t)off, RWF_DONTCACHE);
+    if (n == (ssize_t)len)
+        return n;
+    /* An older kernel, a filesystem without it, or not all at once: errors come from the ordinary
+     * call. */
+    return real_pwrite(ctx, fd, buf, len, off);
+}
+
 /* Finishes a pwritev that stopped after `done` bytes, piece by piece. */
 static ssize_t finish_pwritev(int fd, const struct iovec *iov, int n, uint64_t off, size_t done)
 {
@@ -197,6 +212,7 @@ const struct dmt_io *dmt_io_real(void)
         .unlink = real_unlink,
         .mkdir = real_mkdir,
         .sync_dir = real_sync_dir,
+        .pwrite_once = real_pwrite_once,
     };
     return &real;
 }

@@ -25,6 +25,9 @@ struct dmt_io {
     int (*unlink)(void *ctx, const char *path);
     int (*mkdir)(void *ctx, const char *path, mode_t mode);
     int (*sync_dir)(void *ctx, const char *path); /* fsync of a directory, by path */
+    /* As pwrite, for bytes that nobody will read from here soon: they are on their way to the disk when it returns, and do not
+     * stay in the page cache. Like pwrite it survives the end of the process, not of the machine. */
+    ssize_t (*pwrite_once)(void *ctx, int fd, const void *buf, size_t len, uint64_t off);
 };
 const struct dmt_io *dmt_io_real(void);
 

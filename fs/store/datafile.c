@@ -57,7 +57,7 @@ struct dfile *store_file_get(struct dmt_store *st, uint64_t ino, uint32_t serial
         f = store_zalloc(sizeof(*f));
         f->ino = ino;
         f->serial = serial;
-        f->fd = f->direct_fd = -1;
+        f->fd = -1;
         dmt_list_init(&f->lru);
         struct dfile **slot = slot_of(st, ino, serial);
         f->hash_next = *slot;
@@ -82,8 +82,6 @@ static void file_free(struct dmt_store *st, struct dfile *f)
         st->conf.io->close(st->conf.io->ctx, f->fd);
         st->open_files--;
     }
-    if (f->direct_fd >= 0)
-        st->conf.io->close(st->conf.io->ctx, f->direct_fd);
     free(f);
 }
 
@@ -123,18 +121,6 @@ int store_file_open(struct dmt_store *st, struct dfile *f, bool create)
     f->fd = fd;
     st->open_files++;
     return 0;
-}
-
-int store_file_direct(struct dmt_store *st, struct dfile *f)
-{
-    if (f->direct_fd < 0 && !f->no_direct) {
-        char path[PATH_MAX];
-        store_file_path(st, f->ino, f->serial, path, sizeof(path));
-        int fd = st->conf.io->open(st->conf.io->ctx, path, O_WRONLY | O_DIRECT, 0);
-        f->no_direct = fd < 0;
-        f->direct_fd = fd < 0 ? -1 : fd;
-    }
-    return f->no_direct ? f->fd : f->direct_fd;
 }
 
 uint64_t store_file_dir_pending(const struct dmt_store *st, const struct dfile *f)

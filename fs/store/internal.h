@@ -136,8 +136,6 @@ struct dfile { /* one data file */
     uint64_t ino;
     uint32_t serial;
     int fd;           /* -1: not open */
-    int direct_fd;    /* the same with O_DIRECT; -1: not open */
-    bool no_direct;   /* the filesystem has none */
     int refs;
     bool tainted;     /* an fdatasync failed: nothing is overwritten in place, earlier bytes are not trusted */
     uint64_t lost_below; /* ... and by-reference bytes before this offset were not durable then */
@@ -375,8 +373,6 @@ int store_content_unmap(struct dmt_store *st, struct node *n, uint64_t off, uint
 struct dfile *store_file_get(struct dmt_store *st, uint64_t ino, uint32_t serial); /* takes a reference */
 void store_file_put(struct dmt_store *st, struct dfile *f);
 int store_file_open(struct dmt_store *st, struct dfile *f, bool create);
-/* The descriptor for writes that pass by the page cache, or the ordinary one where there is no such thing. f is open. */
-int store_file_direct(struct dmt_store *st, struct dfile *f);
 /* pending: not 0 when names in the file's directory may not be durable yet; to be handed to _done after sync_dir. Lock held, but
  * for sync_dir. */
 uint64_t store_file_dir_pending(const struct dmt_store *st, const struct dfile *f);

@@ -4,7 +4,8 @@
  * The place is a pure function of the records (D2): at the same offset as in the file while that is
  * at or above everything ever written to this base file, else at its high-water mark. So recovery,
  * which applies the same records, finds the bytes again, and nothing that a row refers to is ever
- * overwritten. What was put is not durable; the range stands in the missing list until a MARK.
+ * overwritten. A long write does not stay in the page cache, where the mount has it already
+ * (docs/decisions/0012). What was put is not durable; the range stands in the missing list until a MARK.
  * ref_sync makes it durable: it collects the files with missing ranges, syncs them without the
  * lock, and notes what was synced only if no newer bytes came meanwhile. Failure modes: ENOSPC and
  * EIO at the put: nothing has changed, the record is not logged; EIO at the sync: what was in
@@ -40,7 +41,8 @@ int dmt_store_ref_put(struct dmt_store *st, const struct dmt_place *pl, const vo
         const struct dmt_io *io = st->conf.io;
         f->unsynced = true;
         f->writes++;
-        ssize_t n = io->pwrite(io->ctx, f->fd, p, len, pl->foff);
+        ssize_t n = len >= DMT_REF_ONCE_MIN ? io->pwrite_once(io->ctx, f->fd, p, len, pl->foff)
+                                            : io->pwrite(io->ctx, f->fd, p, len, pl->foff);
         r = n < 0 ? (int)n : 0;
     }
     store_file_put(st, f);

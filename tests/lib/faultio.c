@@ -314,7 +314,8 @@ struct faultio *faultio_new(const char *root, uint64_t seed)
     struct faultio *f = faultio_alloc(sizeof(*f));
     f->io = (struct dmt_io){f,         f_open,   f_close,  f_pread,     f_pwrite,
                             f_pwritev, f_sync,   f_sync,   f_ftruncate, f_fallocate,
-                            f_fstat,   f_rename, f_unlink, f_mkdir,     f_sync_dir};
+                            f_fstat,   f_rename, f_unlink, f_mkdir,     f_sync_dir,
+                            f_pwrite};
     f->root = faultio_dup(root);
     f->root_len = strlen(root);
     f->random = seed * 2654435761u + 88172645463325252ull;
