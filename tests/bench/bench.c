@@ -2,16 +2,20 @@
  *
  *   bench DIR WORKLOAD [N]      prints "WORKLOAD VALUE UNIT": microseconds per operation, or MB/s
  *
- * Workloads: create (open+write 4 KiB+close), stat, readsmall (open+read+close, cached), readdir,
- * rename, unlink, mkdir, seqwrite (1 MiB writes, fsync at the end), seqread (cached), syncwrite (4
- * KiB random write + fsync, one thread), syncwrite8 (eight threads, a file each), small (write 4
- * KiB without sync). create leaves its files for stat, readsmall, rename and unlink, which must
- * follow in one directory. Thread: main, and the eight.
+ * Workloads: create (open+write 4 KiB+close), stat (first), restat (cached), readsmall
+ * (open+read+close, cached), readdir, rename, unlink, mkdir, seqwrite (1 MiB writes, fsync at the
+ * end), seqread (cached), coldread (caches dropped before), syncwrite (4 KiB random write + fsync,
+ * one thread), syncwrite8 (eight threads, a file each), small (write 4 KiB without sync), sqlitewal
+ * and sqlitejournal (transactions of one row, synchronous=FULL). create leaves its files for stat,
+ * restat, readsmall, rename and unlink, seqwrite its file for seqread and coldread; they must follow
+ * in one directory. Thread: main, and the eight.
  */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sqlite3.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -166,13 +170,24 @@ static double seq_write(long mib)
     return (double)mib * 1.048576 / (now_s() - t0);
 }
 
-static double seq_read(long mib)
+/* Clean pages of every filesystem, the one below a mount included. */
+static void drop_caches(void)
+{
+    int fd = open("/proc/sys/vm/drop_caches", O_WRONLY);
+    if (fd < 0 || write(fd, "1", 1) != 1)
+        die("drop_caches");
+    close(fd);
+}
+
+static double seq_read(long mib, bool cold)
 {
     char p[4096];
     double t0 = 0;
     long got = 0;
     snprintf(p, sizeof p, "%s/big", dir);
-    for (int pass = 0; pass < 2; pass++) {
+    if (cold)
+        drop_caches();
+    for (int pass = cold; pass < 2; pass++) { /* the first fills the cache */
         int fd = open(p, O_RDONLY);
         t0 = now_s();
         for (got = 0; got < mib && read(fd, block, sizeof block) == (ssize_t)sizeof block;)
@@ -235,6 +250,33 @@ static double sync_write(long n, int threads)
     return per_op(t0, n * threads);
 }
 
+static void sql(sqlite3 *db, const char *text)
+{
+    char *why = NULL;
+    if (sqlite3_exec(db, text, NULL, NULL, &why) != SQLITE_OK) {
+        fprintf(stderr, "bench: %s: %s\n", text, why);
+        exit(1);
+    }
+}
+
+static double sqlite_commits(long n, const char *mode)
+{
+    char p[4096], pragma[64];
+    sqlite3 *db;
+    snprintf(p, sizeof p, "%s/%s.db", dir, mode);
+    if (sqlite3_open(p, &db) != SQLITE_OK)
+        die("sqlite3_open");
+    snprintf(pragma, sizeof pragma, "PRAGMA journal_mode=%s; PRAGMA synchronous=FULL", mode);
+    sql(db, pragma);
+    sql(db, "CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT)");
+    double t0 = now_s();
+    for (long i = 0; i < n; i++)
+        sql(db, "INSERT INTO t(v) VALUES('some seventy bytes of text, as a row of results may have them')");
+    double r = per_op(t0, n);
+    sqlite3_close(db);
+    return r;
+}
+
 static double small_writes(long n)
 {
     char p[4096];
@@ -279,7 +321,15 @@ int main(int argc, char **argv)
     else if (strcmp(w, "seqwrite") == 0)
         v = seq_write(n), unit = "MB/s";
     else if (strcmp(w, "seqread") == 0)
-        v = seq_read(n), unit = "MB/s";
+        v = seq_read(n, false), unit = "MB/s";
+    else if (strcmp(w, "coldread") == 0)
+        v = seq_read(n, true), unit = "MB/s";
+    else if (strcmp(w, "restat") == 0)
+        v = (stat_all(n), stat_all(n));
+    else if (strcmp(w, "sqlitewal") == 0)
+        v = sqlite_commits(n, "WAL");
+    else if (strcmp(w, "sqlitejournal") == 0)
+        v = sqlite_commits(n, "DELETE");
     else if (strcmp(w, "syncwrite") == 0)
         v = sync_write(n, 1);
     else if (strcmp(w, "syncwrite8") == 0)
