@@ -577,7 +577,8 @@ static void stop_all(struct app *a)
         mount_flush_mmap(a);
         mount_drain(a);
     }
-    roles_stop_begin(a);
+    if (!a->holder_lost) /* else nobody wanted this end: the standby is to take over (rule 13) */
+        roles_stop_begin(a);
     fail_waiters(a);
     mount_undo(a);
     app_stop_archiver(a);

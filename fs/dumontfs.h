@@ -3,6 +3,7 @@
  *
  *   dumontfs.c           main: arguments, opening, the main queue, stopping
  *   dumontfs_mount.c     the holder's channel: mount, serve, unmount
+ *   dumontfs_view.c      a look at a standby (mount -o ro,standby-view)
  *   dumontfs_gate.c      fs/workspace/gate.h answered from lease and replica
  *   dumontfs_roles.c     what the lease decides: epochs, promotion, losing, resync, handover
  *   dumontfs_peer.c      what the replica reports, told to the lease
@@ -90,6 +91,9 @@ struct app {
 
     /* state of the mount (main only, but for the atomics) */
     bool mount_asked, ready_said, holder_lost;
+    bool view;                 /* mounted, or asked, as a view of a standby */
+    struct view_ask *view_ask; /* who waits for it */
+    bool unmounting;           /* the holder was asked to unmount and has not answered */
     atomic_bool mounted, epoch_open;
     atomic_bool closed_mount; /* mounted read-only because of after_promotion=readonly: opened when the lease is */
     char mounted_dir[DMT_PATH_MAX]; /* parts_lock */
@@ -139,10 +143,17 @@ int mount_start(struct app *a, struct dmt_err *err); /* reader thread of the hol
 /* main: asks the holder to mount if we hold the workspace and it is not mounted */
 void mount_try(struct app *a, void *unused);
 void mount_undo(struct app *a);                      /* main: stop serving, ask the holder to unmount */
+void mount_send(struct app *a, enum dmt_hp_type type, uint32_t flags, const char *dir, const char *options);
 void mount_drain(struct app *a);                     /* waits until everything so far may be acknowledged, at most 30 s */
 void mount_say(struct app *a, enum dmt_hp_type type, int code, const char *text, const char *hint);
 void mount_invalidate(void *ctx, const uint64_t *inos, size_t n, bool all); /* dmt_ws_conf.invalidate */
 int mount_flush_mmap(void *ctx);                                              /* dmt_ws_conf.flush_mmap */
+
+/* dumontfs_view.c */
+int view_mount(struct app *a, const char *dir, struct dmt_err *err); /* control thread: waits */
+/* main: the holder has answered (code 0: it is mounted) */
+void view_answer(struct app *a, int code, const char *text, const char *hint);
+void view_undo(struct app *a); /* main: before this machine becomes the holder, or its copy goes */
 
 /* dumontfs_gate.c */
 void gate_init(struct app *a);

@@ -35,7 +35,7 @@ void mount_say(struct app *a, enum dmt_hp_type type, int code, const char *text,
     free(m);
 }
 
-static void send_simple(struct app *a, enum dmt_hp_type type, uint32_t flags, const char *dir, const char *options)
+void mount_send(struct app *a, enum dmt_hp_type type, uint32_t flags, const char *dir, const char *options)
 {
     struct dmt_hp_msg *m = calloc(1, sizeof *m);
     if (!m)
@@ -75,7 +75,7 @@ void mount_try(struct app *a, void *unused)
 {
     (void)unused;
     struct dmt_lease_status ls;
-    if (a->mount_asked || a->mountpoint[0] == '\0' || !a->ws || !atomic_load(&a->epoch_open) || a->stopping)
+    if (a->mount_asked || a->unmounting || a->mountpoint[0] == '\0' || !a->ws || !atomic_load(&a->epoch_open) || a->stopping)
         return;
     dmt_lease_status(a->lease, &ls);
     if (!ls.readonly && dmt_lease_begin(a->lease) != 0)
@@ -83,7 +83,7 @@ void mount_try(struct app *a, void *unused)
     a->mount_asked = true;
     atomic_store(&a->closed_mount, ls.readonly && !a->readonly);
     adopt_root(a, a->mountpoint);
-    send_simple(a, DMT_HP_MOUNT, 0, a->mountpoint, a->readonly || ls.readonly ? "ro" : "");
+    mount_send(a, DMT_HP_MOUNT, 0, a->mountpoint, a->readonly || ls.readonly ? "ro" : "");
 }
 
 /* --- drain: durable here, and on the standby by the sync= level; at most DRAIN_MAX_MS -------------------------------------- */
@@ -146,14 +146,18 @@ void mount_drain(struct app *a)
 /* --- callbacks of fs/fuse (its threads) ------------------------------------------------------------------------------- */
 static void on_destroy(void *ctx)
 {
-    mount_drain(ctx);
+    struct app *a = ctx;
+    if (!a->view) /* nothing was written through it */
+        mount_drain(a);
 }
 
 static void ended(struct app *a, void *unused)
 {
     (void)unused;
     atomic_store(&a->mounted, false);
-    if (a->fuse)
+    if (a->view)
+        mount_undo(a);
+    else if (a->fuse)
         app_stop(a, 0);
 }
 
@@ -168,11 +172,17 @@ static void serve(struct app *a, struct dmt_hp_msg *m)
 {
     struct dmt_err err = {0};
     struct dmt_fuse_conf fc = {.fd = m->fd, .init = m->init, .init_len = m->init_len, .instance = m->instance, .dev = m->dev, .dir = m->dir,
-                               .syncfs = (m->flags & DMT_HP_SYNCFS) != 0, .on_destroy = on_destroy, .on_end = on_end, .ctx = a};
+                               .syncfs = (m->flags & DMT_HP_SYNCFS) != 0, .view = a->view, .on_destroy = on_destroy, .on_end = on_end, .ctx = a};
     const char *dma = dmt_conf_get(a->conf, "dma_latency");
     fc.dma_latency = dma && strcmp(dma, "hold") == 0;
     struct dmt_fuse *f = NULL;
     int rc = dmt_fuse_start(&f, a->ws, &fc, &err);
+    if (rc != 0 && a->view) {
+        close(m->fd);
+        view_answer(a, rc, err.msg, err.hint);
+        mount_undo(a);
+        return;
+    }
     if (rc != 0) {
         close(m->fd);
         mount_say(a, DMT_HP_FAILED, 32, err.msg, err.hint);
@@ -184,7 +194,11 @@ static void serve(struct app *a, struct dmt_hp_msg *m)
     snprintf(a->mounted_dir, sizeof a->mounted_dir, "%s", m->dir);
     pthread_rwlock_unlock(&a->parts_lock);
     atomic_store(&a->mounted, true);
-    dmt_info("serving %s at %s", a->name, m->dir);
+    dmt_info("%s %s at %s", a->view ? "a view of" : "serving", a->name, m->dir);
+    if (a->view) {
+        view_answer(a, 0, "", "");
+        return;
+    }
     mount_say(a, DMT_HP_READY, 0, "", "");
 }
 
@@ -197,14 +211,21 @@ static void from_holder(struct app *a, void *arg)
         break;
     case DMT_HP_NOMOUNT:
         dmt_error("cannot mount: %s", m->text);
+        if (a->view) {
+            a->view = a->mount_asked = false;
+            view_answer(a, m->code ? -(int)m->code : -EIO, m->text, m->hint);
+            break;
+        }
         mount_say(a, DMT_HP_FAILED, 32, m->text, m->hint);
         a->mount_asked = false;
         if (a->user_mount)
             app_stop(a, 1);
         break;
     case DMT_HP_UNMOUNTED:
+        a->unmounting = false;
         if (m->code != 0)
             dmt_warn("the holder could not unmount: %s", strerror((int)m->code));
+        mount_try(a, NULL); /* this machine may have become the holder meanwhile */
         break;
     case DMT_HP_TERMINATE:
         app_stop(a, 0);
@@ -244,7 +265,7 @@ int mount_start(struct app *a, struct dmt_err *err)
 {
     if (a->holder_fd < 0)
         return 0;
-    send_simple(a, DMT_HP_HELLO, 0, "", "");
+    mount_send(a, DMT_HP_HELLO, 0, "", "");
     int rc = dmt_thread_start(&rx_thread, "holder-rx", holder_rx, a);
     if (rc != 0)
         return dmt_err_set(err, rc, "cannot start a thread: %s", dmt_strerror(rc));
@@ -257,7 +278,8 @@ void mount_undo(struct app *a)
     if (!a->fuse && !a->mount_asked)
         return;
     /* Lazily: what programs still hold open gets errors from the ended connection, but the directory is free at once. */
-    send_simple(a, DMT_HP_UNMOUNT, DMT_HP_LAZY, "", "");
+    a->unmounting = !a->holder_lost && a->holder_fd >= 0;
+    mount_send(a, DMT_HP_UNMOUNT, DMT_HP_LAZY, "", "");
     pthread_rwlock_wrlock(&a->parts_lock);
     char dir[DMT_PATH_MAX];
     struct dmt_fuse *f = a->fuse;
@@ -271,7 +293,8 @@ void mount_undo(struct app *a)
     if (a->holder_lost && *dir)
         umount2(dir, MNT_DETACH);
     atomic_store(&a->mounted, false);
-    a->mount_asked = false;
+    a->mount_asked = a->view = false;
+    view_answer(a, -ECANCELED, "the role of this machine changed meanwhile", "");
 }
 
 struct forgotten {

@@ -205,6 +205,7 @@ static void do_promote(struct app *a, void *arg)
     struct decision *d = arg;
     struct dmt_err err = {0};
     uint64_t t0 = dmt_clock_real()->monotonic_ns(NULL);
+    view_undo(a);
     int rc = a->ws ? dmt_ws_promote(a->ws, &err) : -EAGAIN;
     if (rc == 0)
         rc = dmt_ws_begin_epoch(a->ws, d->epoch, a->node, d->text, &err);
@@ -362,6 +363,7 @@ static void do_resync(struct app *a, void *unused)
     struct dmt_store_conf sc = {
         .io = dmt_io_real(), .clock = dmt_clock_real(), .dir = a->store_dir};
     char journal[DMT_PATH_MAX + 16], whole[DMT_PATH_MAX + 16];
+    view_undo(a);
     close_ws(a);
     app_mark_resync(a, true);
     atomic_store(&a->own_bulk, false);

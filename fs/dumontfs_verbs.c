@@ -284,12 +284,19 @@ static json_t *proved(struct call *c)
 
 static json_t *drain(struct call *c)
 {
+    if (!roles_is_holder(c->app)) /* an unmount of a view: nothing was written through it */
+        return json_object();
     int rc = dmt_ws_sync_wait(c->ws, 0);
     if (rc != 0) {
         dmt_err_set(c->err, rc, "cannot make the workspace durable: %s", dmt_strerror(rc));
         return NULL;
     }
     return json_object();
+}
+
+static json_t *standby_view(struct call *c)
+{
+    return view_mount(c->app, verb_arg(c, "dir"), c->err) == 0 ? json_object() : NULL;
 }
 
 static json_t *checkpoint(struct call *c)
@@ -373,6 +380,7 @@ static const struct {
     {"verify", true, verify},
     {"proved", false, proved},
     {"drain", true, drain},
+    {"standby.view", false, standby_view},
     {"checkpoint", true, checkpoint},
     {"incomplete", true, incomplete},
     {"branch.extract", true, branch_extract},

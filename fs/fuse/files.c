@@ -5,7 +5,7 @@
  * completes them. Writes are logged by the reader and acknowledged as the workspace says (reply.c).
  *
  * OPEN, OPENDIR and FLUSH are answered ENOSYS explicitly: from the first answer on the kernel sends
- * none, nor RELEASE (storage A3). So there are no handles: a file is its inode number, and an
+ * none, nor RELEASE (storage A3). (A view of a standby answers them: see do_open.) So there are no handles: a file is its inode number, and an
  * unlinked open file lives until FORGET. The KILL_SUIDGID bits of WRITE and SETATTR are hidden by
  * libfuse 3.14 and read from the raw request (A6). copy_file_range is left out: the kernel falls
  * back to reading and writing. Thread: the readers; cold reads: pool.
@@ -23,10 +23,20 @@ static struct dmt_fuse *self(void)
     return fuse_me->f;
 }
 
-static void enosys_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+static void enosys_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
     (void)ino, (void)fi;
     (void)fuse_reply_err(req, ENOSYS);
+}
+
+static void do_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    (void)ino;
+    fi->direct_io = 1; /* a view's pages and directory entries are not kept */
+    if (self()->conf.view)
+        (void)fuse_reply_open(req, fi);
+    else
+        (void)fuse_reply_err(req, ENOSYS);
 }
 
 /* After O_TMPFILE, which brings a handle of its own. */
@@ -194,8 +204,8 @@ static void do_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_f
 {
     (void)datasync,
         (void)fi; /* times and names are in the same journal: there is nothing to leave out */
-    if (ino >> 63)
-        (void)fuse_reply_err(req, 0); /* snapshots are read-only */
+    if (ino >> 63 || self()->conf.view)
+        (void)fuse_reply_err(req, 0); /* nothing was written through it */
     else
         fuse_sync_reply(fuse_pending_new(self(), req, FUSE_REPLY_DONE, 0, NULL), ino);
 }
@@ -204,7 +214,7 @@ void fuse_do_syncfs(struct dmt_fuse *f)
 {
     atomic_store(&f->syncfs_seen, true);
     /* Our own: the WRITEs of dirty pages came before it, and that is all it was for (D7). */
-    if (fuse_is_syncer(f, fuse_me->h->pid))
+    if (f->conf.view || fuse_is_syncer(f, fuse_me->h->pid))
         (void)fuse_raw_reply(f, fuse_me->h->unique, 0, NULL, 0);
     else
         fuse_sync_reply(fuse_pending_new(f, NULL, FUSE_REPLY_RAW, 0, NULL), 0);
@@ -319,9 +329,9 @@ static void do_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync, struct fus
 
 void fuse_files_ops(struct fuse_lowlevel_ops *ops)
 {
-    ops->open = enosys_open;
-    ops->opendir = enosys_open;
-    ops->flush = enosys_open;
+    ops->open = do_open;
+    ops->opendir = do_open;
+    ops->flush = enosys_flush;
     ops->release = do_release;
     ops->getattr = do_getattr;
     ops->setattr = do_setattr;

@@ -28,6 +28,7 @@ struct dmt_fuse_conf {
     uint64_t dev;            /* st_dev of the mount: dmt_fuse_syncfs checks that it syncs the right one */
     const char *dir;         /* mountpoint, copied */
     bool syncfs;             /* DMT_HP_SYNCFS: fuseblk, SYNCFS and DESTROY arrive */
+    bool view;               /* of a standby, read-only: it changes without a request, so the kernel keeps nothing of it */
     bool dma_latency;        /* hold /dev/cpu_dma_latency at 0 while requests come (option dma_latency=hold) */
     int readers;             /* 0 = by the number of cores */
     struct dmt_pool *pool;   /* for cold reads; the caller's, outlives dmt_fuse. NULL: one of its own */

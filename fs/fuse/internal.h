@@ -82,6 +82,13 @@ struct dmt_fuse {
     } n;
 };
 
+/* The kernel knows this inode once more. In a view nothing hangs on it: what is unlinked on the other machine is gone. */
+static inline void fuse_ref(struct dmt_fuse *f, uint64_t node)
+{
+    if (!f->conf.view)
+        dmt_ws_ref(f->ws, node);
+}
+
 /* --- reply.c ------------------------------------------------------------------------------ */
 enum fuse_reply_kind {
     FUSE_REPLY_DONE,   /* error code only, 0 = done */

@@ -42,7 +42,7 @@ static void do_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
     int rc = dmt_ws_lookup(f->ws, parent, name, &a);
     if (rc == -ENOENT) {
         memset(&e, 0, sizeof(e));
-        e.entry_timeout = parent == DMT_NODE_SNAPSHOTS ? 0 : FUSE_FOREVER_S;
+        e.entry_timeout = fuse_attr_timeout(parent);
         (void)fuse_reply_entry(req, &e);
         return;
     }
@@ -50,7 +50,7 @@ static void do_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
         fuse_fail(req, rc);
         return;
     }
-    dmt_ws_ref(f->ws, a.node);
+    fuse_ref(f, a.node);
     fuse_fresh_list(&a);
     fuse_entry_of(&a, parent, &e);
     if (fuse_reply_entry(req, &e) < 0)
@@ -239,7 +239,7 @@ static void read_dir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, boo
         fuse_fail(req, rc);
     } else {
         for (size_t i = 0; i < fl.n_nodes; i++)
-            dmt_ws_ref(f->ws, fl.nodes[i]);
+            fuse_ref(f, fl.nodes[i]);
         if (fuse_reply_buf(req, fl.buf, fl.used) < 0)
             for (size_t i = 0; i < fl.n_nodes; i++)
                 dmt_ws_forget(f->ws, fl.nodes[i], 1);

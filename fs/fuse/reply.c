@@ -36,8 +36,8 @@
 
 double fuse_attr_timeout(uint64_t node)
 {
-    /* The list of snapshots changes without a request that passes here. */
-    return node == DMT_NODE_SNAPSHOTS ? 0 : FUSE_FOREVER_S;
+    /* The list of snapshots changes without a request that passes here, and all of a view does. */
+    return node == DMT_NODE_SNAPSHOTS || (fuse_me && fuse_me->f->conf.view) ? 0 : FUSE_FOREVER_S;
 }
 
 void fuse_fresh_list(struct dmt_attr *a)
@@ -52,8 +52,7 @@ void fuse_entry_of(const struct dmt_attr *a, uint64_t parent, struct fuse_entry_
     e->ino = a->node;
     e->attr = a->st;
     e->attr_timeout = fuse_attr_timeout(a->node);
-    e->entry_timeout =
-        parent == DMT_NODE_SNAPSHOTS || a->node == DMT_NODE_SNAPSHOTS ? 0 : FUSE_FOREVER_S;
+    e->entry_timeout = parent == DMT_NODE_SNAPSHOTS ? 0 : e->attr_timeout;
 }
 
 int fuse_raw_reply(struct dmt_fuse *f, uint64_t unique, int err, const void *body, size_t len)

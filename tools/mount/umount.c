@@ -96,7 +96,9 @@ static int do_umount(const struct dmt_mount *m, const struct umount_args *a)
 {
     struct ws_state st;
     int alive = control_status(m->workspace, &st, NULL);
-    int pidfd = alive == 0 && st.pid > 0 ? (int)syscall(SYS_pidfd_open, (pid_t)st.pid, 0) : -1;
+    bool view = alive == 0 && !st.holder; /* of a standby, which goes on without it */
+    int pidfd =
+        alive == 0 && st.pid > 0 && !view ? (int)syscall(SYS_pidfd_open, (pid_t)st.pid, 0) : -1;
     int flags = UMOUNT_NOFOLLOW | (a->lazy ? MNT_DETACH : 0) | (a->force ? MNT_FORCE : 0);
     int rc = EX_OK;
 
@@ -104,11 +106,12 @@ static int do_umount(const struct dmt_mount *m, const struct umount_args *a)
         flags |= MNT_DETACH; /* nobody serves it: there is nothing to wait for */
     else if (!a->lazy)
         rc = drain(m, a);
-    if (rc == EX_OK)
+    if (rc == EX_OK && !view)
         mount_mark_stopped(m->workspace, true);
     if (rc == EX_OK && umount2(m->dir, flags) < 0) {
         int e = errno;
-        mount_mark_stopped(m->workspace, false);
+        if (!view)
+            mount_mark_stopped(m->workspace, false);
         errno = e;
         rc = complain_text(
             EX_FAIL, errno == EBUSY ? "fuser -vm DIR shows by whom; -l detaches it at once" : NULL,
