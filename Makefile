@@ -66,7 +66,7 @@ PROGRAMS := $(if $(SRC_dumontfs),$(BUILD)/dumontfs) $(if $(SRC_holder),$(BUILD)/
 	$(if $(SRC_mount),$(BUILD)/mount.dumont) $(if $(SRC_dumont),$(BUILD)/dumont) $(if $(SRC_dumontd),$(BUILD)/dumontd)
 
 .DEFAULT_GOAL := all
-.PHONY: all clean install demo test test-programs fuzz-programs fuzz-smoke mutants bench lint asan ubsan tsan deps deps-test check-layers format kill-loop sim pjdfstest fsx programs help
+.PHONY: all clean install demo test test-programs fuzz-programs fuzz-smoke mutants bench bench-peers lint asan ubsan tsan deps deps-test check-layers format kill-loop sim pjdfstest fsx programs help
 all: $(PROGRAMS)
 
 link = $(call quiet,LD)$(CC) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(libs-pkg) -lm
@@ -128,9 +128,16 @@ demo: deps
 	@$(MAKE) --no-print-directory -s all $(BUILD)/tests/lib/bin/treedigest $(BUILD)/tests/lib/bin/ledger
 	@BUILD=$(BUILD) tests/demo/run
 
+BENCH_BIN := $(BUILD)/tests/bench/bench $(BUILD)/tests/bench/fusefloor $(BUILD)/tests/lib/bin/relay
 bench: deps
-	@$(MAKE) --no-print-directory -s all test-programs
+	@$(MAKE) --no-print-directory -s all $(BENCH_BIN)
 	@BUILD=$(BUILD) tests/bench/run
+
+# beside the filesystems that people would use instead
+bench-peers: deps
+	@.ci/install peers
+	@$(MAKE) --no-print-directory -s all $(BENCH_BIN)
+	@BUILD=$(BUILD) tests/bench/peers
 
 asan ubsan tsan:
 	@$(MAKE) --no-print-directory SAN=$@ deps-test
