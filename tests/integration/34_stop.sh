@@ -64,7 +64,7 @@ check_status "starting what runs is no error" 0 at b dumont workspace start w
 check_status "starting what dumontd does not start: exit 0 while it is mounted" 0 at a dumont workspace start w
 
 # --- handover: returns when the other one holds it
-check "hand it over" at a dumont handover w
+check_eq "hand it over" "$(at a dumont handover w --json | jq -r .text)" "handed over to b"
 check_eq "when it returns, this one is a standby" "$(get a .state)" standby
 check "the other one mounts it" wait_until 20 mountpoint -q "$B"
 check_eq "with everything" "$(cat "$B/f")" one
@@ -83,13 +83,28 @@ check "the mark is gone" not test -e "$SCRATCH/b/run/w.stopped"
 check_eq "it is served" "$(cat "$B/f")" one
 check "in sync again" wait_until 30 pair_in_sync b w
 
-# --- promote, and a promotion that cannot be
+# --- promote: the holder has ended in an orderly way, so nobody takes over until a person says so
 check_status "promote a holder: exit 2" 2 at b dumont promote w
-check "stop the former holder, now a standby" at a dumont workspace stop w
-echo two >"$B/f"
-sync "$B/f"
-check "unmount the last one" at b "$SCRATCH/umount.dumont" "$B"
+check "unmount the holder" at b "$SCRATCH/umount.dumont" "$B"
 check "it ends" wait_until 30 not runs b
+check_eq "the standby does not take over by itself" "$(get a .state)" standby
+check_eq "promote it" "$(at a dumont promote w --json | jq -r .text)" promoted
+check_eq "it holds the workspace, alone" "$(get a .state)" alone
+check "and mounts it" wait_until 20 mountpoint -q "$M"
+check_eq "with everything" "$(cat "$M/f")" one
+check "start the other one" at b dumont workspace start w
+check "it joins as standby" wait_until 60 pair_in_sync a w
+
+# --- verify: by way of the controller, also while somebody writes
+start writer bash -c "i=0; while :; do i=\$((i + 1)); echo \$i > $M/w.\$((i % 20)); done"
+for i in 1 2 3; do check_eq "the copies are equal, $i" "$(at ctl dumont verify w --json | jq '.equal and .here == .there')" true; done
+stop writer
+check_eq "and leaves no snapshot" "$(at a dumont snapshot list w --json | jq -c '[.[].name | select(startswith("verify"))]')" "[]"
+check_eq "node list" "$(at ctl dumont node list --json | jq -c '[.[].name] | sort')" '["a","b"]'
+
+# --- the end
+check "stop the standby" at b dumont workspace stop w
+check "unmount" at a "$SCRATCH/umount.dumont" "$M"
 check "remove the stopped one" at b dumont workspace remove w --yes
 check "no mark is left" not test -e "$SCRATCH/b/run/w.stopped"
 finish
