@@ -114,6 +114,26 @@ static int collect(void *ctx, struct mrow *m)
     return 0;
 }
 
+static int is_short(void *ctx, struct mrow *m)
+{
+    struct dmt_store *st = ctx;
+    struct stat sb;
+    if (m->died || m->fill != FILL_NONE)
+        return 0;
+    struct dfile *f = store_file_get(st, m->owner, m->serial);
+    int r = store_file_open(st, f, false);
+    if (r == 0)
+        r = st->conf.io->fstat(st->conf.io->ctx, f->fd, &sb);
+    bool found = r == 0 && (uint64_t)sb.st_size < m->foff + (m->end - m->off);
+    store_file_put(st, f);
+    return found;
+}
+
+bool dmt_store_ref_short(struct dmt_store *st)
+{
+    return store_missing_each(st, 0, is_short, st) != 0;
+}
+
 int dmt_store_ref_sync(struct dmt_store *st, const struct dmt_lockfn *lk, uint64_t ino)
 {
     struct sync_list l = {.st = st};

@@ -184,6 +184,9 @@ struct dmt_lockfn { void (*lock)(void *ctx); void (*unlock)(void *ctx); void *ct
 int dmt_store_fill_sync(struct dmt_store *st, const struct dmt_lockfn *lk);
 /* [nolock] Holder: makes the data files of ino (0 = all) with missing rows durable; the caller then logs MARK(ino, seq). */
 int dmt_store_ref_sync(struct dmt_store *st, const struct dmt_lockfn *lk, uint64_t ino);
+/* After an own crash: does a data file end before bytes that were written by reference into it? Then what was not synced did not
+ * survive, same boot or not (the disk failed and came back). Lock held; looks at the disk. */
+bool dmt_store_ref_short(struct dmt_store *st);
 /* MARK: rows of ino with seq <= upto are dropped (holder). Other readers call it with complete_here = false: rows stay. */
 int dmt_store_mark(struct dmt_store *st, uint64_t ino, uint64_t upto_seq, bool complete_here);
 /* To be called before the record removes or changes `replaced`. Rename of `ino` over `replaced` at seq: an incomplete `ino`

@@ -184,6 +184,10 @@ int dmt_ws_keep_own(struct dmt_ws *ws, uint64_t *ret_seq, struct dmt_err *err)
     int r = dmt_journal_wait(ws->j, tail);
     if (r == 0)
         r = dmt_ws_apply_upto(ws, tail, err);
+    ws_lock(ws);
+    if (r == 0 && dmt_store_ref_short(ws->st))
+        r = dmt_err_set(err, -EIO, "data files end before what was written to them");
+    ws_unlock(ws);
     if (r == 0)
         r = dmt_store_ref_sync(ws->st, &lk, 0);
     ws_lock(ws);
@@ -232,6 +236,11 @@ int dmt_ws_settle(struct dmt_ws *ws, bool own_crash_same_boot, struct dmt_err *e
     ws_lock(ws);
     if (r == 0)
         r = ws->role != WS_HOLDER || ws->failed ? -EROFS : 0;
+    if (r == 0 && own_crash_same_boot && dmt_store_ref_short(ws->st)) {
+        dmt_warn("data files end before what was written to them: the disk has failed meanwhile, "
+                 "unsynced bulk data counts as lost");
+        own_crash_same_boot = false;
+    }
     if (r == 0 && own_crash_same_boot)
         ws->bulk_ok = true;
     else if (r == 0)

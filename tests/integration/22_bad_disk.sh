@@ -1,6 +1,6 @@
 #!/bin/bash
-# time: 200
-# A full disk and damaged files: a clear sentence, the right exit code, nothing lost.
+# time: 260
+# A full disk, damaged files, a disk that fails: a clear sentence, the right exit code, nothing lost.
 . "$(dirname "$0")/../lib/sh/lib.sh"
 . "$(dirname "$0")/../lib/sh/mounts.sh"
 require jq mkfs.ext4
@@ -63,4 +63,43 @@ dd if=/dev/urandom of="$DUMONT_STATE/db/workspace.db" bs=4096 count=4 conv=notru
 check_status "a damaged database is refused" 32 ws_mount db "$M"
 cp "$SCRATCH/.check" "$SCRATCH/said"
 check "with a sentence about the database" grep -q "workspace.db.*not a database" "$SCRATCH/said"
+# --- a disk that fails under it: a loop device whose backing file finds no room
+mkdir "$SCRATCH/tm" "$SCRATCH/flaky"
+mount -t tmpfs -o size=150M tmpfs "$SCRATCH/tm"
+truncate -s 900M "$SCRATCH/tm/disk.img"
+mkfs.ext4 -q -E lazy_itable_init=1,lazy_journal_init=1 "$SCRATCH/tm/disk.img"
+flaky_up() { mount -o loop "$SCRATCH/tm/disk.img" "$SCRATCH/flaky"; }
+check "a disk that will fail" flaky_up
+check "workspace on it" ws_create io "store=$SCRATCH/flaky/io"
+check "mount" ws_mount io "$M"
+for i in $(seq 1 20); do
+    echo "$i" >"$M/acked$i" && sync "$M/acked$i" && echo "$i" >>"$SCRATCH/acked"
+done
+check "20 files are acknowledged" test "$(wc -l <"$SCRATCH/acked")" = 20
+head -c 400000000 /dev/urandom >"$SCRATCH/big"
+cat "$SCRATCH/big" 2>"$SCRATCH/io.out" >"$M/big"
+sync "$M/big" 2>>"$SCRATCH/io.out"
+for i in $(seq 21 30); do
+    { echo "$i" >"$M/acked$i" && sync "$M/acked$i"; } 2>>"$SCRATCH/io.out" && echo "$i" >>"$SCRATCH/acked"
+done
+check "the writer hears of it" grep -Eq 'Input/output error|Read-only file system' "$SCRATCH/io.out"
+check "the status says that it failed, and why" bash -c "dumont status io --json | jq -e '.failed and (.failed_why | length > 0)'"
+check "for people, too" bash -c "dumont status io | grep -q '^  FAILED'"
+check_eq "what is there can still be read" "$(cat "$M/acked20")" 20
+timeout 60 umount "$M" 2>/dev/null
+wait_until 60 not test -S "$DUMONT_RUN/io.sock"
+check "it is unmounted" not_mounted "$M"
+umount "$SCRATCH/flaky"
+mount -o remount,size=1200M "$SCRATCH/tm"
+e2fsck -fy "$SCRATCH/tm/disk.img" >/dev/null 2>&1
+check "the disk is mended" flaky_up
+check "mount again" ws_mount io "$M"
+check "nothing acknowledged is missing" bash -c "while read -r i; do [ \"\$(cat '$M'/acked\$i)\" = \$i ] || { echo \$i; exit 1; }; done <'$SCRATCH/acked'"
+check "of the file that was not synced there is what is right, and no more" cmp -n "$(stat -c %s "$M/big")" "$M/big" "$SCRATCH/big"
+check "it can be written" bash -c "echo x >'$M/after' && sync '$M/after'"
+ws_umount "$M"
+wait_until 10 not test -S "$DUMONT_RUN/io.sock"
+check "the store is sound" dumont check io
+umount "$SCRATCH/flaky"
+umount "$SCRATCH/tm"
 finish
