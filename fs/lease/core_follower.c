@@ -21,6 +21,14 @@
 #define RESYNC_RETRY_MS 1000u
 #define HUNG_DISK_MS    30000u
 
+/* No PROMOTE of ours before `until`. Only ever later: a PONG cannot be taken back, whatever this node
+ * becomes meanwhile (R12). */
+static void promise(struct lease_state *s, uint64_t until)
+{
+    if (until > s->promise_ns)
+        s->promise_ns = until;
+}
+
 /* --- pings --- */
 
 static uint32_t widest_gap_ms(struct lease_gaps *g, uint64_t now)
@@ -92,9 +100,7 @@ void lease_answer_ping(struct lease_state *s, const struct lease_msg *m, uint64_
     if (st == DMT_LEASE_CANDIDATE) /* F20 */
         return;
     s->lease_ms = adapt(s, m->rtt_us, now);
-    uint64_t until = now + s->lease_ms * DMT_MS;
-    if (until > s->promise_ns)
-        s->promise_ns = until;
+    promise(s, now + s->lease_ms * DMT_MS);
     struct lease_msg *p = &lease_act(out, LEASE_ACT_SEND)->msg;
     p->type = LEASE_PONG;
     p->epoch = s->rec.seen;
@@ -147,7 +153,7 @@ static void on_claim(struct lease_state *s, const struct lease_event *e, uint64_
         follow(s, e, out);
         if (st == DMT_LEASE_LOSER) {
             lease_move(s, DMT_LEASE_FOLLOWER);
-            s->promise_ns = s->heard_ns = now;
+            s->heard_ns = now; /* the promise stays what it is: given is given */
         }
         return;
     }
@@ -182,7 +188,7 @@ void lease_become_follower(struct lease_state *s, struct lease_actions *out, uin
         /* The register's news may be slower than this channel. */
         lease_act(out, LEASE_ACT_SEND)->msg.type = LEASE_NOTICE;
         s->heard_ns = now;
-        s->promise_ns = now + s->lease_ms * DMT_MS;
+        promise(s, now + s->lease_ms * DMT_MS);
     }
     lease_move(s, DMT_LEASE_FOLLOWER);
     if (s->claimed) {
@@ -207,7 +213,7 @@ static void on_lose_done(struct lease_state *s, const struct lease_event *e, uin
               DMT_EPOCH_MAJOR(s->claim.epoch));
     follow(s, &s->claim, out);
     lease_move(s, DMT_LEASE_FOLLOWER);
-    s->promise_ns = s->heard_ns = now;
+    s->heard_ns = now; /* the promise stays what it is: given is given */
 }
 
 static void on_resync_ordered(struct lease_state *s, const struct lease_event *e,
@@ -264,7 +270,7 @@ void lease_follower_event(struct lease_state *s, const struct lease_event *e, ui
         s->rec.resync = false;
         lease_write(s, out);
         lease_move(s, DMT_LEASE_FOLLOWER);
-        s->promise_ns = now + s->lease_ms * DMT_MS;
+        promise(s, now + s->lease_ms * DMT_MS);
         lease_say(out, "resynced", "this copy is complete again");
         return;
     case LEASE_EV_DEATH: /* F19: only about the process whose pings we heard */

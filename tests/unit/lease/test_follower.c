@@ -311,6 +311,26 @@ static void a_tail_beyond_the_switch_is_saved_cut_and_then_followed(void **state
     assert_int_equal(t_state(&t), DMT_LEASE_FOLLOWER);
 }
 
+/* R12: a PONG cannot be taken back, whatever this node becomes meanwhile. */
+static void a_promise_outlives_a_cut(void **state)
+{
+    (void)state;
+    struct t t = {0};
+    t_follower(&t);
+    uint64_t given = t.s.promise_ns;
+    assert_true(given > t.now);
+    struct lease_event e = {.type = LEASE_EV_PEER_EPOCH,
+                            .id = an_id("B", 2),
+                            .epoch = E(6, 0),
+                            .switch_seq = 10,
+                            .durable = 20};
+    t_event(&t, &e);
+    assert_int_equal(t_state(&t), DMT_LEASE_LOSER);
+    t_feed(&t, LEASE_EV_LOSE_DONE);
+    assert_int_equal(t_state(&t), DMT_LEASE_FOLLOWER);
+    assert_true(t.s.promise_ns >= given);
+}
+
 /* R11, F12 */
 static void a_resync_needs_a_lone_holder_and_a_durable_flag(void **state)
 {
@@ -429,6 +449,7 @@ int main(void)
         cmocka_unit_test(a_new_epoch_is_durable_before_it_is_followed),
         cmocka_unit_test(an_epoch_already_followed_cuts_nothing),
         cmocka_unit_test(a_tail_beyond_the_switch_is_saved_cut_and_then_followed),
+        cmocka_unit_test(a_promise_outlives_a_cut),
         cmocka_unit_test(a_resync_needs_a_lone_holder_and_a_durable_flag),
         cmocka_unit_test(a_restart_in_resync_keeps_what_is_there),
         cmocka_unit_test(a_restarted_follower_waits_the_longest_promise),
