@@ -101,4 +101,17 @@ static int get(void *ctx, const char *key)
     return rc;
 }
 
-const struct dmt_lease_bucket bucket_ops = {.put = put, .get = get};
+static int versions(void *ctx, const char *key)
+{
+    struct dmt_objstore *os = NULL;
+    struct dmt_err err = {0};
+    char full[BODY_MAX], body[BODY_MAX];
+    int rc = open_store(ctx, key, &os, full, body);
+    if (rc != 0)
+        return rc;
+    rc = dmt_objstore_versions(os, full, &err);
+    dmt_objstore_close(os);
+    return rc;
+}
+
+const struct dmt_lease_bucket bucket_ops = {.put = put, .get = get, .versions = versions};

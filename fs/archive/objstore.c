@@ -239,6 +239,14 @@ int dmt_objstore_delete(struct dmt_objstore *os, const char *key, struct dmt_err
     return r ? r : os->ops->del(os, key, err);
 }
 
+int dmt_objstore_versions(struct dmt_objstore *os, const char *key, struct dmt_err *err)
+{
+    int r = key_check(key, err);
+    if (!r && !os->ops->versions)
+        r = dmt_err_set(err, -EOPNOTSUPP, "this store knows no versions");
+    return r ? r : os->ops->versions(os, key, err);
+}
+
 void objstore_tries_begin(struct objstore_tries *t, const struct dmt_objstore *os)
 {
     t->os = os;

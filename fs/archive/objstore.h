@@ -61,5 +61,8 @@ typedef int (*dmt_obj_key_fn)(void *ctx, const char *key, uint64_t size);
 int dmt_objstore_list(struct dmt_objstore *os, const char *prefix, dmt_obj_key_fn fn, void *ctx, struct dmt_err *err);
 /* Absent is success. */
 int dmt_objstore_delete(struct dmt_objstore *os, const char *key, struct dmt_err *err);
+/* Does the store know a version or a delete marker of exactly this key? 1, 0, -EOPNOTSUPP where there is no such question, or
+ * another error. Evidence that a key which answers 404 was there once; never evidence that it was not. */
+int dmt_objstore_versions(struct dmt_objstore *os, const char *key, struct dmt_err *err);
 
 #endif

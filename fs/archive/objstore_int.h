@@ -4,7 +4,7 @@
 
 #include "fs/archive/objstore.h"
 
-/* All methods are required; contracts as the public functions of the same name (objstore.h). */
+/* All methods but versions are required; contracts as the public functions of the same name (objstore.h). */
 struct objstore_ops {
     const char *scheme;
     int (*put)(struct dmt_objstore *os, const char *key, const void *p, size_t len, struct dmt_err *err);
@@ -12,6 +12,7 @@ struct objstore_ops {
     int (*head)(struct dmt_objstore *os, const char *key, uint64_t *ret_size, struct dmt_err *err);
     int (*list)(struct dmt_objstore *os, const char *prefix, dmt_obj_key_fn fn, void *ctx, struct dmt_err *err);
     int (*del)(struct dmt_objstore *os, const char *key, struct dmt_err *err);
+    int (*versions)(struct dmt_objstore *os, const char *key, struct dmt_err *err);
     void (*close)(struct dmt_objstore *os);
 };
 

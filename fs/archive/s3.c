@@ -517,6 +517,34 @@ static int s3_del(struct dmt_objstore *os, const char *key, struct dmt_err *err)
     return r == -ENOENT ? 0 : r;
 }
 
+/* The exact key sorts before all others with this prefix: one page is enough. */
+static int s3_versions(struct dmt_objstore *os, const char *key, struct dmt_err *err)
+{
+    struct s3_store *s = s3_of(os);
+    struct dmt_buf query;
+    struct dmt_http_res res;
+    char full[2 * DMT_OBJ_KEY_MAX];
+    dmt_buf_init(&query);
+    int r = begin(os, err);
+    (void)snprintf(full, sizeof(full), "%s%s", s->u.prefix, key);
+    dmt_put_raw(&query, "prefix=", 7);
+    sigv4_encode(&query, full, 0);
+    dmt_put_raw(&query, "&versions=", 11); /* with its NUL */
+    if (!r && query.bad)
+        r = -ENOMEM;
+    struct s3_req q = {.method = "GET", .query = (const char *)query.p, .response_max = XML_MAX};
+    if (!r)
+        r = request(s, &q, &res, err);
+    if (!r) {
+        r = s3_xml_versions(res.body.p, res.body.len, full);
+        dmt_buf_free(&res.body);
+        if (r == DMT_E_CORRUPT)
+            dmt_err_set(err, r, "%s: the list of versions is not understood", s->u.endpoint);
+    }
+    dmt_buf_free(&query);
+    return r;
+}
+
 static void s3_close(struct dmt_objstore *os)
 {
     struct s3_store *s = s3_of(os);
@@ -532,6 +560,7 @@ static const struct objstore_ops s3_ops = {
     .head = s3_head,
     .list = s3_list,
     .del = s3_del,
+    .versions = s3_versions,
     .close = s3_close,
 };
 

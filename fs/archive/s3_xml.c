@@ -142,3 +142,21 @@ int s3_xml_list(const void *p, size_t n, int (*fn)(void *ctx, const char *key, u
     }
     return 0;
 }
+
+int s3_xml_versions(const void *p, size_t n, const char *key)
+{
+    static const char *const kinds[] = {"Version", "DeleteMarker"};
+    struct span all = {p, (const char *)p + n}, list, item, v;
+    char got[1100];
+    if (!n || !element(&all, "ListVersionsResult", &list))
+        return DMT_E_CORRUPT;
+    for (int i = 0; i < 2; i++)
+        for (struct span in = list; element(&in, kinds[i], &item);) {
+            struct span s = item;
+            if (!element(&s, "Key", &v) || !text(v, got, sizeof(got)))
+                return DMT_E_CORRUPT;
+            if (strcmp(got, key) == 0)
+                return 1;
+        }
+    return 0;
+}

@@ -12,5 +12,8 @@ bool s3_xml_error(const void *p, size_t n, char code[64], char message[256]);
 /* ListBucketResult of list-type=2 with encoding-type=url. fn per <Contents>; its non-zero return stops and is returned. token:
  * the next page's, or "". DMT_E_CORRUPT when it is no listing. */
 int s3_xml_list(const void *p, size_t n, int (*fn)(void *ctx, const char *key, uint64_t size), void *ctx, char token[2048]);
+/* ListVersionsResult: 1 when there is a Version or DeleteMarker of exactly this key (plain characters only), 0 when not,
+ * DMT_E_CORRUPT when it is no such listing. */
+int s3_xml_versions(const void *p, size_t n, const char *key);
 
 #endif

@@ -379,7 +379,7 @@ static bool take_change(struct bucket_state *s, struct bucket_actions *out)
 static void peek(struct bucket_state *s, struct bucket_actions *out)
 {
     const struct lease_id *peer = peer_of(s);
-    if (!peer || s->rec.reg.epoch > DMT_EPOCH_MAJOR(s->ask.seen)) {
+    if (!peer || (holds(s) && s->rec.reg.epoch > DMT_EPOCH_MAJOR(s->ask.seen))) {
         answer(s, out, LEASE_GRANTED, 0, "");
         return;
     }

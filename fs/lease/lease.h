@@ -123,7 +123,7 @@ struct dmt_lease_bucket {
     int (*put)(void *ctx, const char *key);
     /* 0: there. -ENOENT: a real 404 NoSuchKey and nothing else. Everything else is "unknown". */
     int (*get)(void *ctx, const char *key);
-    /* 1: a version or delete marker of this key exists; 0: none; < 0: the store cannot tell. NULL: there is no such question. */
+    /* 1: a version or delete marker of this key exists; 0: none; < 0: the store cannot tell. Asked after a 404 only. */
     int (*versions)(void *ctx, const char *key);
 };
 

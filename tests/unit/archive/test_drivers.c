@@ -249,6 +249,21 @@ static void xml_error(void **state)
     assert_false(s3_xml_error("<Error><Code/></Error>", 22, code, msg));
 }
 
+static void xml_versions(void **state)
+{
+    (void)state;
+    static const char l[] =
+        "<?xml version=\"1.0\"?><ListVersionsResult><Name>b</Name><Prefix>solo/1</Prefix>"
+        "<VersionIdMarker></VersionIdMarker><Version><Key>solo/12</Key><VersionId>v</VersionId>"
+        "</Version><DeleteMarker><Key>solo/1</Key><VersionId>w</VersionId></DeleteMarker>"
+        "</ListVersionsResult>";
+    assert_int_equal(s3_xml_versions(l, sizeof(l) - 1, "solo/12"), 1);
+    assert_int_equal(s3_xml_versions(l, sizeof(l) - 1, "solo/1"), 1); /* hidden, but it was there */
+    assert_int_equal(s3_xml_versions(l, sizeof(l) - 1, "solo/123"), 0);
+    assert_int_equal(s3_xml_versions(l, 40, "solo/1"), DMT_E_CORRUPT);
+    assert_int_equal(s3_xml_versions("", 0, "solo/1"), DMT_E_CORRUPT);
+}
+
 static void xml_list(void **state)
 {
     (void)state;
@@ -467,6 +482,7 @@ int main(void)
         cmocka_unit_test(retry_table),
         cmocka_unit_test(xml_error),
         cmocka_unit_test(xml_list),
+        cmocka_unit_test(xml_versions),
         cmocka_unit_test(urls),
         cmocka_unit_test_setup_teardown(keys_checked, setup, teardown),
         cmocka_unit_test_setup_teardown(credentials, setup, teardown),

@@ -169,6 +169,21 @@ static void listing_pages(void **state)
     dmt_objstore_close(os);
 }
 
+/* What somebody deleted in a bucket that keeps versions is not forgotten; one that does not answers by
+ * what is there. The libs3 driver has no such question. */
+static void versions_are_evidence(void **state)
+{
+    (void)state;
+    struct dmt_objstore *os = open_direct();
+    struct dmt_err err = {0};
+    ok(dmt_objstore_put(os, "arb/solo/12", "x", 1, &err), &err);
+    bool s3 = strcmp(g_scheme, "s3") == 0;
+    assert_int_equal(dmt_objstore_versions(os, "arb/solo/12", &err), s3 ? 1 : -EOPNOTSUPP);
+    assert_int_equal(dmt_objstore_versions(os, "arb/solo/1", &err), s3 ? 0 : -EOPNOTSUPP);
+    assert_int_equal(dmt_objstore_versions(os, "arb/solo/13", &err), s3 ? 0 : -EOPNOTSUPP);
+    dmt_objstore_close(os);
+}
+
 static void wrong_keys(void **state)
 {
     (void)state;
@@ -367,11 +382,17 @@ static void clock_skew(void **state)
 static int run(const char *scheme)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(basic),           cmocka_unit_test(listing_pages),
-        cmocka_unit_test(wrong_keys),      cmocka_unit_test(wrong_bucket),
-        cmocka_unit_test(busy_server),     cmocka_unit_test(not_implemented),
-        cmocka_unit_test(cut_connections), cmocka_unit_test(lost_answer),
-        cmocka_unit_test(server_away),     cmocka_unit_test(stalled_server),
+        cmocka_unit_test(basic),
+        cmocka_unit_test(listing_pages),
+        cmocka_unit_test(versions_are_evidence),
+        cmocka_unit_test(wrong_keys),
+        cmocka_unit_test(wrong_bucket),
+        cmocka_unit_test(busy_server),
+        cmocka_unit_test(not_implemented),
+        cmocka_unit_test(cut_connections),
+        cmocka_unit_test(lost_answer),
+        cmocka_unit_test(server_away),
+        cmocka_unit_test(stalled_server),
         cmocka_unit_test(clock_skew),
     };
     g_scheme = scheme;
