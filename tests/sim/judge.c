@@ -199,6 +199,9 @@ void judge_end(void)
         bad("nobody acknowledges: A is %s, B is %s", a, b);
     else if (w.reg.insync_n != 2)
         bad("the pair is not in sync again: A is %s, B is %s", a, b);
+    else if (w.bucket && w.n[0].bk_disk.reg.epoch != w.n[1].bk_disk.reg.epoch)
+        bad("one of them could not be promoted: it knows of epoch %u, the other of %u",
+            w.n[0].bk_disk.reg.epoch, w.n[1].bk_disk.reg.epoch);
 }
 
 void judge_free(void)

@@ -1,7 +1,7 @@
 /* test_sim.c: runs of the simulator: one seed, or many.
  *
  *   test_sim                     the seeds of `make test`, the regression seeds first
- *   test_sim FIRST [COUNT]       COUNT (1) seeds from FIRST; the totals
+ *   test_sim FIRST [COUNT [STRIDE]]   COUNT (1) seeds from FIRST, each so far from the last; the totals
  *   TRACE=1 test_sim SEED        one, telling every step
  *
  * A run: two nodes with a new pair, faults for half a minute, then everything is healed and there
@@ -250,13 +250,14 @@ int main(int argc, char **argv)
 {
     uint64_t first = argc > 1 ? strtoull(argv[1], NULL, 10) : 1;
     uint64_t count = argc > 2 ? strtoull(argv[2], NULL, 10) : argc > 1 ? 1 : TEST_SEEDS;
+    uint64_t stride = argc > 3 ? strtoull(argv[3], NULL, 10) : 1;
     bool good = true;
     tracing = getenv("TRACE") != NULL;
     setvbuf(stdout, NULL, tracing ? _IOFBF : _IOLBF, 1 << 16);
     for (size_t i = 0; argc == 1 && good && i < sizeof(regression) / sizeof(regression[0]); i++)
         good = one_run(regression[i]);
-    for (uint64_t s = first; good && s < first + count; s++)
-        good = one_run(s);
+    for (uint64_t i = 0; good && i < count; i++)
+        good = one_run(first + i * stride);
     report();
     if (good && argc == 1)
         good = much_happened();
