@@ -153,7 +153,8 @@ static void restore_size(struct dmt_journal *j, struct journal_segment *s, uint6
 static int wipe_behind(struct dmt_journal *j, struct journal_segment *s)
 {
     const struct dmt_io *io = j->conf.io;
-    uint64_t room = s->bytes > s->end ? s->bytes - s->end : 0;
+    uint64_t written = journal_written_end(s->fd, s->bytes);
+    uint64_t room = written > s->end ? written - s->end : 0;
     size_t n = room < JOURNAL_TORN_MAX ? (size_t)room : JOURNAL_TORN_MAX;
     uint8_t *buf = malloc(n + 1);
     if (!buf)
