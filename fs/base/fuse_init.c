@@ -20,6 +20,8 @@
 #define INIT_TIMEOUT_MS 10000
 #define MINOR_MIN       31u
 #define MINOR_MAX       44u /* protocol 7.x that this code was written against */
+#define INIT_EXT        (1u << 30)
+#define INIT2_RESEND    (1u << 7) /* bit 39 of all; newer than the headers this is built with */
 
 void dmt_fuse_init_answer(const struct fuse_init_in *in, struct fuse_init_out *out)
 {
@@ -74,4 +76,12 @@ int dmt_fuse_init_serve(int fd, uint8_t *buf, size_t size, uint32_t *ret_len, st
         return dmt_err_set(err, -errno, "the kernel refused the answer to INIT: %s",
                            strerror(errno));
     return 0;
+}
+
+bool dmt_fuse_init_resends(const uint8_t *init, size_t len)
+{
+    struct fuse_init_in in = {0};
+    size_t body = len > sizeof(struct fuse_in_header) ? len - sizeof(struct fuse_in_header) : 0;
+    memcpy(&in, init + sizeof(struct fuse_in_header), body < sizeof(in) ? body : sizeof(in));
+    return in.flags & INIT_EXT && in.flags2 & INIT2_RESEND;
 }

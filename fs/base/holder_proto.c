@@ -18,10 +18,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 #include "fs/base/bytes.h"
+#include "fs/base/io.h"
+#include "fs/base/options.h"
 
 /* One bit per field, in the order they are encoded. */
 #define F_PID      1u
@@ -235,6 +238,37 @@ int dmt_hp_recv(int sock, struct dmt_hp_msg *ret)
 out:
     free(data);
     return rc;
+}
+
+static int holder_file(const char *name)
+{
+    char path[PATH_MAX];
+    (void)snprintf(path, sizeof(path), "%s/%s.holder", dmt_dir_run(), name);
+    return open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+}
+
+int dmt_holder_mark(const char *name)
+{
+    (void)dmt_io_mkdirs(dmt_io_real(), dmt_dir_run(), 0755);
+    int fd = holder_file(name);
+    if (fd < 0)
+        return -errno;
+    while (flock(fd, LOCK_SH) < 0)
+        if (errno != EINTR) {
+            int rc = -errno;
+            close(fd);
+            return rc;
+        }
+    return fd;
+}
+
+bool dmt_holder_lives(const char *name)
+{
+    int fd = holder_file(name);
+    bool lives = fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK;
+    if (fd >= 0)
+        close(fd);
+    return lives;
 }
 
 void dmt_ready_write(int fd, int code, const char *text, const char *hint)

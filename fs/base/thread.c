@@ -13,6 +13,8 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "fs/base/log.h"
 
@@ -48,6 +50,22 @@ int dmt_thread_start(pthread_t *t, const char *name, void *(*fn)(void *), void *
     if (r != 0)
         free(s);
     return -r;
+}
+
+int dmt_apart(int (*fn)(void *arg), void *arg)
+{
+    int status = 0;
+    /* vfork: no copy of our memory; this thread waits until the child has ended, or we are killed. */
+    pid_t pid = vfork();
+    if (pid == 0) {
+        (void)close_range(3, ~0u, 0);
+        _exit(fn(arg));
+    }
+    if (pid < 0)
+        return -errno;
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+        continue;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -EIO;
 }
 
 struct item {
