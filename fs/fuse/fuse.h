@@ -30,6 +30,7 @@ struct dmt_fuse_conf {
     bool syncfs;             /* DMT_HP_SYNCFS: fuseblk, SYNCFS and DESTROY arrive */
     bool view;               /* of a standby, read-only: it changes without a request, so the kernel keeps nothing of it */
     bool dma_latency;        /* hold /dev/cpu_dma_latency at 0 while requests come (option dma_latency=hold) */
+    bool resume;             /* a dead process served it before: what it had not answered is sent again, and is not done twice */
     int readers;             /* 0 = by the number of cores */
     struct dmt_pool *pool;   /* for cold reads; the caller's, outlives dmt_fuse. NULL: one of its own */
     /* All callbacks: called on a thread of this module, no lock held. */
@@ -40,7 +41,7 @@ struct dmt_fuse_conf {
     void *ctx;
 };
 
-/* Starts the readers. 0, or < 0 with nothing started (fd stays the caller's). */
+/* Starts the readers; with resume, once the workspace is what the dead process left. 0, or < 0 with nothing started (fd stays the caller's). */
 int dmt_fuse_start(struct dmt_fuse **ret, struct dmt_ws *ws, const struct dmt_fuse_conf *conf, struct dmt_err *err);
 /* Stops reading, answers what still waits with EIO, joins the readers,
  * closes fd, frees. NULL is fine. Not from a callback. */

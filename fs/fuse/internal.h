@@ -25,10 +25,12 @@
 #define FUSE_FOREVER_S      1e9   /* cache timeout: one writer, and we tell the kernel about the rest */
 #define FUSE_READERS_MAX    2
 #define FUSE_UNMATCHED      64u   /* interrupts that came before their request was parked */
-#define FUSE_SYNCERS_MAX    8     /* own threads inside syncfs() at once */
+#define FUSE_SYNCERS_MAX    8     /* own processes inside syncfs() at once */
 #define FUSE_OP_STATX       52u   /* newer than the headers this is built with */
 #define FUSE_CODE_INC_EPOCH 8     /* notify code, protocol 7.44 */
 #define FUSE_MINOR_EPOCH    44u
+#define FUSE_CODE_RESEND    7     /* notify code, protocol 7.40: everything read and not answered is sent again */
+#define FUSE_RESENT         (1ull << 63) /* set in the unique of what is sent again */
 
 struct fuse_pending;
 
@@ -73,7 +75,7 @@ struct dmt_fuse {
     pthread_cond_t job_wake, watch_wake;
     struct dmt_list jobs;           /* lock */
     bool threads_stop;              /* lock */
-    uint32_t syncers[FUSE_SYNCERS_MAX]; /* tids inside dmt_fuse_syncfs (lock) */
+    uint32_t syncers[FUSE_SYNCERS_MAX]; /* processes inside dmt_fuse_syncfs (lock) */
 
     atomic_bool syncfs_seen, busy;
     atomic_int latency_fd;          /* /dev/cpu_dma_latency or -1 */
@@ -154,7 +156,13 @@ void fuse_do_syncfs(struct dmt_fuse *f);
 void *fuse_notify_main(void *f);
 /* Attributes only, at once: takes no lock of the page cache or of a directory, so unlike the others a reader may send it. */
 void fuse_forget_attr(struct dmt_fuse *f, uint64_t ino);
-bool fuse_is_syncer(struct dmt_fuse *f, uint32_t tid);
+bool fuse_is_syncer(struct dmt_fuse *f, uint32_t pid);
+/* The notify thread asks whether the kernel still knows these inodes; those it does not are let go. inos is taken over. */
+void fuse_ask(struct dmt_fuse *f, uint64_t *inos, size_t n);
+/* A connection that served before: has everything unanswered sent again; to be called before the first read. 0 or -errno. */
+int fuse_resend(struct dmt_fuse *f);
+/* ... and what the dead process knew about the kernel's caches is found out; with the notify thread running. */
+void fuse_find_out(struct dmt_fuse *f);
 
 /* --- watch.c ------------------------------------------------------------------------------ */
 void *fuse_watch_main(void *f);

@@ -57,16 +57,29 @@ static void do_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
         dmt_ws_forget(f->ws, a.node, 1);
 }
 
+/* After a takeover the count alone does not tell: the kernel is asked, by another thread, since it
+ * may have to wait for a page that this one is to write. */
+static void forget_one(struct dmt_fuse *f, uint64_t ino, uint64_t n)
+{
+    if (!dmt_ws_forget(f->ws, ino, n))
+        return;
+    uint64_t *one = malloc(sizeof(*one));
+    if (!one)
+        return; /* it stays until the unmount */
+    *one = ino;
+    fuse_ask(f, one, 1);
+}
+
 static void do_forget(fuse_req_t req, fuse_ino_t ino, uint64_t n)
 {
-    dmt_ws_forget(self()->ws, ino, n);
+    forget_one(self(), ino, n);
     fuse_reply_none(req);
 }
 
 static void do_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_data *forgets)
 {
     for (size_t i = 0; i < count; i++)
-        dmt_ws_forget(self()->ws, forgets[i].ino, forgets[i].nlookup);
+        forget_one(self(), forgets[i].ino, forgets[i].nlookup);
     fuse_reply_none(req);
 }
 

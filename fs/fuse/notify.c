@@ -13,7 +13,14 @@
  *
  * Failure modes: ENOENT is the normal answer for what the kernel does not know. Kernels before
  * protocol 7.44 have no epoch: there unused dentries and inodes are dropped machine-wide
- * (drop_caches), which a rollback is rare enough for. Thread: notify.
+ * (drop_caches), which a rollback is rare enough for.
+ *
+ * After a takeover the same answer tells whether the kernel still holds an inode whose lookup count
+ * died with the process before us.
+ *
+ * Our own syncfs runs in a process of its own (dmt_apart): a thread of ours that waits for an answer to
+ * it could not die when we are killed, we would not be gone, and nobody could take the mount over
+ * to give that answer. Thread: notify; dmt_fuse_syncfs: the caller's.
  */
 #include "fs/fuse/internal.h"
 
@@ -21,11 +28,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/uio.h>
 #include <unistd.h>
 #include "fs/base/log.h"
+#include "fs/base/thread.h"
 
 #define EXPIRE_MINOR 38u /* protocol 7.38 knows FUSE_EXPIRE_ONLY */
 
@@ -35,6 +42,8 @@ struct fuse_job {
     size_t n;
     void (*done)(void *ctx);
     void *ctx;
+    uint64_t *ask; /* inodes to ask about, instead */
+    size_t ask_n;
 };
 
 static int notify(struct dmt_fuse *f, int code, struct iovec *iov, int n)
@@ -80,11 +89,16 @@ static void forget_entry(struct dmt_fuse *f, const struct dmt_fuse_inval *v)
     (void)notify(f, FUSE_NOTIFY_INVAL_ENTRY, iov, 3);
 }
 
-void fuse_forget_attr(struct dmt_fuse *f, uint64_t ino)
+static int inval_attr(struct dmt_fuse *f, uint64_t ino)
 {
     struct fuse_notify_inval_inode_out out = {.ino = ino, .off = -1, .len = 0};
     struct iovec iov[2] = {{0}, {.iov_base = &out, .iov_len = sizeof(out)}};
-    (void)notify(f, FUSE_NOTIFY_INVAL_INODE, iov, 2);
+    return notify(f, FUSE_NOTIFY_INVAL_INODE, iov, 2);
+}
+
+void fuse_forget_attr(struct dmt_fuse *f, uint64_t ino)
+{
+    (void)inval_attr(f, ino);
 }
 
 static void forget_inode(struct dmt_fuse *f, uint64_t ino)
@@ -107,9 +121,13 @@ static void run(struct dmt_fuse *f, struct fuse_job *job)
     for (size_t i = 0; i < job->n; i++)
         if (job->v[i].kind == DMT_FUSE_INVAL_INODE)
             forget_inode(f, job->v[i].ino);
+    for (size_t i = 0; i < job->ask_n; i++)
+        if (inval_attr(f, job->ask[i]) == -ENOENT)
+            dmt_ws_forgotten(f->ws, job->ask[i]);
     if (job->done)
         job->done(job->ctx);
     free(job->v);
+    free(job->ask);
     free(job);
 }
 
@@ -133,6 +151,14 @@ void *fuse_notify_main(void *arg)
     return NULL;
 }
 
+static void queue(struct dmt_fuse *f, struct fuse_job *job)
+{
+    pthread_mutex_lock(&f->lock);
+    dmt_list_add_tail(&f->jobs, &job->link);
+    pthread_cond_signal(&f->job_wake);
+    pthread_mutex_unlock(&f->lock);
+}
+
 int dmt_fuse_invalidate(struct dmt_fuse *f, const struct dmt_fuse_inval *v, size_t n,
                         void (*done)(void *ctx), void *ctx)
 {
@@ -149,11 +175,47 @@ int dmt_fuse_invalidate(struct dmt_fuse *f, const struct dmt_fuse_inval *v, size
     job->n = n;
     job->done = done;
     job->ctx = ctx;
-    pthread_mutex_lock(&f->lock);
-    dmt_list_add_tail(&f->jobs, &job->link);
-    pthread_cond_signal(&f->job_wake);
-    pthread_mutex_unlock(&f->lock);
+    queue(f, job);
     return 0;
+}
+
+void fuse_ask(struct dmt_fuse *f, uint64_t *inos, size_t n)
+{
+    struct fuse_job *job = calloc(1, sizeof(*job));
+    if (!job) {
+        free(inos); /* they stay until the unmount */
+        return;
+    }
+    job->ask = inos;
+    job->ask_n = n;
+    queue(f, job);
+}
+
+/* --- after a takeover --------------------------------------------------------------------- */
+
+int fuse_resend(struct dmt_fuse *f)
+{
+    struct iovec iov[1];
+    return notify(f, FUSE_CODE_RESEND, iov, 1);
+}
+
+void fuse_find_out(struct dmt_fuse *f)
+{
+    uint64_t *inos = NULL;
+    size_t n = 0;
+    if (dmt_ws_stale(f->ws, &inos, &n) == 0 && n > 0) {
+        struct dmt_fuse_inval *v = calloc(n + 1, sizeof(*v));
+        if (v)
+            v[0].kind = DMT_FUSE_INVAL_ALL;
+        for (size_t i = 0; v && i < n; i++)
+            v[i + 1] = (struct dmt_fuse_inval){.kind = DMT_FUSE_INVAL_INODE, .ino = inos[i]};
+        if (!v || dmt_fuse_invalidate(f, v, n + 1, NULL, NULL) < 0)
+            dmt_warn("no memory to tell the kernel what has changed: programs may see old content");
+        free(v);
+    }
+    free(inos);
+    if (dmt_ws_doubtful(f->ws, &inos, &n) == 0)
+        fuse_ask(f, inos, n);
 }
 
 bool dmt_fuse_has_epoch(const struct dmt_fuse *f)
@@ -163,14 +225,14 @@ bool dmt_fuse_has_epoch(const struct dmt_fuse *f)
 
 /* --- syncfs of our own mount -------------------------------------------------------------- */
 
-bool fuse_is_syncer(struct dmt_fuse *f, uint32_t tid)
+bool fuse_is_syncer(struct dmt_fuse *f, uint32_t pid)
 {
     bool found = false;
-    if (tid == 0)
+    if (pid == 0)
         return false;
     pthread_mutex_lock(&f->lock);
     for (int i = 0; i < FUSE_SYNCERS_MAX; i++)
-        found |= f->syncers[i] == tid;
+        found |= f->syncers[i] == pid;
     pthread_mutex_unlock(&f->lock);
     return found;
 }
@@ -190,31 +252,44 @@ static bool syncer_swap(struct dmt_fuse *f, uint32_t old, uint32_t now)
     return ok;
 }
 
-int dmt_fuse_syncfs(struct dmt_fuse *f)
+struct syncing {
+    struct dmt_fuse *f;
+    uint32_t pid;
+};
+
+/* In a process of its own. 0 or an errno. */
+static int sync_mount(void *arg)
 {
-    uint32_t tid = (uint32_t)syscall(SYS_gettid);
+    struct syncing *s = arg;
+    struct dmt_fuse *f = s->f;
     struct statx sx;
     int rc = 0;
+
+    s->pid = (uint32_t)getpid();
+    if (!syncer_swap(f, 0, s->pid))
+        return EBUSY;
+    int fd = open(f->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return errno;
+    /* DONT_SYNC: the device number needs no request to ourselves. */
+    if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE, &sx) < 0)
+        rc = errno;
+    else if (f->conf.dev && makedev(sx.stx_dev_major, sx.stx_dev_minor) != f->conf.dev)
+        rc = ENOENT;
+    else if (syncfs(fd) < 0)
+        rc = errno;
+    return rc;
+}
+
+int dmt_fuse_syncfs(struct dmt_fuse *f)
+{
+    struct syncing s = {.f = f};
 
     DMT_ASSERT(!fuse_me);
     if (atomic_load(&f->ended))
         return -ENOENT;
-    if (!syncer_swap(f, 0, tid))
-        return -EBUSY;
-    int fd = open(f->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0) {
-        rc = -errno;
-        goto out;
-    }
-    /* DONT_SYNC: the device number needs no request to ourselves. */
-    if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE, &sx) < 0)
-        rc = -errno;
-    else if (f->conf.dev && makedev(sx.stx_dev_major, sx.stx_dev_minor) != f->conf.dev)
-        rc = -ENOENT;
-    else if (syncfs(fd) < 0)
-        rc = -errno;
-    close(fd);
-out:
-    (void)syncer_swap(f, tid, 0);
-    return rc;
+    int rc = dmt_apart(sync_mount, &s);
+    if (s.pid)
+        (void)syncer_swap(f, s.pid, 0);
+    return rc > 0 ? -rc : rc;
 }

@@ -9,6 +9,10 @@
  * answer is swallowed (write_reply) since the kernel would refuse it. Then the readers start. No
  * clone_fd: a clone's requests die with its process (A4).
  *
+ * Taking over from a dead process: the same descriptor (so the kernel keeps what that process had
+ * read), then RESEND before the first read: what was not answered comes again, with bit 63 set in
+ * its unique; the workspace knows what of it is done (fs/workspace/resend.c).
+ *
  * A reader: read(2) blocks until there is a request; one of the opcodes that libfuse does not know
  * is handled here, the rest go to fuse_session_process_buf. Errors of read: ENOENT (the request was
  * withdrawn), EINTR (a signal, our way to stop it), ENODEV (unmounted).
@@ -46,8 +50,11 @@ __thread struct fuse_reader *fuse_me;
 struct dmt_op fuse_op_of(struct dmt_fuse *f)
 {
     const struct fuse_in_header *h = fuse_me->h;
-    struct dmt_op op = {
-        .uid = h->uid, .gid = h->gid, .unique = h->unique, .instance = f->conf.instance};
+    struct dmt_op op = {.uid = h->uid,
+                        .gid = h->gid,
+                        .unique = h->unique & ~FUSE_RESENT,
+                        .instance = f->conf.instance,
+                        .resent = h->unique & FUSE_RESENT};
     return op;
 }
 
@@ -174,7 +181,10 @@ static int reader_init(struct dmt_fuse *f, struct fuse_reader *r)
 {
     r->f = f;
     r->map_bytes = PAGE + DMT_WRITE_MAX + PAGE;
-    r->map = mmap(NULL, r->map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    /* All pages are there from the start: a process that is being killed gets none, and a request
+     * that finds no room is answered EIO. */
+    r->map = mmap(NULL, r->map_bytes, PROT_READ | PROT_WRITE,
+                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
     if (r->map == MAP_FAILED) {
         r->map = NULL;
         return -ENOMEM;
@@ -332,6 +342,9 @@ int dmt_fuse_start(struct dmt_fuse **ret, struct dmt_ws *ws, const struct dmt_fu
         dmt_err_set(err, rc, "cannot start: %s", dmt_strerror(rc));
     if (rc == 0)
         rc = new_session(f, err);
+    if (rc == 0 && conf->resume && (rc = fuse_resend(f)) < 0)
+        dmt_err_set(err, rc, "the kernel does not send the unanswered requests again: %s",
+                    dmt_strerror(rc));
     if (rc == 0) {
         (void)sigaction(SIGRTMIN, &sa, NULL);
         rc = start_threads(f);
@@ -350,6 +363,8 @@ int dmt_fuse_start(struct dmt_fuse **ret, struct dmt_ws *ws, const struct dmt_fu
         free_all(f);
         return rc;
     }
+    if (conf->resume)
+        fuse_find_out(f);
     *ret = f;
     return 0;
 }

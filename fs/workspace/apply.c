@@ -231,6 +231,9 @@ int ws_apply_from(struct dmt_ws *ws, struct dmt_jreader *rd, uint64_t *pos, uint
         }
         ws_lock(ws);
         e = make_room(ws, recovery, err);
+        ws_recent_note(ws, r.seq, DMT_REC_HDR + r.body_len);
+        if (e == 0 && recovery)
+            e = ws_done_note(ws, &r, &b);
         if (e == 0)
             e = ws_apply(ws, &r, &b);
         if (e < 0 && ws->failed)

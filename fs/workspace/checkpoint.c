@@ -5,7 +5,8 @@
  * `applied`; without it wait until the journal is durable past that position (D1), let the store
  * write blocks, data and one transaction, then release journal segments up to min(checkpoint, what
  * the standby and the archive still need).
- * When: the layer is over its limit, five seconds passed since the last change, or someone asks. An
+ * When: the layer is over its limit, the log has many records that it lacks, five seconds passed
+ * since the last change, or someone asks. An
  * unhurried checkpoint waits until the peer has acknowledged the position, because a checkpoint
  * past a switch point costs a loser a full resync; when the layer is full it goes on without.
  * By-reference data that lies unsynced for five seconds is made durable and marked (D5).
@@ -72,6 +73,8 @@ static void release(struct dmt_ws *ws)
         seq = ws->keep_standby;
     if (ws->keep_archive < seq)
         seq = ws->keep_archive;
+    if (ws->conf.keep_recent && ws->role != WS_FOLLOWER && ws->recent.floor < seq)
+        seq = ws->recent.floor;
     ws_unlock(ws);
     dmt_journal_release(ws->j, seq);
 }
@@ -180,6 +183,7 @@ static struct due what_is_due(struct dmt_ws *ws)
         if (!behind || !ws->behind_since_ns)
             ws->behind_since_ns = behind ? now : 0;
         d.idle = behind && (now - ws->last_change_ns >= WS_IDLE_NS ||
+                            ws->applied.seq - ws->checkpointed >= WS_REPLAY_RECORDS ||
                             now - ws->behind_since_ns >= (ws->room_short ? WS_ROOM_NS : WS_AGE_NS));
         if (d.idle) {
             ws->behind_since_ns = now;

@@ -18,6 +18,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "fs/workspace/ws.h"
@@ -152,16 +153,21 @@ static int keep_switch(struct dmt_ws *ws, uint64_t epoch, const char *from)
     return ws_log(ws, NULL, &del, 0);
 }
 
+/* Orphans that nobody can have open: those of a time before this process, unless it goes on with a
+ * mount. An epoch may also begin while files are open. */
 static int reap_orphans(struct dmt_ws *ws)
 {
-    int r = 0;
-    while (r == 0 && ws->orphans.n > 0) {
-        uint64_t ino = 0;
-        for (size_t i = 0; !ino; i++)
-            ino = ws->orphans.keys[i];
-        struct dmt_body b = {.type = DMT_REC_REAP, .REAP.ino = ino};
+    uint64_t *v = calloc(ws->orphans.n + 1, sizeof(*v));
+    size_t n = 0;
+    int r = v ? 0 : -ENOMEM;
+    for (size_t i = 0; r == 0 && i < ws->orphans.cap; i++)
+        if (ws->orphans.keys[i] && !ws_in_use(ws, ws->orphans.keys[i]))
+            v[n++] = ws->orphans.keys[i];
+    for (size_t i = 0; r == 0 && i < n; i++) {
+        struct dmt_body b = {.type = DMT_REC_REAP, .REAP.ino = v[i]};
         r = ws_log(ws, NULL, &b, 0);
     }
+    free(v);
     return r;
 }
 
@@ -198,7 +204,12 @@ int dmt_ws_begin_epoch(struct dmt_ws *ws, uint64_t epoch, const char *node, cons
         r = keep_switch(ws, epoch, before);
     if (r == 0)
         r = reap_orphans(ws);
-    ws->bulk_ok = dmt_store_missing_next(ws->st, 0, 0, &any) == 0; /* else settling decides */
+    /* Ranges of a time before are settled first. But a mount that goes on says that the machine did
+     * not go down: all bytes are here. */
+    if (ws->role != WS_HOLDER)
+        ws->bulk_ok = ws->conf.resume || dmt_store_missing_next(ws->st, 0, 0, &any) == 0;
+    if (ws->conf.resume && ws->bulk_since_ns == 0)
+        ws->bulk_since_ns = ws_mono(ws);
     uint64_t seq = ws->applied.seq;
     ws_unlock(ws);
     if (r == 0) {
@@ -219,6 +230,8 @@ void dmt_ws_demote(struct dmt_ws *ws)
     ws_lock(ws);
     if (ws->role == WS_HOLDER || ws->role == WS_IDLE)
         ws->role = WS_DEMOTED;
+    ws->conf.resume = 0; /* the mount ends with the role */
+    ws->lost_before = 0;
     pthread_cond_broadcast(&ws->unheld);
     ws_unlock(ws);
     ws_acks_fail(ws, -EIO);

@@ -84,7 +84,8 @@ int ws_room(struct dmt_ws *ws, uint64_t bytes, uint64_t adds)
         return -ENOSPC;
     }
     if (ws->conf.quota_bytes && adds > 0) {
-        /* What is live is counted in memory at each apply: exact at this moment, unlike the disk. */
+        /* What is live is counted in memory at each apply: exact at this moment, unlike the
+         * disk. */
         struct dmt_store_load load;
         dmt_store_load(ws->st, &load);
         if (load.live_bytes + adds > ws->conf.quota_bytes)
@@ -138,8 +139,9 @@ int ws_append(struct dmt_ws *ws, struct dmt_op *op, const struct dmt_body *b, ui
     ws->last_time = ret->time_ns;
     if (op)
         op->seq = ret->seq;
-    ws->gate.appended(ws->gate.ctx, ret->seq,
-                      DMT_REC_HDR + iov[0].iov_len + (n > 1 ? iov[1].iov_len : 0));
+    size_t bytes = DMT_REC_HDR + iov[0].iov_len + (n > 1 ? iov[1].iov_len : 0);
+    ws_recent_note(ws, ret->seq, bytes);
+    ws->gate.appended(ws->gate.ctx, ret->seq, bytes);
     return 0;
 }
 

@@ -82,7 +82,7 @@ int dmt_ws_setattr(struct dmt_ws *ws, struct dmt_op *op, uint64_t node,
     struct ws_at at;
     op->seq = 0;
     ws_lock(ws);
-    int r = set(ws, op, node, sa);
+    int r = ws_done(ws, op, NULL) ? 0 : set(ws, op, node, sa);
     if (r == 0)
         r = ws_inode(ws, node, &at, &n);
     if (r == 0)

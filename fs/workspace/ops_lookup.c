@@ -132,7 +132,7 @@ void dmt_ws_ref(struct dmt_ws *ws, uint64_t node)
     ws_unlock(ws);
 }
 
-static void reap(struct dmt_ws *ws, uint64_t ino)
+void ws_reap(struct dmt_ws *ws, uint64_t ino)
 {
     struct dmt_body b = {.type = DMT_REC_REAP, .REAP.ino = ino};
     if (ws->role != WS_HOLDER || ws->failed)
@@ -140,20 +140,25 @@ static void reap(struct dmt_ws *ws, uint64_t ino)
     (void)ws_log(ws, NULL, &b, 0); /* a full journal leaves the orphan to the next start */
 }
 
-void dmt_ws_forget(struct dmt_ws *ws, uint64_t node, uint64_t n)
+bool dmt_ws_forget(struct dmt_ws *ws, uint64_t node, uint64_t n)
 {
+    bool doubt = false;
     if (node >> 63)
-        return;
+        return false;
     ws_lock(ws);
     uint64_t have = ws_map_get(&ws->refs, node);
     if (have > n) {
         (void)ws_map_put(&ws->refs, node, have - n);
     } else {
         ws_map_del(&ws->refs, node);
-        if (ws_map_has(&ws->orphans, node))
-            reap(ws, node);
+        doubt = ws_map_has(&ws->orphans, node);
+        if (doubt && node >= ws->lost_before) {
+            ws_reap(ws, node);
+            doubt = false;
+        }
     }
     ws_unlock(ws);
+    return doubt;
 }
 
 int dmt_ws_statfs(struct dmt_ws *ws, struct statvfs *ret)

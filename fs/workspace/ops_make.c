@@ -97,7 +97,7 @@ int dmt_ws_make(struct dmt_ws *ws, struct dmt_op *op, uint64_t parent, const cha
             return -ENOENT;
     }
     ws_lock(ws);
-    int r = make(ws, op, parent, &b, name);
+    int r = ws_done(ws, op, &b.MAKE.ino) ? 0 : make(ws, op, parent, &b, name);
     if (r == 0)
         r = ws_inode(ws, b.MAKE.ino, &at, &n);
     if (r == 0)
@@ -140,7 +140,7 @@ int dmt_ws_link(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, uint64_t pa
     struct ws_at at;
     op->seq = 0;
     ws_lock(ws);
-    int r = link_node(ws, op, node, parent, name);
+    int r = ws_done(ws, op, NULL) ? 0 : link_node(ws, op, node, parent, name);
     if (r == 0)
         r = ws_inode(ws, node, &at, &n);
     if (r == 0)
@@ -186,7 +186,7 @@ static int unlink_name(struct dmt_ws *ws, struct dmt_op *op, uint64_t parent, co
         .UNLINK = {.parent = parent,
                    .name = ws_span(name),
                    .ino = d.ino,
-                   .orphan = last && ws_map_has(&ws->refs, d.ino)},
+                   .orphan = last && ws_in_use(ws, d.ino)},
     };
     return ws_log(ws, op, &b, 0);
 }
@@ -195,7 +195,7 @@ int dmt_ws_unlink(struct dmt_ws *ws, struct dmt_op *op, uint64_t parent, const c
 {
     op->seq = 0;
     ws_lock(ws);
-    int r = unlink_name(ws, op, parent, name, dir);
+    int r = ws_done(ws, op, NULL) ? 0 : unlink_name(ws, op, parent, name, dir);
     ws_unlock(ws);
     return dmt_err_errno(r);
 }

@@ -107,7 +107,7 @@ static int do_rename(struct dmt_ws *ws, struct dmt_op *op, struct dmt_body *b, c
     m->replaced = e.have_dst ? e.dst.ino : 0;
     bool last =
         e.have_dst && !(m->flags & RENAME_EXCHANGE) && (S_ISDIR(e.dst.mode) || e.dst.nlink <= 1);
-    m->orphan = last && ws_map_has(&ws->refs, e.dst.ino);
+    m->orphan = last && ws_in_use(ws, e.dst.ino);
     return ws_log(ws, op, b, 0);
 }
 
@@ -127,7 +127,7 @@ int dmt_ws_rename(struct dmt_ws *ws, struct dmt_op *op, uint64_t parent, const c
         (flags & RENAME_NOREPLACE && flags & RENAME_EXCHANGE))
         return -EINVAL;
     ws_lock(ws);
-    int r = do_rename(ws, op, &b, name, newname);
+    int r = ws_done(ws, op, NULL) ? 0 : do_rename(ws, op, &b, name, newname);
     ws_unlock(ws);
     return dmt_err_errno(r);
 }

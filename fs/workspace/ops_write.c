@@ -134,7 +134,8 @@ int dmt_ws_write(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, const void
     int r = 0;
     op->seq = 0;
     ws_lock(ws);
-    for (size_t done = 0; r == 0 && done < len;) {
+    size_t done = ws_done(ws, op, NULL) ? len : 0;
+    while (r == 0 && done < len) {
         size_t n = len - done < DMT_WRITE_MAX ? len - done : DMT_WRITE_MAX;
         r = write_part(ws, op, node, (const char *)p + done, n, off + done, kill_suidgid);
         done += n;
@@ -192,7 +193,7 @@ int dmt_ws_fallocate(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, int fl
 {
     op->seq = 0;
     ws_lock(ws);
-    int r = do_fallocate(ws, op, node, flags, off, len, kill_suidgid);
+    int r = ws_done(ws, op, NULL) ? 0 : do_fallocate(ws, op, node, flags, off, len, kill_suidgid);
     ws_unlock(ws);
     return dmt_err_errno(r);
 }

@@ -169,7 +169,9 @@ int dmt_ws_setxattr(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, const c
     if (len > DMT_XATTR_VALUE_MAX)
         return -E2BIG;
     ws_lock(ws);
-    r = set_one(ws, op, node, name, (struct dmt_span){val, (uint32_t)len}, flags);
+    r = ws_done(ws, op, NULL)
+            ? 0
+            : set_one(ws, op, node, name, (struct dmt_span){val, (uint32_t)len}, flags);
     ws_unlock(ws);
     return dmt_err_errno(r);
 }
@@ -182,10 +184,11 @@ int dmt_ws_removexattr(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, cons
     if (r < 0)
         return r;
     ws_lock(ws);
-    r = ws_begin(ws, false);
-    if (r == 0)
+    bool done = ws_done(ws, op, NULL);
+    r = done ? 0 : ws_begin(ws, false);
+    if (r == 0 && !done)
         r = ws_live(ws, node, &n);
-    if (r == 0)
+    if (r == 0 && !done)
         r = remove_one(ws, op, &n, name, DMT_MODE_KEEP);
     ws_unlock(ws);
     return dmt_err_errno(r);

@@ -41,6 +41,9 @@ struct dmt_ws_conf {
     enum dmt_sync_level level;
     uint64_t quota_bytes;     /* 0 = none */
     uint64_t segment_bytes;   /* 0 = default */
+    bool keep_recent;         /* a mount's requests come in: the journal keeps the last records, for a successor (resend.c) */
+    uint32_t resume;          /* the mount instance of a dead predecessor that goes on; 0 = none. Its open files stay, and what was done
+                                 for it is not done twice */
     bool follower;            /* apply nothing at open beyond the last checkpoint; operations are -EROFS until dmt_ws_promote */
     /* The kernel's caches must forget these (rollback, promotion): called from the thread that applied, no lock held, AFTER the
      * change. all = true: everything may have changed (epoch bump) and inos lists changed inodes. */
@@ -104,6 +107,7 @@ struct dmt_op {
     uint32_t umask;
     uint64_t unique;    /* FUSE unique; 0 = internal */
     uint32_t instance;
+    bool resent;        /* a predecessor may have done it already: then the result comes from its record */
     uint64_t seq;       /* out: record to acknowledge; 0 when nothing was logged (acknowledge at once) */
 };
 /* Every function returns 0 or -errno; attrs are filled for the node id. */
@@ -130,9 +134,15 @@ int dmt_ws_rename(struct dmt_ws *ws, struct dmt_op *op, uint64_t parent, const c
                   const char *newname, uint32_t flags);
 int dmt_ws_readlink(struct dmt_ws *ws, uint64_t node, char buf[4096]);
 /* Kernel reference counts: an orphan is reaped (journaled) when its count falls to 0. lookup/make/link/readdirplus entries count
- * 1 each, by the caller's call. */
+ * 1 each, by the caller's call. forget: true = nobody holds this orphan by the count, but part of the count died with a predecessor:
+ * ask the kernel, and if it does not know the inode call dmt_ws_forgotten. */
 void dmt_ws_ref(struct dmt_ws *ws, uint64_t node);
-void dmt_ws_forget(struct dmt_ws *ws, uint64_t node, uint64_t n);
+bool dmt_ws_forget(struct dmt_ws *ws, uint64_t node, uint64_t n);
+void dmt_ws_forgotten(struct dmt_ws *ws, uint64_t node);
+/* After resume, once: the orphans to ask the kernel about, and the inodes that changed without a request of the kernel's, which it may
+ * still show as they were. *ret: an array of the caller's. 0 or -ENOMEM. */
+int dmt_ws_doubtful(struct dmt_ws *ws, uint64_t **ret, size_t *ret_n);
+int dmt_ws_stale(struct dmt_ws *ws, uint64_t **ret, size_t *ret_n);
 /* p: may be used without copying until return. kill_suidgid: WRITE_KILL_SUIDGID. Decides itself inline or by reference (design
  * 6). */
 int dmt_ws_write(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, const void *p, size_t len, uint64_t off, bool kill_suidgid);

@@ -4,7 +4,8 @@
  * Happy path of open: the store opens at its last checkpoint; the journal finds its tail (the
  * store's position is its floor); the values in the store's meta table (next inode number, orphans
  * ...) are loaded; a holder-to-be replays the journal from the checkpoint to the tail through the
- * one apply; the checkpointer starts. Recovery is nothing else. Close makes by-reference data and
+ * one apply; the checkpointer starts. Recovery is nothing else; one that takes a mount over looks
+ * at the last records before the checkpoint too (resend.c). Close makes by-reference data and
  * the journal durable, makes a last checkpoint and lets go.
  * Failure: open gives back everything it took. A workspace that has failed closes without a
  * checkpoint: disk and journal hold a consistent state, memory may not.
@@ -140,6 +141,10 @@ int ws_meta_load(struct dmt_ws *ws, struct dmt_err *err)
     if (r == 0)
         r = dmt_store_meta_u64(ws->st, "ws.last_time", none, &ws->last_time);
     if (r == 0)
+        r = dmt_store_meta_u64(ws->st, "ws.recent", ws->applied.seq, &ws->recent.floor);
+    ws->recent.next = ws->applied.seq;
+    ws->recent.bytes = 0;
+    if (r == 0)
         r = load_orphans(ws);
     if (r == 0)
         r = load_incomplete(ws);
@@ -161,6 +166,8 @@ int ws_meta_save(struct dmt_ws *ws)
         r = dmt_store_meta_put_u64(ws->st, "ws.next_snap", ws->next_snap);
     if (r == 0)
         r = dmt_store_meta_put_u64(ws->st, "ws.last_time", ws->last_time);
+    if (r == 0)
+        r = dmt_store_meta_put_u64(ws->st, "ws.recent", ws->recent.floor);
     if (r == 0)
         r = dmt_store_meta_put(ws->st, "ws.epoch_store", ws->epoch_store, sizeof(ws->epoch_store));
     if (r == 0)
@@ -231,6 +238,10 @@ static void free_ws(struct dmt_ws *ws)
     ws_map_clear(&ws->refs);
     ws_map_clear(&ws->orphans);
     ws_map_clear(&ws->ref_seqs);
+    ws_map_clear(&ws->done);
+    ws_map_clear(&ws->made);
+    ws_map_clear(&ws->tmpfiles);
+    ws_map_clear(&ws->stale);
     dmt_buf_free(&ws->incomplete);
     dmt_buf_free(&ws->enc);
     dmt_buf_free(&ws->scratch);
@@ -271,13 +282,15 @@ static int recover(struct dmt_ws *ws, struct dmt_err *err)
 {
     struct dmt_jreader *rd = NULL;
     uint64_t pos = ws->applied.seq, tail = dmt_journal_tail(ws->j).seq, t0 = ws_mono(ws);
-    if (pos == tail)
-        return 0;
-    int r = dmt_jreader_open(&rd, ws->j, pos, err);
-    if (r == 0)
+    int r = ws_done_read(ws, err);
+    if (r == 0 && pos < tail)
+        r = dmt_jreader_open(&rd, ws->j, pos, err);
+    if (r == 0 && rd)
         r = ws_apply_from(ws, rd, &pos, tail, true, err);
     dmt_jreader_close(rd);
-    if (r == 0)
+    if (ws->conf.resume)
+        ws->lost_before = ws->next_ino;
+    if (r == 0 && rd)
         dmt_info("recovered: %" PRIu64 " records replayed in %" PRIu64 " ms",
                  tail - ws->checkpointed, (uint64_t)((ws_mono(ws) - t0) / DMT_MS));
     return r;

@@ -28,9 +28,12 @@
 #define WS_SPACE_NS        (100 * DMT_MS)        /* how long a statfs of the store's disk is believed */
 #define WS_IDLE_NS         (5 * DMT_S)           /* checkpoint this long after the last change */
 #define WS_AGE_NS          (20 * DMT_S)          /* and at the latest so long after the first */
+#define WS_REPLAY_RECORDS  50000u                /* or when so many would have to be replayed: users may wait for it */
 #define WS_ROOM_NS         DMT_S                 /* or this long after it, when room is short */
 #define WS_BULK_NS         (5 * DMT_S)           /* by-reference data stays unsynced at most this long (D5) */
 #define WS_STABLE_WAIT_MS  200                   /* patience for the peer's ack before a checkpoint */
+#define WS_RECENT_RECORDS  8192u                 /* a request that waits for its reply lies in that many records, or bytes, from the tail */
+#define WS_RECENT_BYTES    (32ull << 20)
 #define WS_SWITCHES_MAX    3                     /* automatic snapshots of switch points kept */
 #define WS_CAPS            "security.capability"
 #define WS_ACL_ACCESS      "system.posix_acl_access"
@@ -58,6 +61,13 @@ void ws_map_clear(struct ws_map *m); /* frees its memory */
 /* How a file is being written: decides inline or by reference. */
 struct ws_run {
     uint64_t ino, end, length, unsynced, sync_gen;
+};
+
+/* The end of the journal that a successor must be able to read (resend.c). */
+struct ws_recent {
+    uint64_t floor; /* everything behind it is kept */
+    uint64_t next;  /* the next floor */
+    uint64_t bytes; /* of records behind `next` */
 };
 
 struct ws_ack {
@@ -97,6 +107,10 @@ struct dmt_ws {
     uint64_t ref_last;      /* seq of the last by-reference write of this process */
     struct ws_map refs;     /* kernel lookup counts */
     struct ws_map orphans;
+    struct ws_recent recent;
+    /* resume: unique -> seq of its record, unique -> inode made, inodes made without a name, inodes the kernel may show as they were */
+    struct ws_map done, made, tmpfiles, stale;
+    uint64_t lost_before;   /* resume: lookup counts of inodes below it are not known */
     struct ws_map ref_seqs; /* ino -> seq of its last by-reference write since epoch_seq */
     struct dmt_buf incomplete; /* encoded INCOMPLETE bodies, one per file: u32 length, body */
     struct ws_run *runs;
@@ -154,6 +168,16 @@ uint64_t ws_time(struct dmt_ws *ws);
 int ws_log(struct dmt_ws *ws, struct dmt_op *op, const struct dmt_body *b, uint64_t time_ns);
 /* The same without apply: records inside a group. */
 int ws_append(struct dmt_ws *ws, struct dmt_op *op, const struct dmt_body *b, uint64_t time_ns, struct dmt_rec *ret);
+
+/* --- resend.c ----------------------------------------------------------------------------------------------------------- */
+/* A record of so many bytes has become the tail: moves the floor along. */
+void ws_recent_note(struct dmt_ws *ws, uint64_t seq, uint64_t bytes);
+/* Was this request done by a predecessor? Then op->seq is its record (and *ret_ino the inode it made). Lock held. */
+bool ws_done(struct dmt_ws *ws, struct dmt_op *op, uint64_t *ret_ino);
+int ws_done_note(struct dmt_ws *ws, const struct dmt_rec *r, const struct dmt_body *b); /* recovery: a record that is there */
+int ws_done_read(struct dmt_ws *ws, struct dmt_err *err); /* notes those before the checkpoint */
+bool ws_in_use(struct dmt_ws *ws, uint64_t ino); /* may the kernel hold it? */
+void ws_reap(struct dmt_ws *ws, uint64_t ino);   /* ops_lookup.c */
 
 /* --- apply.c ------------------------------------------------------------------------------------------------------------ */
 /* Applies one record of the log: group handling, then the one apply. Lock held. On failure the workspace is failed. */

@@ -340,7 +340,7 @@ void dmt_ws_ref(struct dmt_ws *ws, uint64_t node)
     pthread_mutex_unlock(&ws->lock);
 }
 
-void dmt_ws_forget(struct dmt_ws *ws, uint64_t node, uint64_t n)
+bool dmt_ws_forget(struct dmt_ws *ws, uint64_t node, uint64_t n)
 {
     pthread_mutex_lock(&ws->lock);
     if (node > 1 && node < FAKE_NODES) {
@@ -348,6 +348,25 @@ void dmt_ws_forget(struct dmt_ws *ws, uint64_t node, uint64_t n)
         DMT_ASSERT(fake.n[node].refs >= 0);
     }
     pthread_mutex_unlock(&ws->lock);
+    return false;
+}
+
+void dmt_ws_forgotten(struct dmt_ws *ws, uint64_t node)
+{
+    (void)ws, (void)node;
+}
+
+int dmt_ws_doubtful(struct dmt_ws *ws, uint64_t **ret, size_t *ret_n)
+{
+    (void)ws;
+    *ret = NULL;
+    *ret_n = 0;
+    return 0;
+}
+
+int dmt_ws_stale(struct dmt_ws *ws, uint64_t **ret, size_t *ret_n)
+{
+    return dmt_ws_doubtful(ws, ret, ret_n);
 }
 
 int dmt_ws_write(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, const void *p, size_t len,
