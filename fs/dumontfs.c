@@ -2,7 +2,8 @@
  *
  * Happy path: read the options -> make or open the store -> lease record -> workspace (recovery) ->
  * replica, lease -> the lease opens an epoch -> mount (dumontfs_mount.c) -> the main queue runs
- * until an unmount or TERMINATE -> drain -> close -> exit 0.
+ * until an unmount or TERMINATE -> drain -> close -> exit 0. With --resume a predecessor died under
+ * a mount: the same way, as short as it can be, since users wait; and the mount is there already.
  * Failure before serving: FAILED with one sentence to whoever waits, exit code 1. A workspace that
  * fails later stays readable and says so in its status.
  * Thread: main; see dumontfs.h for the others.
@@ -98,9 +99,10 @@ static void main_loop(struct app *a)
 /* --- options ---------------------------------------------------------------------------------- */
 static int read_args(struct app *a, int argc, char **argv, struct dmt_err *err)
 {
-    static const struct option longs[] = {{"name", 1, NULL, 'n'},       {"holder-fd", 1, NULL, 'h'},
-                                          {"mountpoint", 1, NULL, 'm'}, {"conf", 1, NULL, 'c'},
-                                          {"foreground", 0, NULL, 'f'}, {NULL, 0, NULL, 0}};
+    static const struct option longs[] = {
+        {"name", 1, NULL, 'n'}, {"holder-fd", 1, NULL, 'h'},  {"mountpoint", 1, NULL, 'm'},
+        {"conf", 1, NULL, 'c'}, {"foreground", 0, NULL, 'f'}, {"resume", 1, NULL, 'r'},
+        {NULL, 0, NULL, 0}};
     const char *conf = NULL, *mountpoint = NULL;
     struct dmt_conf *opts = dmt_conf_new();
     int o, rc = 0;
@@ -112,6 +114,8 @@ static int read_args(struct app *a, int argc, char **argv, struct dmt_err *err)
             a->holder_fd = atoi(optarg);
         else if (o == 'm')
             mountpoint = optarg;
+        else if (o == 'r')
+            a->resume = (uint32_t)strtoul(optarg, NULL, 10);
         else if (o == 'c')
             conf = optarg;
         else if (o == 'o')
@@ -354,6 +358,8 @@ int app_open_ws(struct app *a, struct dmt_err *err)
                              .gate = &a->gate,
                              .pool = a->pool,
                              .level = a->level,
+                             .keep_recent = true,
+                             .resume = a->resume,
                              .follower = !roles_is_holder(a),
                              .invalidate = mount_invalidate,
                              .failed = ws_failed,
@@ -549,8 +555,10 @@ static int start_all(struct app *a, struct dmt_err *err)
     a->lease_runs = rc == 0 && a->lease;
     if (rc == 0)
         rc = mount_start(a, err);
-    if (rc == 0 && !roles_is_holder(a))
+    if (rc == 0 && !roles_is_holder(a)) {
+        mount_undo(a); /* of a predecessor that died: somebody else holds it by now */
         roles_say_standby(a);
+    }
     return rc;
 }
 

@@ -68,6 +68,7 @@ struct app {
     struct dmt_tls_ctx *tls;
     struct dmt_pool *pool;
     int holder_fd;
+    atomic_uint resume; /* instance of the mount that we go on with; 0: none, or not any more (main writes) */
     struct dmt_gate gate;
 
     /* parts; changed on main only */
@@ -96,6 +97,7 @@ struct app {
     bool unmounting;           /* the holder was asked to unmount and has not answered */
     atomic_bool mounted, epoch_open;
     atomic_bool closed_mount; /* mounted read-only because of after_promotion=readonly: opened when the lease is */
+    atomic_bool resends;  /* the kernel can pass the mount on to a successor */
     char mounted_dir[DMT_PATH_MAX]; /* parts_lock */
     bool same_boot;       /* our predecessor ran in this boot of the machine: what it wrote is in the page cache */
     atomic_bool own_bulk;     /* we are, or were until now, the holder, and our unsynced bulk data is in the data files */

@@ -1,8 +1,12 @@
-/* dumontfs_mount.c: the holder's channel: ask for the mount when this machine may serve, serve the connection that comes back, let go of it at the end.
+/* dumontfs_mount.c: the holder's channel: ask for the mount when this machine may serve, serve the
+ * connection that comes back, let go of it at the end.
  *
- * Happy path: the lease opened an epoch -> mount_try sends MOUNT -> the holder mounts and answers FUSE -> dmt_fuse_start -> READY 0. At umount the
- * kernel's DESTROY waits for the drain (fuseblk), the connection ends, on_end stops the process. Failure: NOMOUNT becomes FAILED with
- * the holder's words; a lost holder means drain, unmount, exit. Threads: `holder-rx` reads the channel and posts; everything else on main.
+ * Happy path: the lease opened an epoch -> mount_try sends MOUNT -> the holder mounts and answers
+ * FUSE -> dmt_fuse_start -> READY 0. At umount the kernel's DESTROY waits for the drain (fuseblk),
+ * the connection ends, on_end stops the process. After a predecessor's death (--resume) MOUNT gets
+ * the connection that is there. Failure: NOMOUNT becomes FAILED with the holder's words; a lost
+ * holder means drain, unmount, exit. Threads: `holder-rx` reads the channel and posts; everything
+ * else on main.
  */
 #include <limits.h>
 #include <stdio.h>
@@ -11,6 +15,7 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include "fs/base/fuse_init.h"
 #include "fs/base/log.h"
 #include "fs/dumontfs.h"
 
@@ -35,7 +40,8 @@ void mount_say(struct app *a, enum dmt_hp_type type, int code, const char *text,
     free(m);
 }
 
-void mount_send(struct app *a, enum dmt_hp_type type, uint32_t flags, const char *dir, const char *options)
+void mount_send(struct app *a, enum dmt_hp_type type, uint32_t flags, const char *dir,
+                const char *options)
 {
     struct dmt_hp_msg *m = calloc(1, sizeof *m);
     if (!m)
@@ -56,7 +62,8 @@ static void adopt_root(struct app *a, const char *dir)
     struct stat st;
     struct dmt_attr at;
     struct dmt_op op = {0};
-    if (dmt_conf_get(a->conf, "owner") || stat(dir, &st) != 0 || dmt_ws_getattr(a->ws, DMT_ROOT, &at) != 0)
+    if (dmt_conf_get(a->conf, "owner") || stat(dir, &st) != 0 ||
+        dmt_ws_getattr(a->ws, DMT_ROOT, &at) != 0)
         return;
     struct dmt_inode root;
     struct dmt_lockfn lk = dmt_ws_lockfn(a->ws);
@@ -65,7 +72,10 @@ static void adopt_root(struct app *a, const char *dir)
     lk.unlock(lk.ctx);
     if (rc != 0 || root.seq != 0)
         return;
-    struct dmt_setattr sa = {.mask = DMT_SET_MODE | DMT_SET_UID | DMT_SET_GID, .mode = st.st_mode & 07777, .uid = st.st_uid, .gid = st.st_gid};
+    struct dmt_setattr sa = {.mask = DMT_SET_MODE | DMT_SET_UID | DMT_SET_GID,
+                             .mode = st.st_mode & 07777,
+                             .uid = st.st_uid,
+                             .gid = st.st_gid};
     rc = dmt_ws_setattr(a->ws, &op, DMT_ROOT, &sa, &at);
     if (rc != 0)
         dmt_warn("cannot give the root directory the owner of %s: %s", dir, dmt_strerror(rc));
@@ -75,18 +85,20 @@ void mount_try(struct app *a, void *unused)
 {
     (void)unused;
     struct dmt_lease_status ls;
-    if (a->mount_asked || a->unmounting || a->mountpoint[0] == '\0' || !a->ws || !atomic_load(&a->epoch_open) || a->stopping)
+    if (a->mount_asked || a->unmounting || a->mountpoint[0] == '\0' || !a->ws ||
+        !atomic_load(&a->epoch_open) || a->stopping)
         return;
     dmt_lease_status(a->lease, &ls);
     if (!ls.readonly && dmt_lease_begin(a->lease) != 0)
         return; /* the gate opens a moment after the epoch; gate_changed comes back here */
     a->mount_asked = true;
     atomic_store(&a->closed_mount, ls.readonly && !a->readonly);
-    adopt_root(a, a->mountpoint);
+    if (!a->resume) /* else the mount is there, and a look at it would wait for us */
+        adopt_root(a, a->mountpoint);
     mount_send(a, DMT_HP_MOUNT, 0, a->mountpoint, a->readonly || ls.readonly ? "ro" : "");
 }
 
-/* --- drain: durable here, and on the standby by the sync= level; at most DRAIN_MAX_MS -------------------------------------- */
+/* --- drain: durable here, and on the standby by the sync= level; at most DRAIN_MAX_MS --------- */
 struct drain {
     pthread_mutex_t lock;
     pthread_cond_t cond;
@@ -135,15 +147,17 @@ void mount_drain(struct app *a)
     if (rc == -ETIMEDOUT) {
         struct dmt_ws_status s;
         dmt_ws_status(ws, &s);
-        dmt_error("gave up draining after %d s: position %llu of %llu is durable here; %llu calls wait", DRAIN_MAX_MS / 1000,
-                  (unsigned long long)s.durable, (unsigned long long)s.tail.seq, (unsigned long long)s.parked_acks);
+        dmt_error(
+            "gave up draining after %d s: position %llu of %llu is durable here; %llu calls wait",
+            DRAIN_MAX_MS / 1000, (unsigned long long)s.durable, (unsigned long long)s.tail.seq,
+            (unsigned long long)s.parked_acks);
     } else if (rc != 0) {
         dmt_error("unmounting, but not everything could be made durable: %s", dmt_strerror(rc));
     }
     app_ws_put(a);
 }
 
-/* --- callbacks of fs/fuse (its threads) ------------------------------------------------------------------------------- */
+/* --- callbacks of fs/fuse (its threads) ------------------------------------------------------- */
 static void on_destroy(void *ctx)
 {
     struct app *a = ctx;
@@ -168,11 +182,36 @@ static void on_end(void *ctx, int err)
     app_post(ctx, ended, NULL);
 }
 
+/* Pool: what the predecessor had written by reference is synced and marked, beside the users. */
+static void settle(void *arg)
+{
+    struct app *a = arg;
+    struct dmt_err err = {0};
+    struct dmt_ws *ws = app_ws_get(a);
+    if (!ws)
+        return;
+    if (dmt_ws_settle(ws, true, &err) < 0)
+        dmt_warn("%s", err.msg);
+    else
+        (void)dmt_ws_checkpoint(ws, NULL); /* the next one, should it come, finds less to replay */
+    app_ws_put(a);
+}
+
 static void serve(struct app *a, struct dmt_hp_msg *m)
 {
     struct dmt_err err = {0};
-    struct dmt_fuse_conf fc = {.fd = m->fd, .init = m->init, .init_len = m->init_len, .instance = m->instance, .dev = m->dev, .dir = m->dir,
-                               .syncfs = (m->flags & DMT_HP_SYNCFS) != 0, .view = a->view, .on_destroy = on_destroy, .on_end = on_end, .ctx = a};
+    struct dmt_fuse_conf fc = {.fd = m->fd,
+                               .init = m->init,
+                               .init_len = m->init_len,
+                               .instance = m->instance,
+                               .dev = m->dev,
+                               .dir = m->dir,
+                               .syncfs = (m->flags & DMT_HP_SYNCFS) != 0,
+                               .view = a->view,
+                               .resume = (m->flags & DMT_HP_RESUME) != 0,
+                               .on_destroy = on_destroy,
+                               .on_end = on_end,
+                               .ctx = a};
     const char *dma = dmt_conf_get(a->conf, "dma_latency");
     fc.dma_latency = dma && strcmp(dma, "hold") == 0;
     struct dmt_fuse *f = NULL;
@@ -193,13 +232,21 @@ static void serve(struct app *a, struct dmt_hp_msg *m)
     a->fuse = f;
     snprintf(a->mounted_dir, sizeof a->mounted_dir, "%s", m->dir);
     pthread_rwlock_unlock(&a->parts_lock);
+    atomic_store(&a->resends, dmt_fuse_init_resends(m->init, m->init_len));
     atomic_store(&a->mounted, true);
-    dmt_info("%s %s at %s", a->view ? "a view of" : "serving", a->name, m->dir);
+    a->resume = 0;
+    dmt_info("%s %s at %s",
+             a->view     ? "a view of"
+             : fc.resume ? "going on with"
+                         : "serving",
+             a->name, m->dir);
     if (a->view) {
         view_answer(a, 0, "", "");
         return;
     }
     mount_say(a, DMT_HP_READY, 0, "", "");
+    if (fc.resume && dmt_pool_submit(a->pool, settle, a) != 0)
+        settle(a);
 }
 
 static void from_holder(struct app *a, void *arg)
@@ -275,9 +322,11 @@ int mount_start(struct app *a, struct dmt_err *err)
 
 void mount_undo(struct app *a)
 {
-    if (!a->fuse && !a->mount_asked)
+    if (!a->fuse && !a->mount_asked && !a->resume)
         return;
-    /* Lazily: what programs still hold open gets errors from the ended connection, but the directory is free at once. */
+    a->resume = 0;
+    /* Lazily: what programs still hold open gets errors from the ended connection, but the
+     * directory is free at once. */
     a->unmounting = !a->holder_lost && a->holder_fd >= 0;
     mount_send(a, DMT_HP_UNMOUNT, DMT_HP_LAZY, "", "");
     pthread_rwlock_wrlock(&a->parts_lock);
@@ -288,8 +337,8 @@ void mount_undo(struct app *a)
     a->mounted_dir[0] = '\0';
     pthread_rwlock_unlock(&a->parts_lock);
     dmt_fuse_stop(f);
-    /* Ours to do now. Not before the connection has ended: the kernel would ask this process for a DESTROY, and wait for it for
-     * ever, unkillable, should it be killed just then. */
+    /* Ours to do now. Not before the connection has ended: the kernel would ask this process for a
+     * DESTROY, and wait for it for ever, unkillable, should it be killed just then. */
     if (a->holder_lost && *dir)
         umount2(dir, MNT_DETACH);
     atomic_store(&a->mounted, false);
@@ -312,8 +361,8 @@ static void forgotten(void *arg)
     pthread_mutex_unlock(&w->lock);
 }
 
-/* Waits until the kernel has forgotten: a rollback that has returned must not be followed by a read of the old bytes. The caller holds nothing
- * that a handler can want. */
+/* Waits until the kernel has forgotten: a rollback that has returned must not be followed by a read
+ * of the old bytes. The caller holds nothing that a handler can want. */
 void mount_invalidate(void *ctx, const uint64_t *inos, size_t n, bool all)
 {
     struct app *a = ctx;

@@ -184,8 +184,9 @@ static int open_epoch(void *ctx, uint64_t epoch, bool alone, const char *reason)
     int rc = first && strcmp(reason, "retake") == 0 ? dmt_ws_promote(ws, &err) : 0;
     if (rc == 0)
         rc = dmt_ws_begin_epoch(ws, epoch, a->node, reason, &err);
-    /* The first epoch of a process settles what its predecessor left behind. */
-    if (rc == 0 && first && dmt_ws_settle(ws, a->same_boot, &err) < 0)
+    /* The first epoch of a process settles what its predecessor left behind. Not while users wait:
+     * in the same boot all there is to do is to sync, which goes on beside them. */
+    if (rc == 0 && first && !a->resume && dmt_ws_settle(ws, a->same_boot, &err) < 0)
         rc = err.code ? err.code : -EIO;
     app_ws_put(a);
     if (rc != 0) {

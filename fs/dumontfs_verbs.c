@@ -9,10 +9,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include "fs/base/log.h"
 #include "fs/dumontfs.h"
 #include "fs/dumontfs_past.h"
 #include "fs/dumontfs_verbs.h"
+
+#define TAKEOVER_POLL_MS 10
 
 static json_t *snapshot_json(const struct dmt_snapshot *s)
 {
@@ -336,8 +339,8 @@ static json_t *events(struct call *c)
     return events_take(c->app, taken > 0 ? (uint64_t)taken : 0);
 }
 
-/* A cloud's word that this machine will be taken away in so many seconds; 0: no more. While one is pending the standby, which
- * stays, keeps its right to take over: no solo (R8). */
+/* A cloud's word that this machine will be taken away in so many seconds; 0: no more. While one is
+ * pending the standby, which stays, keeps its right to take over: no solo (R8). */
 static json_t *notice(struct call *c)
 {
     json_int_t s = json_integer_value(json_object_get(c->req, "in_s"));
@@ -358,6 +361,33 @@ static json_t *stop(struct call *c)
 {
     app_post(c->app, do_stop, NULL);
     return json_object();
+}
+
+/* Everything durable and checkpointed, so that the successor has nothing to replay; then the end of
+ * a process that its holder replaces. Whoever asked reads the end of the connection. What is under
+ * way is sent to the successor again. */
+static json_t *restart(struct call *c)
+{
+    struct app *a = c->app;
+    if (!atomic_load(&a->mounted)) {
+        dmt_err_set(c->err, -EINVAL, "%s is not mounted on this machine", a->name);
+        dmt_err_hint(c->err, "Stop it; dumontd starts a standby again by itself.");
+        return NULL;
+    }
+    if (!atomic_load(&a->resends)) {
+        dmt_err_set(c->err, -EOPNOTSUPP, "this kernel cannot pass a mount on to another process");
+        dmt_err_hint(c->err, "Unmount and mount again, or use Linux 6.9 or later.");
+        return NULL;
+    }
+    int rc = dmt_ws_sync_wait(c->ws, 0);
+    if (rc != 0) {
+        dmt_err_set(c->err, rc, "cannot make the workspace durable: %s", dmt_strerror(rc));
+        return NULL;
+    }
+    if (dmt_ws_checkpoint(c->ws, c->err) != 0)
+        return NULL;
+    dmt_info("restarting, as asked");
+    _exit(DMT_HP_EXIT_RESTART);
 }
 
 static const struct {
@@ -387,6 +417,7 @@ static const struct {
     {"events", false, events},
     {"notice", false, notice},
     {"stop", false, stop},
+    {"restart", true, restart},
 };
 
 json_t *verbs_run(struct app *a, struct control *control, const json_t *req, struct dmt_err *err)
@@ -398,6 +429,10 @@ json_t *verbs_run(struct app *a, struct control *control, const json_t *req, str
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
         if (strcmp(table[i].cmd, cmd) != 0)
             continue;
+        /* A process that takes a mount over is not there yet for those who had to do with its
+         * predecessor. */
+        while (table[i].needs_ws && atomic_load(&a->resume) && !atomic_load(&a->stopping))
+            usleep(TAKEOVER_POLL_MS * 1000);
         if (table[i].needs_ws && !(c.ws = app_ws_get(a))) {
             dmt_err_set(err, -EAGAIN, "%s is being synchronised from the other machine", a->name);
             dmt_err_hint(err, "`dumont status %s --watch` shows how far it is; try again then.",

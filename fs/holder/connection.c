@@ -45,9 +45,11 @@ static bool kernel_passes_syncfs(void)
     return major > 6 || (major == 6 && minor >= 18);
 }
 
-/* A fuseblk superblock waits for the server's answer to DESTROY. If a mount namespace dies together with the server (a container is killed), the
- * last thread of the server drops the mount while it exits, and waits for itself for ever; every sync(2) of the machine then waits for it
- * (docs/decisions/0011). So fuseblk only in the namespaces that live as long as the machine; their inode numbers are fixed. */
+/* A fuseblk superblock waits for the server's answer to DESTROY. If a mount namespace dies together
+ * with the server (a container is killed), the last thread of the server drops the mount while it
+ * exits, and waits for itself for ever; every sync(2) of the machine then waits for it
+ * (docs/decisions/0011). So fuseblk only in the namespaces that live as long as the machine; their
+ * inode numbers are fixed. */
 static bool namespaces_outlive_us(void)
 {
     static const struct {
@@ -77,8 +79,9 @@ void holder_conn_init(struct holder_conn *c, const char *name, const struct dmt_
         return;
     }
     if (!namespaces_outlive_us()) {
-        dmt_warn("in a container, or a mount namespace of its own: sync(2) and syncfs(2) will not reach the "
-                 "workspace; fsync of any file or directory is the barrier for everything before");
+        dmt_warn(
+            "in a container, or a mount namespace of its own: sync(2) and syncfs(2) will not reach the "
+            "workspace; fsync of any file or directory is the barrier for everything before");
         return;
     }
     c->fuseblk = holder_loop_open(&c->loop, name, &err) == 0;

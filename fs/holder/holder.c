@@ -12,8 +12,9 @@
  * MOUNT -> mount, FUSE; 5. READY -> tell the starter; 6. wait; 7. UNMOUNT -> umount(2) on a thread
  * (it may wait for the drain), UNMOUNTED; 8. the child exits 0: clean up, exit 0.
  *
- * Failure modes: the child dies or fails: end the mount (abort, detach), free the loop device, tell
- * the starter if it still waits, exit 1. This is the word of death that a failover goes by.
+ * Failure modes: the child dies while it serves: a new one takes the mount over (child.c). It
+ * fails, or that does not help: end the mount (abort, detach), free the loop device, tell the
+ * starter if it still waits, exit 1. This is the word of death that a failover goes by.
  * SIGTERM, SIGINT: TERMINATE to the child; a child that has not ended TERMINATE_MAX_MS later is
  * killed. SIGHUP is ignored: mounts outlive terminals.
  *
@@ -24,7 +25,6 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <poll.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -45,27 +45,6 @@
 #define TERMINATE_MAX_MS 45000 /* a drain takes at most 30 s (design 12) */
 #define EXIT_MOUNT_FAIL  32    /* mount(8) */
 
-struct args {
-    const char *name, *conf_file, *options, *mountpoint;
-    int ready_fd;
-    bool foreground;
-};
-
-struct holder {
-    struct args a;
-    struct dmt_conf *conf;
-    struct holder_conn conn;
-    int sock, sig_fd, umount_fd;
-    pid_t child;
-    bool child_gone, told, closed;
-    int child_status;
-    uint64_t kill_at_ns; /* 0: not terminating */
-    pthread_t umounter;
-    bool umounting, lazy;
-    int umount_rc;
-    struct dmt_hp_msg msg; /* the loop's: too large for its stack frames */
-};
-
 /* --- start -------------------------------------------------------------------------------- */
 
 static int usage(const char *why)
@@ -77,7 +56,7 @@ static int usage(const char *why)
     return 1;
 }
 
-static int parse_args(struct args *a, int argc, char **argv)
+static int parse_args(struct holder_args *a, int argc, char **argv)
 {
     static const struct option longs[] = {{"name", required_argument, NULL, 'n'},
                                           {"conf", required_argument, NULL, 'c'},
@@ -165,96 +144,6 @@ static void take_log(const struct holder *h)
     (void)dmt_log_init("dumont-holder", NULL, (enum dmt_log_level)level);
 }
 
-static void find_program(char *path, size_t size)
-{
-    const char *dir = getenv("DUMONT_LIBDIR");
-    char self[512];
-    ssize_t n;
-
-    if (dir) {
-        (void)snprintf(path, size, "%s/dumontfs", dir);
-        return;
-    }
-    n = readlink("/proc/self/exe", self, sizeof(self) - 1);
-    if (n > 0) {
-        self[n] = '\0';
-        *strrchr(self, '/') = '\0';
-        (void)snprintf(path, size, "%s/dumontfs", self);
-        if (access(path, X_OK) == 0)
-            return;
-    }
-    (void)snprintf(path, size, "%s/dumontfs", DMT_LIBDIR);
-}
-
-/* In the child: between fork and exec, only what is safe there (the holder has one thread then). */
-static void exec_workspace(const struct holder *h, const char *program, int sock)
-{
-    char fd_text[16];
-    const char *argv[16];
-    sigset_t none;
-    int n = 0;
-
-    (void)snprintf(fd_text, sizeof(fd_text), "%d", sock);
-    argv[n++] = "dumontfs";
-    argv[n++] = "--name";
-    argv[n++] = h->a.name;
-    argv[n++] = "--holder-fd";
-    argv[n++] = fd_text;
-    if (h->a.mountpoint) {
-        argv[n++] = "--mountpoint";
-        argv[n++] = h->a.mountpoint;
-    }
-    if (h->a.conf_file) {
-        argv[n++] = "--conf";
-        argv[n++] = h->a.conf_file;
-    }
-    if (h->a.options && h->a.options[0]) {
-        argv[n++] = "-o";
-        argv[n++] = h->a.options;
-    }
-    if (h->a.foreground)
-        argv[n++] = "--foreground";
-    argv[n] = NULL;
-    sigemptyset(&none);
-    (void)sigprocmask(SIG_SETMASK, &none, NULL);
-    (void)signal(SIGHUP, SIG_IGN);
-    (void)setpgid(
-        0, 0); /* Ctrl-C in the foreground is for the holder, which then asks for an orderly end */
-    (void)fcntl(sock, F_SETFD, 0);
-    execv(program, (char *const *)argv);
-    (void)fprintf(stderr, "dumont-holder: cannot run %s: %s\n", program, strerror(errno));
-    _exit(127);
-}
-
-static int start_workspace(struct holder *h, struct dmt_err *err)
-{
-    char program[600];
-    int pair[2];
-
-    find_program(program, sizeof(program));
-    if (access(program, X_OK) < 0) {
-        dmt_err_set(err, -errno, "the workspace program %s cannot be run: %s", program,
-                    strerror(errno));
-        return dmt_err_hint(
-            err, "the installation is incomplete: install Dumont again, or set DUMONT_LIBDIR");
-    }
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
-        return dmt_err_set(err, -errno, "socketpair: %s", strerror(errno));
-    h->child = fork();
-    if (h->child < 0) {
-        int rc =
-            dmt_err_set(err, -errno, "cannot start the workspace process: %s", strerror(errno));
-        close(pair[0]);
-        close(pair[1]);
-        return rc;
-    }
-    if (h->child == 0)
-        exec_workspace(h, program, pair[1]);
-    close(pair[1]);
-    h->sock = pair[0];
-    return 0;
-}
-
 /* --- messages ----------------------------------------------------------------------------- */
 
 static void tell_starter(struct holder *h, int code, const char *text, const char *hint)
@@ -284,8 +173,21 @@ static void answer_code(struct holder *h, enum dmt_hp_type type, int rc)
     send_to_workspace(h, &h->msg);
 }
 
+/* A successor says that it can serve: it gets the connection as it is. */
+static void go_on(struct holder *h)
+{
+    h->resume = false;
+    holder_conn_describe(&h->conn, &h->msg);
+    h->msg.flags |= DMT_HP_RESUME;
+    send_to_workspace(h, &h->msg);
+}
+
 static void on_mount(struct holder *h)
 {
+    if (h->resume && h->conn.mounted && h->conn.fd >= 0) {
+        go_on(h);
+        return;
+    }
     const char *dir = h->msg.dir[0] ? h->msg.dir : h->a.mountpoint;
     struct dmt_conf *conf = dmt_conf_new();
     struct dmt_err err = {0};
@@ -389,6 +291,8 @@ static bool on_message(struct holder *h)
         return true;
     case DMT_HP_READY:
     case DMT_HP_FAILED:
+        h->failed = h->msg.type == DMT_HP_FAILED;
+        h->serve_by_ns = 0;
         tell_starter(h, (int)h->msg.code, h->msg.text, h->msg.hint);
         return true;
     default:
@@ -411,8 +315,9 @@ static void on_signal(struct holder *h)
             h->child_gone = true;
         return;
     }
-    if (h->kill_at_ns)
+    if (h->terminating)
         return;
+    h->terminating = true;
     dmt_info("signal %u: stopping", si.ssi_signo);
     h->kill_at_ns = dmt_clock_real()->monotonic_ns(NULL) + TERMINATE_MAX_MS * DMT_MS;
     answer_code(h, DMT_HP_TERMINATE, 0);
@@ -420,15 +325,22 @@ static void on_signal(struct holder *h)
 
 static int poll_timeout_ms(struct holder *h)
 {
-    if (!h->kill_at_ns)
-        return -1;
     uint64_t now = dmt_clock_real()->monotonic_ns(NULL);
-    if (now >= h->kill_at_ns) {
+    if (h->serve_by_ns && now >= h->serve_by_ns && !h->terminating) {
+        dmt_error("the new workspace process did not serve in time: giving up");
+        h->failed = true;
+        h->kill_at_ns = now;
+        h->serve_by_ns = 0;
+    }
+    if (h->kill_at_ns && now >= h->kill_at_ns) {
         dmt_error("the workspace process did not stop in time: killing it");
         (void)kill(h->child, SIGKILL);
         h->kill_at_ns = now + DMT_S;
     }
-    return (int)((h->kill_at_ns - now) / DMT_MS) + 1;
+    uint64_t next = h->kill_at_ns;
+    if (h->serve_by_ns && (!next || h->serve_by_ns < next))
+        next = h->serve_by_ns;
+    return next ? (int)((next > now ? next - now : 0) / DMT_MS) + 1 : -1;
 }
 
 static void supervise(struct holder *h)
@@ -529,9 +441,14 @@ int main(int argc, char **argv)
         take_log(&h);
     if (rc == 0)
         rc = prepare(&h);
+    if (rc == 0 && dmt_holder_mark(h.a.name) < 0)
+        dmt_warn(
+            "%s/%s.holder cannot be locked: during a restart of the workspace process, tools take "
+            "the mount for dead",
+            dmt_dir_run(), h.a.name);
     if (rc == 0) {
         holder_conn_init(&h.conn, h.a.name, h.conf);
-        rc = start_workspace(&h, &err);
+        rc = holder_start_workspace(&h, false, &err);
         if (rc < 0)
             holder_conn_release(&h.conn);
     }
@@ -544,7 +461,9 @@ int main(int argc, char **argv)
         dmt_conf_free(h.conf);
         return 1;
     }
-    supervise(&h);
+    do {
+        supervise(&h);
+    } while (holder_take_over(&h));
     rc = finish(&h);
     dmt_conf_free(h.conf);
     return rc;

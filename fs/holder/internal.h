@@ -1,9 +1,10 @@
-/* internal.h: the holder's own parts. holder.c: arguments, supervision, messages. connection.c: /dev/fuse, mount(2), INIT,
- * umount. loopdev.c: the block device under a fuseblk mount. One thread, except for umount(2), which can wait for the
+/* internal.h: the holder's own parts. holder.c: arguments, supervision, messages. child.c: the workspace process, and its successor
+ * when it dies. connection.c: /dev/fuse, mount(2), INIT, umount. loopdev.c: the block device under a fuseblk mount. One thread, except for umount(2), which can wait for the
  * workspace process and so runs on a thread of its own. */
 #ifndef DMT_HOLDER_INTERNAL_H
 #define DMT_HOLDER_INTERNAL_H
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -50,5 +51,36 @@ void holder_conn_release(struct holder_conn *c);
 void holder_conn_abort(struct holder_conn *c);
 /* Fills the FUSE message from c. */
 void holder_conn_describe(const struct holder_conn *c, struct dmt_hp_msg *m);
+
+/* --- holder.c, child.c -------------------------------------------------------------------- */
+struct holder_args {
+    const char *name, *conf_file, *options, *mountpoint;
+    int ready_fd;
+    bool foreground;
+};
+
+struct holder {
+    struct holder_args a;
+    struct dmt_conf *conf;
+    struct holder_conn conn;
+    int sock, sig_fd, umount_fd;
+    pid_t child;
+    bool child_gone, told, closed;
+    bool terminating;     /* we were told to stop */
+    bool failed;          /* the child said FAILED, or did not serve in time */
+    bool resume;          /* the child is a successor and has not asked for the connection yet */
+    int child_status, quick;
+    uint64_t started_ns;
+    uint64_t kill_at_ns;  /* 0: not stopping */
+    uint64_t serve_by_ns; /* a successor must be READY by then; 0: it is */
+    pthread_t umounter;
+    bool umounting, lazy;
+    int umount_rc;
+    struct dmt_hp_msg msg; /* the loop's: too large for its stack frames */
+};
+/* Starts dumontfs; resume: it goes on with the mount of a dead one. 0 or < 0 with err. */
+int holder_start_workspace(struct holder *h, bool resume, struct dmt_err *err);
+/* The child is gone: does a new one go on? */
+bool holder_take_over(struct holder *h);
 
 #endif
