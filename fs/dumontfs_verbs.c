@@ -369,7 +369,7 @@ static json_t *stop(struct call *c)
 static json_t *restart(struct call *c)
 {
     struct app *a = c->app;
-    if (!atomic_load(&a->mounted)) {
+    if (!atomic_load(&a->mounted) || a->view) {
         dmt_err_set(c->err, -EINVAL, "%s is not mounted on this machine", a->name);
         dmt_err_hint(c->err, "Stop it; dumontd starts a standby again by itself.");
         return NULL;

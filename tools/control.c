@@ -10,13 +10,26 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
+#include "fs/base/holder_proto.h"
 #include "fs/base/http.h"
 #include "fs/base/limits.h"
 #include "fs/base/options.h"
 #include "tools/dumont.h"
 
-#define LINE_MAX_BYTES (64u << 20)
-#define API_STALL_S    600
+#define LINE_MAX_BYTES  (64u << 20)
+#define API_STALL_S     600
+#define RESTART_POLL_MS 20
+#define RESTART_MAX_MS  10000
+
+static int try_connect(const struct sockaddr_un *sa)
+{
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0 || connect(fd, (const struct sockaddr *)sa, sizeof *sa) == 0)
+        return fd < 0 ? -errno : fd;
+    int code = -errno;
+    close(fd);
+    return code;
+}
 
 /* Why nobody listens: there is no such workspace, a bad name, or it does not run here. */
 static int absent(const char *name, struct dmt_err *err)
@@ -46,14 +59,14 @@ static int dial(const char *name)
     if (!ws_name_valid(name))
         return -ENOENT;
     ws_sock_path(name, sa.sun_path);
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (fd < 0)
-        return -errno;
-    if (connect(fd, (struct sockaddr *)&sa, sizeof sa) == 0)
-        return fd;
-    int code = -errno;
-    close(fd);
-    return code;
+    for (int ms = 0;; ms += RESTART_POLL_MS) {
+        bool holder = dmt_holder_lives(name);
+        int code = try_connect(&sa);
+        /* A holder without its process is starting one, or on its way out. */
+        if (!holder || (code != -ENOENT && code != -ECONNREFUSED) || ms >= RESTART_MAX_MS)
+            return code;
+        usleep(RESTART_POLL_MS * 1000);
+    }
 }
 
 bool ws_runs(const char *name)

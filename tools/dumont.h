@@ -53,6 +53,7 @@ bool ws_runs(const char *name);
 /* workspace_stop.c: `dumont workspace stop|start NAME`; exit codes. */
 int ws_stop(const char *name);
 int ws_start(const char *name);
+int ws_restart(const char *name);
 /* Names with a conf file, a store or a socket, sorted; fn per name. */
 int ws_each(int (*fn)(void *ctx, const char *name), void *ctx);
 /* The workspace whose mount holds `path` (from /proc/self/mountinfo): its name, and the path inside it ("/a/b"). 0, CALL_ABSENT

@@ -4,7 +4,7 @@
  * create makes the store (identity, empty root) and the configuration file; with standby-role
  * options it makes only the configuration: the store of a standby is filled by its first
  * synchronisation. `create NEW --from URL` fills the store from an archive. remove asks for --yes
- * and refuses while the workspace runs. (stop and start: workspace_stop.c.) One thread.
+ * and refuses while the workspace runs. (stop, start, restart: workspace_stop.c.) One thread.
  */
 #include <dirent.h>
 #include <fcntl.h>
@@ -291,10 +291,13 @@ static int run(int argc, char **argv)
         return remove_ws(argc - 2, argv + 2);
     if ((strcmp(what, "stop") == 0 || strcmp(what, "start") == 0) && argc == 3)
         return what[2] == 'o' ? ws_stop(argv[2]) : ws_start(argv[2]);
+    if (strcmp(what, "restart") == 0 && argc == 3)
+        return ws_restart(argv[2]);
     return usage_of(&verb_workspace);
 }
 
 const struct verb verb_workspace = {
     "workspace",
-    "create NAME [KEY=VALUE...] [--from URL [--to TIME]] | list | show NAME | set NAME KEY=VALUE... | remove NAME --yes | stop NAME | start NAME",
-    "make, list, configure, remove workspaces of this machine; stop and start a standby", run};
+    "create NAME [KEY=VALUE...] [--from URL [--to TIME]] | list | show NAME | set NAME KEY=VALUE... | remove NAME --yes | stop NAME | start NAME | restart NAME",
+    "make, list, configure, remove workspaces of this machine; stop and start a standby; replace a process",
+    run};

@@ -1,12 +1,17 @@
 /* workspace_stop.c: `dumont workspace stop|start NAME`: for a workspace that dumontd runs without a
- * mount, a standby above all.
+ * mount, a standby above all; `restart NAME`: for a mounted one.
  *
  * stop: RUN/NAME.stopped tells dumontd to leave it alone, then the process is asked for an orderly
  * end (a standby tells its holder, who goes on alone at once), and waited for. Failure: it is
  * mounted, or does not end in time: said, and the mark is taken back only in the first case. start
- * takes the mark away; dumontd does the rest. The mark lies in /run: a boot forgets it. One thread.
+ * takes the mark away; dumontd does the rest. The mark lies in /run: a boot forgets it.
+ *
+ * restart: the process makes everything durable and ends; its holder starts the program that is
+ * installed now, which takes the mount over. Failure: it is not mounted, the kernel cannot. One
+ * thread.
  */
 #include <fcntl.h>
+#include <inttypes.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
@@ -18,6 +23,7 @@
 #define END_MAX_MS   60000
 #define START_MAX_MS 10000
 #define POLL_MS      50
+#define RESTART_MS   60000
 
 static int mark(const char *name)
 {
@@ -127,4 +133,41 @@ int ws_start(const char *name)
     return failf(EXIT_FAILED,
                  "dumontd starts it: is it running on this machine? Its log says more.",
                  "%s has not started within %d s", name, START_MAX_MS / 1000);
+}
+
+/* Who serves it? 0 with *ret_pid (0: nobody, just now), CALL_ABSENT or < 0. */
+static int server_of(const char *name, uint64_t *ret_pid, struct dmt_err *err)
+{
+    json_t *s = NULL;
+    *ret_pid = 0;
+    int rc = control_call(name, json_pack("{s:s}", "cmd", "status"), &s, err);
+    if (rc == 0 && *json_str(s, "mountpoint"))
+        *ret_pid = json_u64(s, "pid");
+    json_decref(rc == 0 ? s : NULL);
+    return rc == -EPIPE ? 0 : rc; /* it was asked while it ended */
+}
+
+int ws_restart(const char *name)
+{
+    struct dmt_err err = {0};
+    json_t *r = NULL;
+    uint64_t old, now;
+    char text[96];
+    int rc = server_of(name, &old, &err);
+    if (rc == 0)
+        rc = control_call(name, json_pack("{s:s}", "cmd", "restart"), &r, &err);
+    if (rc != -EPIPE) /* its end is the answer */
+        return fail_call(rc, &err);
+    for (int ms = 0; ms < RESTART_MS; ms += POLL_MS) {
+        rc = server_of(name, &now, &err);
+        if (rc != 0)
+            return fail_call(rc, &err);
+        if (now != 0 && now != old) {
+            snprintf(text, sizeof text, "is served by process %" PRIu64 " now", now);
+            return done(name, "restarted", text);
+        }
+        usleep(POLL_MS * 1000);
+    }
+    return failf(EXIT_FAILED, "`dumont status` and its log show what it waits for.",
+                 "the new process of %s does not serve yet", name);
 }

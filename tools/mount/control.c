@@ -1,7 +1,8 @@
 /* control.c: asks a workspace process through its control socket RUN/NAME.sock: one JSON object a
  * line out, progress lines and one result or error line in (docs/formats.md).
  *
- * Every call has a time limit, because a helper that hangs hangs a boot. Failure: nobody listens
+ * Every call has a time limit, because a helper that hangs hangs a boot. A process that is not
+ * there while its holder is comes back in a moment. Failure: nobody listens
  * (-ENOENT, -ECONNREFUSED: not running), no answer in time (-ETIMEDOUT), an error answer (its code,
  * message and hint).
  */
@@ -16,10 +17,12 @@
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
+#include "fs/base/holder_proto.h"
 #include "fs/base/options.h"
 
 #define STATUS_TIMEOUT_MS 5000
 #define LINE_BYTES_MAX    (1u << 20)
+#define RESTART_MAX_MS    60000
 
 static int64_t now_ms(void)
 {
@@ -165,6 +168,22 @@ int control_status(const char *name, struct ws_state *ret, struct dmt_err *err)
     ret->missing_bytes = (uint64_t)json_integer_value(json_object_get(r, "missing_bytes"));
     json_decref(r);
     return 0;
+}
+
+int control_status_patient(const char *name, struct ws_state *ret, struct dmt_err *err)
+{
+    int64_t until = now_ms() + RESTART_MAX_MS;
+    struct timespec nap = {.tv_nsec = 20 * 1000000};
+    for (;;) {
+        /* The holder first: it lives on when the process has just gone, and not the other way
+         * round. */
+        bool holder = dmt_holder_lives(name);
+        int rc = control_status(name, ret, err);
+        bool cut = rc == -ENOENT || rc == -ECONNREFUSED || rc == -EPIPE || rc == -ECONNRESET;
+        if (!cut || !holder || mount_stop || now_ms() > until)
+            return cut ? -ECONNREFUSED : rc;
+        (void)nanosleep(&nap, NULL);
+    }
 }
 
 int control_simple(const char *name, const char *cmd, int timeout_ms, struct dmt_err *err)

@@ -67,6 +67,8 @@ struct ws_state {
 };
 /* 0; -ENOENT / -ECONNREFUSED: not running; -ETIMEDOUT; other < 0. */
 int control_status(const char *name, struct ws_state *ret, struct dmt_err *err);
+/* The same, but a process that is just being replaced by its holder is waited for. */
+int control_status_patient(const char *name, struct ws_state *ret, struct dmt_err *err);
 int control_simple(const char *name, const char *cmd, int timeout_ms, struct dmt_err *err);
 int control_view(const char *name, const char *dir, struct dmt_err *err);
 

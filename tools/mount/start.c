@@ -62,7 +62,7 @@ static int look_at_mounts(struct mount_args *a, bool *ret_done)
     if (!m)
         return complain_text(EX_SYSERR, NULL, "out of memory");
     while (dmt_mountinfo_at(a->dir, m) == 1 && strcmp(m->workspace, a->name) == 0) {
-        int alive = control_status(a->name, &st, NULL);
+        int alive = control_status_patient(a->name, &st, NULL);
         if (alive == 0 || alive == -ETIMEDOUT) {
             (void)printf("%s is already mounted on %s\n", a->name, a->dir);
             *ret_done = true;

@@ -3,11 +3,12 @@
  *
  * Happy path: find the mount; ask the workspace to make everything durable (here and, if paired,
  * there); leave a mark that dumontd is not to start it again; umount2; wait until its process is
- * gone, so that a mount right after finds the store free. -l detaches at once and waits for nothing; -f does not insist on the drain.
+ * gone, so that a mount right after finds the store free. -l detaches at once and waits for
+ * nothing; -f does not insist on the drain.
  *
  * Failure modes: not mounted (32); in use (32, with how to find by whom); no drain within
- * DRAIN_MAX_MS: says what is pending, leaves the mount alone (32). A mount whose process is dead is
- * detached.
+ * DRAIN_MAX_MS: says what is pending, leaves the mount alone (32). A process that is being replaced
+ * is waited for; a mount whose process and holder are dead is detached.
  */
 #include "tools/mount/mount.h"
 
@@ -26,6 +27,7 @@
 
 #define DRAIN_MAX_MS 30000
 #define CLOSE_MAX_MS 60000
+#define DRAIN_TRIES  5
 
 struct umount_args {
     const char *what;
@@ -52,11 +54,26 @@ static int find_mount(const char *what, struct dmt_mount *m)
                          "%s is not mounted", what);
 }
 
+/* Asks for the drain; again, if the process was replaced by a new one meanwhile. */
+static int ask_drain(const struct dmt_mount *m, struct dmt_err *err)
+{
+    struct ws_state st;
+    int rc = -EPIPE;
+    for (int i = 0; i < DRAIN_TRIES; i++) {
+        *err = (struct dmt_err){0};
+        rc = control_simple(m->workspace, "drain", DRAIN_MAX_MS, err);
+        bool cut = rc == -ENOENT || rc == -ECONNREFUSED || rc == -EPIPE || rc == -ECONNRESET;
+        if (!cut || control_status_patient(m->workspace, &st, NULL) < 0)
+            break;
+    }
+    return rc;
+}
+
 static int drain(const struct dmt_mount *m, const struct umount_args *a)
 {
     struct ws_state st;
     struct dmt_err err = {0};
-    int rc = control_simple(m->workspace, "drain", DRAIN_MAX_MS, &err);
+    int rc = ask_drain(m, &err);
 
     if (rc == 0 || rc == -ENOENT || rc == -ECONNREFUSED || a->force)
         return EX_OK;
@@ -95,17 +112,19 @@ void mount_mark_stopped(const char *name, bool stopped)
 static int do_umount(const struct dmt_mount *m, const struct umount_args *a)
 {
     struct ws_state st;
-    int alive = control_status(m->workspace, &st, NULL);
-    bool view = alive == 0 && !st.holder; /* of a standby, which goes on without it */
-    int pidfd =
-        alive == 0 && st.pid > 0 && !view ? (int)syscall(SYS_pidfd_open, (pid_t)st.pid, 0) : -1;
     int flags = UMOUNT_NOFOLLOW | (a->lazy ? MNT_DETACH : 0) | (a->force ? MNT_FORCE : 0);
-    int rc = EX_OK;
+    int rc = EX_OK, pidfd = -1;
+    int alive = a->lazy ? control_status(m->workspace, &st, NULL)
+                        : control_status_patient(m->workspace, &st, NULL);
 
     if (alive == -ENOENT || alive == -ECONNREFUSED)
         flags |= MNT_DETACH; /* nobody serves it: there is nothing to wait for */
     else if (!a->lazy)
         rc = drain(m, a);
+    bool view = alive == 0 && !st.holder; /* of a standby, which goes on without it */
+    if (rc == EX_OK && !a->lazy && !view && control_status(m->workspace, &st, NULL) == 0 &&
+        st.pid > 0)
+        pidfd = (int)syscall(SYS_pidfd_open, (pid_t)st.pid, 0);
     if (rc == EX_OK && !view)
         mount_mark_stopped(m->workspace, true);
     if (rc == EX_OK && umount2(m->dir, flags) < 0) {
