@@ -66,7 +66,7 @@ PROGRAMS := $(if $(SRC_dumontfs),$(BUILD)/dumontfs) $(if $(SRC_holder),$(BUILD)/
 	$(if $(SRC_mount),$(BUILD)/mount.dumont) $(if $(SRC_dumont),$(BUILD)/dumont) $(if $(SRC_dumontd),$(BUILD)/dumontd)
 
 .DEFAULT_GOAL := all
-.PHONY: all clean install demo test test-programs fuzz-programs fuzz-smoke mutants bench bench-peers lint asan ubsan tsan deps deps-test check-layers format kill-loop sim pjdfstest fsx programs help
+.PHONY: all clean install demo test test-programs fuzz-programs fuzz-smoke mutants bench bench-peers lint asan ubsan tsan deps deps-test check-layers format kill-loop takeover-loop sim pjdfstest fsx programs help
 all: $(PROGRAMS)
 
 link = $(call quiet,LD)$(CC) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(libs-pkg) -lm
@@ -151,6 +151,9 @@ sim: $(SIM_BIN)
 kill-loop: deps-test
 	@$(MAKE) --no-print-directory all test-programs
 	@BUILD=$(BUILD) tests/integration/kill_loop.sh $(or $(ROUNDS),1000)
+takeover-loop: deps-test
+	@$(MAKE) --no-print-directory all test-programs
+	@BUILD=$(BUILD) tests/integration/takeover_loop.sh $(or $(ROUNDS),200)
 
 # public test suites on a fresh mount, from a checkout that is left as it is: make pjdfstest SRC=DIR (docs/posix.md)
 SUITES := pjdfstest fsx

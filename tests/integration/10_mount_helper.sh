@@ -166,10 +166,46 @@ check "it says how it is stopped" says "dumont workspace stop"
 kill "$(holder_pids)"
 check "a standby's holder ends on SIGTERM" wait_until 10 quiet
 
-FAKEFS=crash check_status "mount for the crash" 0 mount.dumont w1 "$M"
-check "a call that kills the process fails" not test -e "$M/crash"
+# --- and its successors
+lookup() { stat -c %i "$M/$1" 2>&1; } # what a program sees
+FAKEFS=once check_status "mount for a crash" 0 mount.dumont w1 "$M"
+first=$(dumontfs_pids)
+check "the process dies of a call, and its successor answers it" grep -q "No such file" <(lookup crash)
+check "it is another process" test "$(dumontfs_pids)" != "$first"
+check "the log says how the first one died" grep -q "killed by signal 9 (Killed): starting a new one" "$DUMONT_LOG/w1.log"
+check "the mount answers" test -d "$M/."
+check_status "umount.dumont" 0 umount.dumont w1
+check "nothing is left" wait_until 10 quiet
+
+FAKEFS=again check_status "mount for a restart" 0 mount.dumont w1 "$M"
+first=$(dumontfs_pids)
+check "a process that asks for it is replaced" grep -q "No such file" <(lookup crash)
+check "by another" test "$(dumontfs_pids)" != "$first"
+check_status "umount(8)" 0 umount "$M"
+check "nothing is left" wait_until 10 quiet
+
+FAKEFS=crash check_status "mount for a call that kills whoever serves it" 0 mount.dumont w1 "$M"
+check "in the end the call fails" not grep -q "No such file" <(lookup crash)
 check "the mount is detached, all is freed" wait_until 10 quiet
-check "the log says how it died" grep -q "killed by signal 9" "$DUMONT_LOG/w1.log"
+check "the log says why" grep -q "again and again" "$DUMONT_LOG/w1.log"
+
+FAKEFS=refuse check_status "mount for a successor that fails" 0 mount.dumont w1 "$M"
+check "the call fails" not grep -q "No such file" <(lookup crash)
+check "the mount is detached, all is freed" wait_until 10 quiet
+
+FAKEFS=lazy check_status "mount for a successor that does not serve" 0 mount.dumont w1 "$M" -o mount_timeout=1s
+check "the call fails when the time is over" not grep -q "No such file" <(lookup crash)
+check "the mount is detached, all is freed" wait_until 10 quiet
+check "the log says why" grep -q "did not serve in time" "$DUMONT_LOG/w1.log"
+
+FAKEFS=lazy check_status "mount for an end in between" 0 mount.dumont w1 "$M"
+first=$(dumontfs_pids)
+start waiting stat "$M/crash"
+check "there is a successor" wait_until 10 bash -c "p=\$(cat /proc/$(holder_pids)/task/$(holder_pids)/children) && test -n \"\$p\" && test \$p != $first"
+check "mount.dumont does not take the mount for dead" grep -q "already mounted" <(mount.dumont w1 "$M")
+kill "$(holder_pids)"
+check "SIGTERM ends it all" wait_until 60 quiet
+stop waiting
 
 check_status "mount for the holder's death" 0 mount.dumont w1 "$M"
 kill -KILL "$(holder_pids)"

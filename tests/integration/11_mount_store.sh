@@ -73,9 +73,15 @@ umount.dumont w1
 mount -t dumont w1 "$M"
 sh -c "echo synced >'$M/synced'; sync '$M/synced'"
 kill -KILL "$(dumontfs_pids)"
-check "the workspace process is killed: holder, mount and loop device go" wait_until 20 ended
-check_status "mount recovers" 0 mount -t dumont w1 "$M"
+check_eq "the workspace process is killed: nobody notices" "$(cat "$M/synced")" synced
+check_status "umount.dumont in the middle of a restart" 0 sh -c "kill -KILL $(dumontfs_pids); umount.dumont '$M'"
+check "everything ends" wait_until 20 ended
+check_status "mount" 0 mount -t dumont w1 "$M"
 check_eq "what was synced is there" "$(cat "$M/synced")" synced
+check_status "umount(8) in the middle of a restart" 0 sh -c "kill -KILL $(dumontfs_pids); umount '$M'"
+check "everything ends, again" wait_until 20 ended
+check_status "mount after that" 0 mount -t dumont w1 "$M"
+check_eq "what was synced is still there" "$(cat "$M/synced")" synced
 echo more >"$M/more"
 sync "$M/more"
 kill -KILL "$(holder_pids)"

@@ -34,14 +34,11 @@ umount "$SCRATCH/disk"
 # --- a damaged journal: refused with its position, not skipped
 ws_create dam || die "create"
 ws_mount dam "$M" || die "mount"
-pid=$(ws_pid dam)
 for i in $(seq 1 30); do
     echo "$i" >"$M/f$i"
     sync "$M/f$i"
 done
-kill -KILL "$pid"
-wait_until 20 not_mounted "$M"
-wait_until 20 not test -e "/proc/$pid"
+ws_crash dam
 J=$DUMONT_STATE/dam/journal
 cp -a "$J" "$SCRATCH/journal.good"
 seg=$(grep -l -a "f10" "$J"/* | head -1)

@@ -1,7 +1,7 @@
 #!/bin/bash
 # time: 240
-# Holder and standby on one machine: what an fsync means, equal digests, the holder killed under load: the standby serves, nothing acknowledged is lost, and the old holder
-# comes back as standby. (The levels of sync= and the standby away and back: 31_pair_away.sh.)
+# Holder and standby on one machine: what an fsync means, equal digests. (The levels of sync= and the standby away and back: 31_pair_away.sh.) The holder's process killed under load: a new one goes on, no failover.
+# The machine lost under load (process and dumont-holder killed): the standby serves, nothing acknowledged is lost, and the old holder comes back as standby.
 . "$(dirname "$0")/../lib/sh/lib.sh"
 . "$(dirname "$0")/../lib/sh/mounts.sh"
 . "$(dirname "$0")/../lib/sh/pair.sh"
@@ -11,6 +11,7 @@ digest_of() { at "$1" dumont status w --json >/dev/null && at "$1" sh -c "printf
 
 pair_up w sync=fsync || die "the pair does not come up" "$(at a dumont status w 2>&1)"
 M=$PAIR_MOUNT
+major=$(at a dumont status w --json | jq -r '.epoch | split(".")[0]')
 check "status says who is in sync" bash -c "DUMONT_ETC=$SCRATCH/a/etc DUMONT_RUN=$SCRATCH/a/run DUMONT_STATE=$SCRATCH/a/state dumont status w | grep -q 'paired'"
 check_eq "and that there are two copies" "$(at a dumont status w --json | jq .one_copy)" false
 check "a tree of real files" bash -c "tar -C $ROOT --exclude=./build --exclude=./.git -cf - . | tar -xf - --one-top-level=$M/tree && sync $M/tree/README.md"
@@ -24,8 +25,34 @@ check "snapshot, change, roll back" bash -c "
 at a dumont flush w --to standby
 check_eq "digests are equal after the rollback" "$(digest_of a)" "$(digest_of b)"
 
-# the holder is killed under load
-mkdir "$M/load"
+# the holder's process is killed under load: its dumont-holder starts a new one, which goes on with mount and epoch, if it is faster than the standby's patience. If not, the
+# standby has taken over and the old one has let go: both are right, and nothing acknowledged may be lost; what programs meet then are errors.
+mkdir "$M/resume" "$M/load"
+start goes-on "$BIN/ledger" write --dir "$M/resume" --ledger "$SCRATCH/resume.ledger" --clients 2 --sync-every 5
+wait_until 20 bash -c "test \$(grep -c '^s' $SCRATCH/resume.ledger) -gt 20" || die "the writer does not get on"
+pid=$(at a dumont status w --json | jq .pid)
+kill -KILL "$pid"
+holds_again() { at "$1" dumont status w --json | jq -e '.holder and .mountpoint != "" and .pid != '"$pid" >/dev/null; }
+check "one of the two goes on with it" wait_until 30 eval 'holds_again a || holds_again b'
+if holds_again a; then
+    acked=$(grep -c '^s' "$SCRATCH/resume.ledger")
+    check "programs go on" wait_until 30 eval 'test $(grep -c "^s" $SCRATCH/resume.ledger) -gt $((acked + 10))'
+    stop goes-on
+    check_eq "and met no error" "$STATUS" 0
+    check "nothing acknowledged is missing" "$BIN/ledger" judge --dir "$M/resume" --ledger "$SCRATCH/resume.ledger"
+    check "the pair is in sync again" wait_until 60 pair_in_sync a w
+    check_eq "no failover: the same major epoch" "$(at a dumont status w --json | jq -r '.epoch | split(".")[0]')" "$major"
+else
+    echo "# the standby was faster"
+    stop goes-on
+    check "nothing acknowledged is missing" "$BIN/ledger" judge --dir "$M.b/resume" --ledger "$SCRATCH/resume.ledger"
+    check "the old one is in sync again, as the standby" wait_until 60 pair_in_sync b w
+    check "hand it back" at b dumont handover w
+    check "it is mounted on the first machine" wait_until 30 mountpoint -q "$M"
+    check "the pair is in sync" wait_until 60 pair_in_sync a w
+fi
+
+# the machine is lost under load
 # from inside the mount, so that the writer meets the dead filesystem and not the directory below it
 start writer env -C "$M/load" "$BIN/ledger" write --dir . --ledger "$SCRATCH/ledger" --clients 4 --sync-every 5
 wait_until 20 bash -c "test \$(grep -c '^s' $SCRATCH/ledger) -gt 20" || die "the writer does not get on"

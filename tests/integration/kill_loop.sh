@@ -1,7 +1,7 @@
 #!/bin/bash
 # time: 600
-# kill_loop.sh [ROUNDS]: SIGKILL of the workspace process under mixed load, again and again; each time the workspace is mounted again and judged: nothing acknowledged is
-# missing, the tree is a prefix. `make kill-loop ROUNDS=1000` runs as many as one likes.
+# kill_loop.sh [ROUNDS]: SIGKILL of holder and workspace process under mixed load, again and again; each time the workspace is mounted again and judged: nothing acknowledged is
+# missing, the tree is a prefix. (What the holder does when only the process dies: takeover_loop.sh.) `make kill-loop ROUNDS=1000` runs as many as one likes.
 . "$(dirname "$0")/../lib/sh/lib.sh"
 . "$(dirname "$0")/../lib/sh/mounts.sh"
 require jq
@@ -25,15 +25,12 @@ for ((round = 1; round <= ROUNDS; round++)); do
     [ $((round % 3)) = 0 ] && bulk=(--bulk 4M)
     # from inside the mount, so that a writer meets the dead filesystem and not the empty directory below it
     start "writer$round" env -C "$M/$last" "$BIN/ledger" write --dir . --ledger "$SCRATCH/$last.ledger" --clients 4 --sync-every $((3 + round % 20)) --seed "$round" "${bulk[@]}"
-    pid=$(ws_pid w)
     wait_until 10 grep -q '^s' "$SCRATCH/$last.ledger" || die "round $round: no sync was acknowledged"
     sleep "0.$((RANDOM % 6))$((RANDOM % 10))"
     [ $((round % 7)) = 0 ] && dumont snapshot create w "s$round" >/dev/null
-    kill -KILL "$pid"
+    ws_crash w || die "round $round: the dead mount stays"
     stop "writer$round"
     acked=$((acked + $(grep -c '^s' "$SCRATCH/$last.ledger")))
-    wait_until 20 not_mounted "$M" || die "round $round: the dead mount stays"
-    wait_until 20 not test -e "/proc/$pid"
 done
 ws_mount w "$M" || die "last mount"
 "$BIN/ledger" judge --dir "$M/$last" --ledger "$SCRATCH/$last.ledger" >"$SCRATCH/judge.out" 2>&1 || { lost=$((lost + 1)); not_ok "last round" "$(tail -3 "$SCRATCH/judge.out")"; }

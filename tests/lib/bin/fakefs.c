@@ -7,6 +7,11 @@
  *   fail              FAILED 32 with text and hint     held      READY 32, alive, not mounted
  *   die               killed by SIGKILL before READY   nohello   closes its end at once, lives on
  *   crash             SIGKILL to itself at the first LOOKUP of "crash"
+ *   once              the same, but a successor (--resume) answers it
+ *   again             exits for a new start (DMT_HP_EXIT_RESTART) at that LOOKUP; a successor
+ *                     answers it
+ *   refuse            killed at that LOOKUP; a successor says FAILED
+ *   lazy              killed at that LOOKUP; a successor never asks for the mount
  *   mute              mounts, says READY, answers no request
  *
  * Arguments as given to dumontfs are written to the file FAKEFS_ARGS, if set. One thread.
@@ -30,6 +35,7 @@
 
 static struct {
     const char *name, *mode, *mountpoint;
+    bool resumed;
     int holder, fuse, listener;
     char dir[DMT_HP_DIR_MAX], sock_path[108];
     struct dmt_hp_msg msg;
@@ -87,8 +93,12 @@ static void request(const struct fuse_in_header *h)
         reply(h, 0, &attr, sizeof(attr));
         return;
     case FUSE_LOOKUP:
-        if (is("crash") && strcmp((const char *)(h + 1), "crash") == 0)
-            (void)raise(SIGKILL);
+        if (strcmp((const char *)(h + 1), "crash") == 0 && (is("crash") || !me.resumed)) {
+            if (is("again"))
+                _exit(DMT_HP_EXIT_RESTART);
+            if (is("crash") || is("once") || is("refuse") || is("lazy"))
+                (void)raise(SIGKILL);
+        }
         reply(h, -ENOENT, NULL, 0);
         return;
     case FUSE_STATFS:
@@ -129,6 +139,13 @@ static void on_fuse(void)
 
 /* --- the holder --------------------------------------------------------------------------- */
 
+static void resend(void)
+{
+    struct fuse_out_header h = {.len = sizeof(h), .error = 7, .unique = 0};
+    if (write(me.fuse, &h, sizeof(h)) != sizeof(h))
+        exit(8);
+}
+
 static void on_holder(void)
 {
     int rc = dmt_hp_recv(me.holder, &me.msg);
@@ -137,6 +154,8 @@ static void on_holder(void)
     switch (me.msg.type) {
     case DMT_HP_FUSE:
         me.fuse = me.msg.fd;
+        if (me.msg.flags & DMT_HP_RESUME)
+            resend();
         memcpy(me.dir, me.msg.dir, sizeof(me.dir));
         (void)fprintf(stderr, "fakefs: flags %u dev %llu init %u\n", me.msg.flags,
                       (unsigned long long)me.msg.dev, me.msg.init_len);
@@ -202,9 +221,10 @@ static void on_control(void)
 
 static void parse(int argc, char **argv)
 {
-    static const struct option longs[] = {{"name", 1, NULL, 'n'},       {"holder-fd", 1, NULL, 'h'},
-                                          {"mountpoint", 1, NULL, 'm'}, {"conf", 1, NULL, 'c'},
-                                          {"foreground", 0, NULL, 'f'}, {NULL, 0, NULL, 0}};
+    static const struct option longs[] = {
+        {"name", 1, NULL, 'n'}, {"holder-fd", 1, NULL, 'h'},  {"mountpoint", 1, NULL, 'm'},
+        {"conf", 1, NULL, 'c'}, {"foreground", 0, NULL, 'f'}, {"resume", 1, NULL, 'r'},
+        {NULL, 0, NULL, 0}};
     const char *args_file = getenv("FAKEFS_ARGS");
     int c;
 
@@ -217,6 +237,8 @@ static void parse(int argc, char **argv)
             me.holder = atoi(optarg);
         else if (c == 'm')
             me.mountpoint = optarg;
+        else if (c == 'r')
+            me.resumed = true;
         else if (c == '?')
             exit(2);
     }
@@ -240,17 +262,17 @@ int main(int argc, char **argv)
             (void)pause();
     }
     say(DMT_HP_HELLO, 0, "", "");
-    if (is("fail")) {
+    if (is("fail") || (is("refuse") && me.resumed)) {
         say(DMT_HP_FAILED, 32, "the store is broken at record 17", "dumont check NAME");
         return 1;
     }
     listen_control();
     if (is("held"))
         say(DMT_HP_READY, 32, "held by gpu since epoch 7; standby started here", "wait");
-    else if (me.mountpoint)
-        say(DMT_HP_MOUNT, 0, "", "");
-    else
+    else if (!me.mountpoint)
         say(DMT_HP_READY, 0, "running", "");
+    else if (!is("lazy") || !me.resumed)
+        say(DMT_HP_MOUNT, 0, "", "");
     for (;;) {
         struct pollfd p[3] = {
             {me.holder, POLLIN, 0}, {me.listener, POLLIN, 0}, {me.fuse, POLLIN, 0}};

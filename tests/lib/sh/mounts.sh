@@ -79,7 +79,25 @@ ws_umount() {
 ws_status() { dumont status "$1" --json; }
 ws_get() { dumont status "$1" --json | jq -r "$2"; }
 ws_pid() { ws_get "$1" .pid; }
-# ws_die PID: the workspace process and its holder are gone at once, as with their machine.
-ws_die() { kill -KILL "$(awk '{ sub(/.*\) /, ""); print $2 }' "/proc/$1/stat")" "$1"; }
+# Kills the process that serves NAME, once it has lived for so long that its death counts as the first of a row (the holder gives up after a few lives of a moment).
+lived() { [ "$(ps -o etimes= -p "$1")" -ge 2 ]; }
+ws_kill() {
+    local pid
+    pid=$(ws_pid "$1") && wait_until 20 lived "$pid" && kill -KILL "$pid"
+}
+# ws_die PID: a workspace process and its holder are gone at once, as in a power cut: the holder is stopped first, so that it cannot start another.
+stopped() { [ -z "$(sed -n 's/^State:[[:space:]]*\([^TZ[:space:]]\).*/\1/p' "/proc/$1"/task/*/status)" ]; }
+ws_die() {
+    local holder
+    holder=$(ps -o ppid= -p "$1")
+    kill -STOP $holder && wait_until 20 stopped $holder
+    kill -KILL "$1" $holder && wait_until 30 not alive "$1"
+}
+# The machine goes down, as far as NAME can tell; then the dead mount is detached.
+ws_crash() {
+    local pid dir
+    pid=$(ws_pid "$1") && dir=$(ws_get "$1" .mountpoint) || return 1
+    ws_die "$pid" && umount -l "$dir"
+}
 is_mounted() { mountpoint -q "$1"; }
 not_mounted() { ! grep -q " $1 " /proc/self/mountinfo; }
