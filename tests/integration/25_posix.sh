@@ -39,6 +39,35 @@ if [ "$(findmnt -n -o FSTYPE "$M")" = fuseblk.dumont ]; then
     check "sync -f reaches the workspace" sync -f "$M/s"
     check_eq "and makes all durable" "$(ws_get w '.durable == .tail')" true
 fi
+# --- statfs is true to the disk below, less what the workspace keeps for itself
+read -r here disk < <(echo "$(stat -f -c '%a*%S' "$M")" "$(stat -f -c '%a*%S' "$SCRATCH")")
+check "free space is the disk's, less at most 1 GiB" test $((here)) -le $((disk)) -a $((here)) -ge $((disk - (1 << 30)))
+
+# --- a rollback under open files: what was open shows the old content, what did not exist then lives on without a name
+check "rollback under open files" python3 - "$M" <<'END'
+import mmap, os, subprocess, sys
+os.chdir(sys.argv[1])
+old = os.open("old", os.O_CREAT | os.O_RDWR, 0o644)
+os.pwrite(old, b"before" * 2000, 0)
+subprocess.run(["dumont", "snapshot", "create", "w", "s"], check=True, stdout=subprocess.DEVNULL)
+m = mmap.mmap(old, 12000)
+m[:5] = b"AFTER"
+os.pwrite(old, b"longer" * 3000, 6000)
+os.link("old", "link")
+new = os.open("new", os.O_CREAT | os.O_RDWR, 0o644)
+os.pwrite(new, b"new", 0)
+subprocess.run(["dumont", "rollback", "w", "s"], check=True, stdout=subprocess.DEVNULL)
+assert os.fstat(old).st_size == 12000 and os.fstat(old).st_nlink == 1, os.fstat(old)
+assert os.pread(old, 20000, 0) == b"before" * 2000, "descriptor"
+assert m[:6] == b"before", "mapping"
+assert not os.path.exists("new") and not os.path.exists("link")
+assert os.fstat(new).st_nlink == 0 and os.pread(new, 9, 0) == b"new", "orphan"
+os.pwrite(new, b"more", 3)
+assert os.pread(new, 9, 0) == b"newmore"
+m[:2] = b"ok"
+m.flush()
+assert os.pread(old, 6, 0) == b"okfore"
+END
 check "unmount" ws_umount "$M"
 check "the store is sound" dumont check w
 

@@ -423,6 +423,41 @@ static void truncates(void)
     WANT(symlink("f", "s") == 0 && truncate("s", 1) == 0 && fstat(fd, &st) == 0 && st.st_size == 1);
 }
 
+static bool copy_of(const char *from, const char *to)
+{
+    int in = open(from, O_RDONLY), out = open(to, O_CREAT | O_WRONLY, 0755);
+    ssize_t n = 1;
+    while (in >= 0 && out >= 0 && n > 0)
+        n = sendfile(out, in, NULL, 1 << 20);
+    return n == 0 && close(out) == 0 && close(in) == 0;
+}
+
+/* A program runs from here, and while it runs it cannot be written. */
+static void text_busy(void)
+{
+    int status, writer;
+    WANT(copy_of("/bin/sleep", "prog"));
+    pid_t pid = fork();
+    if (pid == 0) {
+        execl("./prog", "sleep", "60", (char *)NULL);
+        _exit(errno);
+    }
+    bool busy = false;
+    for (int i = 0; i < 5000 && !busy; i++, usleep(1000)) {
+        int fd = open("prog", O_WRONLY);
+        busy = fd < 0 && errno == ETXTBSY;
+        close(fd);
+    }
+    WANT(busy && kill(pid, SIGTERM) == 0 && waitpid(pid, &status, 0) == pid && WIFSIGNALED(status));
+    WANT((writer = open("prog", O_WRONLY)) >= 0);
+    pid = fork();
+    if (pid == 0) {
+        execl("./prog", "sleep", "0", (char *)NULL);
+        _exit(errno);
+    }
+    WANT(waitpid(pid, &status, 0) == pid && WEXITSTATUS(status) == ETXTBSY && close(writer) == 0);
+}
+
 static const struct posix_case cases[] = {
     {"append_many", append_many},
     {"append_pwrite", append_pwrite},
@@ -444,5 +479,6 @@ static const struct posix_case cases[] = {
     {"renamed_over", renamed_over},
     {"tmpfile_linked", tmpfile_linked},
     {"truncates", truncates},
+    {"text_busy", text_busy},
 };
 POSIX_MAIN(cases)
