@@ -3,7 +3,8 @@
  * Why not libfuse: 3.14 cannot ask for HANDLE_KILLPRIV_V2 (without it each write is preceded by a
  * GETXATTR) and sets ATOMIC_O_TRUNC by itself (with it an open(O_TRUNC) loses the truncation, since
  * OPEN is not answered). What is wanted: reads in parallel, writes of 1 MiB, readdirplus, no OPEN
- * and OPENDIR round trips, data and symlinks kept until told, ACLs and umask left to the server.
+ * and OPENDIR round trips, data and symlinks kept until told, ACLs and umask left to the server
+ * (who is told when an ACL must clear the setgid bit).
  * Not wanted: locks (the kernel keeps them), export, writeback cache (a write must reach the
  * journal before it returns), automatic data invalidation, splice.
  *
@@ -29,7 +30,7 @@ void dmt_fuse_init_answer(const struct fuse_init_in *in, struct fuse_init_out *o
                           FUSE_PARALLEL_DIROPS | FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO |
                           FUSE_NO_OPEN_SUPPORT | FUSE_NO_OPENDIR_SUPPORT |
                           FUSE_EXPLICIT_INVAL_DATA | FUSE_CACHE_SYMLINKS | FUSE_HANDLE_KILLPRIV_V2 |
-                          FUSE_POSIX_ACL | FUSE_DONT_MASK;
+                          FUSE_POSIX_ACL | FUSE_DONT_MASK | FUSE_SETXATTR_EXT;
     memset(out, 0, sizeof(*out));
     out->major = FUSE_KERNEL_VERSION;
     out->minor = in->minor < MINOR_MAX ? in->minor : MINOR_MAX;

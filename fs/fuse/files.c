@@ -7,13 +7,14 @@
  * OPEN, OPENDIR and FLUSH are answered ENOSYS explicitly: from the first answer on the kernel sends
  * none, nor RELEASE (storage A3). (A view of a standby answers them: see do_open.) So there are no handles: a file is its inode number, and an
  * unlinked open file lives until FORGET. The KILL_SUIDGID bits of WRITE and SETATTR are hidden by
- * libfuse 3.14 and read from the raw request (A6). copy_file_range is left out: the kernel falls
+ * libfuse 3.14 and read from the raw request (A6), and so is SETXATTR as a whole. copy_file_range is left out: the kernel falls
  * back to reading and writing. Thread: the readers; cold reads: pool.
  */
 #include "fs/fuse/internal.h"
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/xattr.h>
 #include "fs/base/clock.h"
 #include "fs/base/log.h"
 #include "fs/base/thread.h"
@@ -306,14 +307,32 @@ static void do_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
     reply_xattr(req, dmt_ws_listxattr(self()->ws, ino, (char *)fuse_me->out, size, trusted), size);
 }
 
-static void do_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value,
-                        size_t size, int flags)
+/* By hand: the flag that an access ACL must clear the setgid bit, because who sets it is not of the
+ * file's group, is hidden by libfuse 3.14. */
+void fuse_do_setxattr(struct dmt_fuse *f)
 {
-    struct dmt_op op = fuse_op_of(self());
-    if (size > DMT_XATTR_VALUE_MAX)
-        (void)fuse_reply_err(req, E2BIG);
+    const struct fuse_in_header *h = fuse_me->h;
+    const struct fuse_setxattr_in *in = fuse_body(FUSE_COMPAT_SETXATTR_IN_SIZE);
+    size_t head = f->setxattr_ext ? sizeof(*in) : FUSE_COMPAT_SETXATTR_IN_SIZE;
+    const char *name = fuse_body(head);
+    size_t left = name ? h->len - sizeof(*h) - head : 0;
+    if (name)
+        name += head;
+    size_t len = name ? strnlen(name, left) : left;
+    struct dmt_op op = fuse_op_of(f);
+    int rc = -EINVAL;
+    if (len < left && in->size <= left - len - 1) {
+        int flags = (int)in->flags & (XATTR_CREATE | XATTR_REPLACE);
+        if (f->setxattr_ext && (in->setxattr_flags & FUSE_SETXATTR_ACL_KILL_SGID))
+            flags |= DMT_XATTR_KILL_SGID;
+        rc = in->size > DMT_XATTR_VALUE_MAX
+                 ? -E2BIG
+                 : dmt_ws_setxattr(f->ws, &op, h->nodeid, name, name + len + 1, in->size, flags);
+    }
+    if (rc < 0 || op.seq == 0)
+        (void)fuse_raw_reply(f, h->unique, dmt_err_errno(rc), NULL, 0);
     else
-        finish(req, dmt_ws_setxattr(self()->ws, &op, ino, name, value, size, flags), &op);
+        fuse_acknowledge(fuse_pending_new(f, NULL, FUSE_REPLY_RAW, 0, NULL), op.seq);
 }
 
 static void do_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
@@ -344,6 +363,5 @@ void fuse_files_ops(struct fuse_lowlevel_ops *ops)
     ops->statfs = do_statfs;
     ops->getxattr = do_getxattr;
     ops->listxattr = do_listxattr;
-    ops->setxattr = do_setxattr;
     ops->removexattr = do_removexattr;
 }

@@ -57,6 +57,7 @@ struct dmt_fuse {
     int fd;
     uint32_t proto_minor;
     bool feeding_init;              /* libfuse answers INIT a second time: swallowed */
+    bool setxattr_ext;              /* SETXATTR carries flags that libfuse 3.14 does not know */
     struct dmt_pool *own_pool;
     atomic_bool stopping, ended;
     struct fuse_reader reader[FUSE_READERS_MAX];
@@ -150,6 +151,7 @@ struct dmt_op fuse_op_of(struct dmt_fuse *f);
 /* Body of the request at hand (after the header) if it has at least n bytes, else NULL. */
 const void *fuse_body(size_t n);
 void fuse_do_tmpfile(struct dmt_fuse *f);
+void fuse_do_setxattr(struct dmt_fuse *f);
 void fuse_do_syncfs(struct dmt_fuse *f);
 
 /* --- notify.c ----------------------------------------------------------------------------- */

@@ -109,6 +109,9 @@ static void dispatch(struct dmt_fuse *f, uint8_t *buf, size_t len)
     case FUSE_TMPFILE:
         fuse_do_tmpfile(f);
         return;
+    case FUSE_SETXATTR:
+        fuse_do_setxattr(f);
+        return;
     case FUSE_OP_STATX:
         (void)fuse_raw_reply(f, h->unique, -ENOSYS, NULL, 0);
         return;
@@ -218,6 +221,7 @@ static int feed_init(struct dmt_fuse *f, struct dmt_err *err)
     if (((const struct fuse_in_header *)fb.mem)->opcode != FUSE_INIT || in->major != 7)
         rc = dmt_err_set(err, -EPROTO, "the saved INIT request is not one");
     f->proto_minor = in->minor;
+    f->setxattr_ext = in->flags & FUSE_SETXATTR_EXT; /* asked for wherever it is offered */
     if (rc == 0) {
         f->feeding_init = true;
         fuse_session_process_buf(f->se, &fb);

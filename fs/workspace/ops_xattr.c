@@ -146,6 +146,8 @@ static int set_one(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, const ch
         r = flags_check(ws, &n, name, flags);
     if (r == 0)
         r = acl_mode(&n, name, val, &mode, &drop);
+    if (flags & DMT_XATTR_KILL_SGID && mode != DMT_MODE_KEEP)
+        mode &= ~(uint32_t)S_ISGID;
     if (r == 0)
         r = ws_room(ws, val.n + 4096, val.n + 4096);
     if (r < 0)

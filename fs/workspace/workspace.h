@@ -159,6 +159,9 @@ int dmt_ws_readdir(struct dmt_ws *ws, uint64_t node, uint64_t after, bool plus, 
 ssize_t dmt_ws_getxattr(struct dmt_ws *ws, uint64_t node, const char *name, void *buf, size_t size);
 /* trusted: with the names of that namespace, which the kernel hides from getxattr but not from lists. */
 ssize_t dmt_ws_listxattr(struct dmt_ws *ws, uint64_t node, char *buf, size_t size, bool trusted);
+/* flags: XATTR_CREATE, XATTR_REPLACE, DMT_XATTR_KILL_SGID: an access ACL clears the setgid bit (who sets it is not of the file's
+ * group). */
+#define DMT_XATTR_KILL_SGID (1 << 16)
 int dmt_ws_setxattr(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, const char *name, const void *val, size_t len,
                     int flags);
 int dmt_ws_removexattr(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, const char *name);

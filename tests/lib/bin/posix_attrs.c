@@ -345,6 +345,21 @@ static void acl_access(void)
     FAILS(setxattr("f", ACL_ACCESS, &a, sizeof(a), 0), EINVAL);
 }
 
+static void in_sets_acl(void)
+{
+    struct acl a = acl_for_nobody(6, 6);
+    WANT(setxattr("f", ACL_ACCESS, &a, sizeof(a), 0) == 0);
+}
+
+/* Who is not of the file's group loses the setgid bit by setting an ACL, as by chmod. */
+static void acl_kills_setgid(void)
+{
+    WANT(posix_file("f", "x", 1) >= 0 && chown("f", NOBODY, 4242) == 0 && chmod("f", 02775) == 0);
+    WANT(posix_child(NOBODY, in_sets_acl) && mode_of("f") == 0660);
+    WANT(removexattr("f", ACL_ACCESS) == 0 && chown("f", NOBODY, NOBODY) == 0);
+    WANT(chmod("f", 02775) == 0 && posix_child(NOBODY, in_sets_acl) && mode_of("f") == 02660);
+}
+
 static void acl_inherited(void)
 {
     struct acl a = acl_for_nobody(7, 7), got;
@@ -396,6 +411,7 @@ static const struct posix_case cases[] = {
     {"xattrs", xattrs},
     {"xattr_rights", xattr_rights},
     {"acl_access", acl_access},
+    {"acl_kills_setgid", acl_kills_setgid},
     {"acl_inherited", acl_inherited},
     {"space_counted", space_counted},
 };
