@@ -66,7 +66,7 @@ PROGRAMS := $(if $(SRC_dumontfs),$(BUILD)/dumontfs) $(if $(SRC_holder),$(BUILD)/
 	$(if $(SRC_mount),$(BUILD)/mount.dumont) $(if $(SRC_dumont),$(BUILD)/dumont) $(if $(SRC_dumontd),$(BUILD)/dumontd)
 
 .DEFAULT_GOAL := all
-.PHONY: all clean install demo test test-programs fuzz-programs fuzz-smoke mutants bench bench-peers lint asan ubsan tsan deps deps-test check-layers format kill-loop takeover-loop sim pjdfstest fsx programs help
+.PHONY: all clean install demo test test-programs fuzz-programs fuzz-smoke mutants bench bench-peers lint asan ubsan tsan deps deps-test check-layers format kill-loop takeover-loop sim help
 all: $(PROGRAMS)
 
 link = $(call quiet,LD)$(CC) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(libs-pkg) -lm
@@ -156,7 +156,8 @@ takeover-loop: deps-test
 	@BUILD=$(BUILD) tests/integration/takeover_loop.sh $(or $(ROUNDS),200)
 
 # public test suites on a fresh mount, from a checkout that is left as it is: make pjdfstest SRC=DIR (docs/posix.md)
-SUITES := pjdfstest fsx
+SUITES := pjdfstest fsx xfstests stress
+.PHONY: $(SUITES) programs
 $(SUITES): deps-test
 	@.ci/install suites
 	@$(MAKE) --no-print-directory all test-programs
