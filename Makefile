@@ -148,6 +148,14 @@ asan ubsan tsan:
 sim: $(SIM_BIN)
 	@$(SIM_BIN) $(or $(SEED),1) $(or $(COUNT),1)
 
+# every disk operation of every short sequence of operations is cut or fails: make crash [DISKS=60 TRIPLES=4000 SEED=1]; DISKS=0 TRIPLES=0: all
+.PHONY: crash
+crash: deps-test
+	@$(MAKE) --no-print-directory test-programs
+	@DMT_JOBS=$$(nproc) DMT_SEED=$(or $(SEED),1) DMT_CUT_PAIR=$(or $(DISKS),60) DMT_CUT_TRIPLE=$(or $(DISKS),60) \
+	DMT_CUT_TRIPLES=$(or $(TRIPLES),4000) DMT_CUT_SNAPSHOT=$(or $(DISKS),60) DMT_FAIL_ONE=1 DMT_FAIL_PAIRS=0 DMT_FAIL_PAIR=6 \
+	sh -ec 'for t in cut snapshots fail; do $(BUILD)/tests/crash/workspace/test_$$t; done'
+
 kill-loop: deps-test
 	@$(MAKE) --no-print-directory all test-programs
 	@BUILD=$(BUILD) tests/integration/kill_loop.sh $(or $(ROUNDS),1000)

@@ -360,6 +360,7 @@ int app_open_ws(struct app *a, struct dmt_err *err)
                              .level = a->level,
                              .keep_recent = true,
                              .resume = a->resume,
+                             .ballast_bytes = DMT_BALLAST_BYTES,
                              .follower = !roles_is_holder(a),
                              .invalidate = mount_invalidate,
                              .failed = ws_failed,
@@ -378,21 +379,36 @@ int app_open_ws(struct app *a, struct dmt_err *err)
 }
 
 /* STORE/boot_id tells a restart in the same boot (nothing in the page cache was lost) from one
- * after a power cut. */
-static void note_boot(struct app *a)
+ * after a power cut. It is written when what the boot before left behind has been settled, no
+ * earlier: a process that dies in between must not take what the power cut lost for cached. */
+static char *boot_now(struct app *a, char path[DMT_PATH_MAX + 16], size_t *n)
 {
-    char path[DMT_PATH_MAX + 16], *now = NULL, *then = NULL;
+    char *now = NULL;
+    snprintf(path, DMT_PATH_MAX + 16, "%s/boot_id", a->store_dir);
+    if (dmt_io_read_file(dmt_io_real(), "/proc/sys/kernel/random/boot_id", 64, &now, n) != 0)
+        return NULL;
+    return now;
+}
+
+static void read_boot(struct app *a)
+{
+    char path[DMT_PATH_MAX + 16], *then = NULL;
     size_t n = 0, m = 0;
-    const struct dmt_io *io = dmt_io_real();
-    snprintf(path, sizeof path, "%s/boot_id", a->store_dir);
-    if (dmt_io_read_file(io, "/proc/sys/kernel/random/boot_id", 64, &now, &n) != 0)
-        return;
-    if (dmt_io_read_file(io, path, 64, &then, &m) == 0)
+    char *now = boot_now(a, path, &n);
+    if (now && dmt_io_read_file(dmt_io_real(), path, 64, &then, &m) == 0)
         a->same_boot = n == m && memcmp(now, then, n) == 0;
-    if (!a->same_boot && dmt_io_write_file(io, path, now, n, 0600) != 0)
-        dmt_warn("cannot write %s", path);
     free(now);
     free(then);
+}
+
+void app_settled(struct app *a)
+{
+    char path[DMT_PATH_MAX + 16];
+    size_t n = 0;
+    char *now = a->same_boot ? NULL : boot_now(a, path, &n);
+    if (now && dmt_io_write_file(dmt_io_real(), path, now, n, 0600) != 0)
+        dmt_warn("cannot write %s", path);
+    free(now);
 }
 
 /* --- the lease -------------------------------------------------------------------------------- */
@@ -540,9 +556,10 @@ static int start_all(struct app *a, struct dmt_err *err)
     if (rc == 0)
         rc = make_lease(a, err);
     if (rc == 0 && dmt_lease_state(a->lease) == DMT_LEASE_RESYNC)
-        atomic_store(&a->resync_waits, true); /* imported, or not begun: the holder's first look at it decides */
+        atomic_store(&a->resync_waits,
+                     true); /* imported, or not begun: the holder's first look at it decides */
     if (rc == 0)
-        note_boot(a);
+        read_boot(a);
     if (rc == 0)
         rc = app_open_ws(a, err);
     a->own_bulk = rc == 0 && a->same_boot && roles_is_holder(a);

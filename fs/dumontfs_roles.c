@@ -188,6 +188,8 @@ static int open_epoch(void *ctx, uint64_t epoch, bool alone, const char *reason)
      * in the same boot all there is to do is to sync, which goes on beside them. */
     if (rc == 0 && first && !a->resume && dmt_ws_settle(ws, a->same_boot, &err) < 0)
         rc = err.code ? err.code : -EIO;
+    if (rc == 0 && first && !a->resume)
+        app_settled(a);
     app_ws_put(a);
     if (rc != 0) {
         dmt_error("cannot open epoch %u.%u: %s", DMT_EPOCH_MAJOR(epoch), DMT_EPOCH_MINOR(epoch),
@@ -216,6 +218,7 @@ static void do_promote(struct app *a, void *arg)
     }
     dmt_lease_promote_done(a->lease, rc);
     if (rc == 0) {
+        app_settled(a);
         say_role(a, DMT_REPLICA_SENDER, d->epoch, d->alone);
         atomic_store(&a->own_bulk, true);
         atomic_store(&a->epoch_open, true);

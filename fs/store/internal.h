@@ -308,6 +308,7 @@ struct dmt_store {
     struct spaces later;  /* the checkpointer's: freed by a commit, still to be punched or unlinked */
     uint64_t punch_min;   /* shorter free ranges stay allocated */
     bool garbage_rows;    /* table garbage is not empty */
+    bool ballast;         /* STORE/ballast is there; the checkpointer's */
 };
 
 /* --- store.c */
@@ -316,6 +317,9 @@ int store_make_dirs(const struct dmt_io *io, const char *dir, struct dmt_err *er
 int store_ident_write(struct store_db *db, const struct dmt_store_ident *id, const struct dmt_pos *pos);
 int store_db_pos(struct store_db *db, struct dmt_pos *ret);
 int store_intent_write(struct dmt_store *st, const struct dmt_pos *pos);
+
+/* --- ballast.c */
+void store_ballast_find(struct dmt_store *st);
 
 /* --- cache.c */
 void store_hash_init(struct hash *h);

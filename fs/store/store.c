@@ -344,6 +344,7 @@ static int state_open(struct dmt_store *st, struct dmt_err *err)
     if ((r = store_db_open(&st->rd, st->dir, STORE_DB_READ, err)) < 0)
         return r;
     intent_read(st);
+    store_ballast_find(st);
     if ((r = load_tables(st)) < 0)
         return store_db_fail(&st->rd, err, "store tables");
     return 0;

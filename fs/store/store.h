@@ -71,6 +71,7 @@ struct dmt_store_conf {
     const struct dmt_io *io;
     const struct dmt_clock *clock;
     const char *dir; /* STORE */
+    uint64_t ballast_bytes; /* held for a checkpoint on a full disk; 0 = none */
 };
 
 /* --- life ------------------------------------------------------------------------------------------------------------ */
@@ -228,6 +229,11 @@ int dmt_store_freeze(struct dmt_store *st, const struct dmt_pos *pos);
 /* [nolock] The journal is durable past the frozen position: blocks -> fdatasync(data) -> one transaction (FULL). On error the
  * frozen layer is merged back (dirty again) and the call may be repeated. */
 int dmt_store_checkpoint(struct dmt_store *st, const struct dmt_lockfn *lk, struct dmt_err *err);
+
+/* Blocks held for a checkpoint on a full disk: makes them if they are not there and the disk has room; gives them up (true: there were
+ * some, the checkpoint is worth another try). Called by whoever makes checkpoints. [nolock] */
+void dmt_store_ballast_keep(struct dmt_store *st);
+bool dmt_store_ballast_drop(struct dmt_store *st);
 
 /* Inodes changed between two positions a < b (b may be DMT_LIVE; call after a checkpoint): fn gets each ino once, any order.
  * [nolock] */

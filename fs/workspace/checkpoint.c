@@ -111,33 +111,46 @@ static int freeze(struct dmt_ws *ws, struct dmt_pos *pos, struct dmt_err *err)
     return r;
 }
 
-int ws_ckpt_now(struct dmt_ws *ws, bool patient, struct dmt_err *err)
+/* Freezes and writes: 1 = written, 0 = nothing to write. */
+static int write_layer(struct dmt_ws *ws, struct dmt_pos *pos, struct dmt_err *err)
 {
     struct dmt_lockfn lk = dmt_ws_lockfn(ws);
-    struct dmt_pos pos;
-    pthread_mutex_lock(&ws->ckpt_run);
-    int r = -EAGAIN;
-    if (patient && !wait_stable(ws))
-        goto out;
-    r = freeze(ws, &pos, err);
+    int r = freeze(ws, pos, err);
     if (r <= 0)
-        goto out;
-    dmt_journal_kick(ws->j, pos.seq);
-    r = dmt_journal_wait(ws->j, pos.seq);
-    if (r < 0) {
-        dmt_err_set(err, r, "the journal cannot be made durable: %s", dmt_strerror(r));
-        goto out;
-    }
+        return r;
+    dmt_journal_kick(ws->j, pos->seq);
+    r = dmt_journal_wait(ws->j, pos->seq);
+    if (r < 0)
+        return dmt_err_set(err, r, "the journal cannot be made durable: %s", dmt_strerror(r));
     r = dmt_store_checkpoint(ws->st, &lk, err);
     ws_lock(ws);
     if (r == 0)
-        ws->checkpointed = pos.seq;
+        ws->checkpointed = pos->seq;
     ws->ckpt_err = r;
     pthread_cond_broadcast(&ws->unheld);
     ws_unlock(ws);
-    if (r == 0)
+    return r < 0 ? r : 1;
+}
+
+int ws_ckpt_now(struct dmt_ws *ws, bool patient, struct dmt_err *err)
+{
+    struct dmt_pos pos;
+    int r = -EAGAIN;
+    pthread_mutex_lock(&ws->ckpt_run);
+    if (!patient || wait_stable(ws)) {
+        r = write_layer(ws, &pos, err);
+        if (r == -ENOSPC && dmt_store_ballast_drop(ws->st)) {
+            dmt_warn("the disk is full: the ballast of the store is given up for a checkpoint");
+            if (err)
+                *err = (struct dmt_err){0};
+            r = write_layer(ws, &pos, err);
+        }
+    }
+    if (r > 0) {
         release(ws);
-out:
+        dmt_store_ballast_keep(ws->st);
+        r = 0;
+    }
     pthread_mutex_unlock(&ws->ckpt_run);
     return r;
 }

@@ -130,8 +130,10 @@ int ws_append(struct dmt_ws *ws, struct dmt_op *op, const struct dmt_body *b, ui
         .type = b->type,
     };
     int r = dmt_journal_append(ws->j, ret, iov, n, &err);
-    if (r == -ENOSPC)
+    if (r == -ENOSPC) {
+        ws->room_short = true; /* a checkpoint lets segments go */
         return r;
+    }
     if (r < 0) {
         ws_fail(ws, "journal: %s", err.msg[0] ? err.msg : dmt_strerror(r));
         return -EIO;

@@ -299,7 +299,10 @@ static int recover(struct dmt_ws *ws, struct dmt_err *err)
 int dmt_ws_open(struct dmt_ws **ret, const struct dmt_ws_conf *conf, struct dmt_err *err)
 {
     struct dmt_ws *ws = NULL;
-    struct dmt_store_conf sc = {.io = conf->io, .clock = conf->clock, .dir = conf->dir};
+    struct dmt_store_conf sc = {.io = conf->io,
+                                .clock = conf->clock,
+                                .dir = conf->dir,
+                                .ballast_bytes = conf->ballast_bytes};
     int r = alloc_ws(&ws, conf);
     if (r < 0)
         dmt_err_set(err, r, "out of memory");

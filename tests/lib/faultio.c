@@ -60,6 +60,22 @@ int faultio_enter(struct faultio *f, unsigned kind, const char *path, bool *cut)
     return 0;
 }
 
+int faultio_take(struct faultio *f, uint64_t from, uint64_t to)
+{
+    if (f->space == UINT64_MAX || to <= from)
+        return 0;
+    if (to - from > f->space)
+        return -ENOSPC;
+    f->space -= to - from;
+    return 0;
+}
+
+void faultio_give(struct faultio *f, uint64_t from, uint64_t to)
+{
+    if (f->space != UINT64_MAX && to < from)
+        f->space += from - to;
+}
+
 const char *faultio_below(const struct faultio *f, const char *path)
 {
     return strncmp(path, f->root, f->root_len) == 0 ? path + f->root_len : NULL;
@@ -88,8 +104,6 @@ static int f_open(void *ctx, const char *path, int flags, mode_t mode)
     bool exists = access(path, F_OK) == 0;
     bool counted = (flags & O_CREAT && !exists) || (flags & O_TRUNC);
     int r = counted ? faultio_enter(f, FAULTIO_CREATE, path, &cut) : f->is_cut ? -EIO : 0;
-    if (r == 0 && f->full && counted && !exists)
-        r = -ENOSPC;
     if (r < 0)
         goto out;
     struct stat st;
@@ -138,14 +152,18 @@ static ssize_t f_pread(void *ctx, int fd, void *buf, size_t len, uint64_t off)
     return r < 0 ? r : dmt_io_real()->pread(NULL, fd, buf, len, off);
 }
 
-/* Would it need blocks that the file does not have yet? */
-static bool grows(int fd, const struct iovec *iov, int n, uint64_t off)
+static uint64_t size_of(int fd)
 {
     struct stat st;
     MUST(fstat(fd, &st) == 0);
+    return (uint64_t)st.st_size;
+}
+
+static uint64_t end_of(const struct iovec *iov, int n, uint64_t off)
+{
     for (int i = 0; i < n; i++)
         off += iov[i].iov_len;
-    return off > (uint64_t)st.st_size;
+    return off;
 }
 
 static ssize_t f_pwritev(void *ctx, int fd, const struct iovec *iov, int n, uint64_t off)
@@ -155,8 +173,8 @@ static ssize_t f_pwritev(void *ctx, int fd, const struct iovec *iov, int n, uint
     uint64_t at = off;
     pthread_mutex_lock(&f->lock);
     ssize_t r = faultio_enter(f, FAULTIO_WRITE, path_of(f, fd), &cut);
-    if (r == 0 && f->full && grows(fd, iov, n, off))
-        r = -ENOSPC;
+    if (r == 0)
+        r = faultio_take(f, size_of(fd), end_of(iov, n, off));
     for (int i = 0; (r == 0 || cut) && i < n; i++) {
         if (iov[i].iov_len == 0)
             continue;
@@ -196,6 +214,7 @@ static int f_ftruncate(void *ctx, int fd, uint64_t len)
     pthread_mutex_lock(&f->lock);
     int r = faultio_enter(f, FAULTIO_TRUNCATE, path_of(f, fd), &cut);
     if (r == 0) {
+        faultio_give(f, size_of(fd), len);
         r = dmt_io_real()->ftruncate(NULL, fd, len);
         if (r == 0)
             faultio_change(f->fds[fd], 0, NULL, len);
@@ -210,8 +229,8 @@ static int f_fallocate(void *ctx, int fd, int mode, uint64_t off, uint64_t len)
     bool cut;
     pthread_mutex_lock(&f->lock);
     int r = faultio_enter(f, FAULTIO_FALLOCATE, path_of(f, fd), &cut);
-    if (r == 0 && f->full && !(mode & FALLOC_FL_PUNCH_HOLE))
-        r = -ENOSPC;
+    if (r == 0 && !(mode & FALLOC_FL_PUNCH_HOLE))
+        r = faultio_take(f, size_of(fd), off + len);
     if (r == 0)
         r = dmt_io_real()->fallocate(NULL, fd, mode, off, len);
     struct stat st;
@@ -276,6 +295,7 @@ static int f_unlink(void *ctx, const char *path)
         struct file *file = faultio_file(&f->disk, st.st_ino);
         note_name(f, DIROP_UNLINK, NULL, path, file);
         file->ino = 0;
+        faultio_give(f, (uint64_t)st.st_size, 0);
         MUST(unlink(path) == 0);
     }
     pthread_mutex_unlock(&f->lock);
@@ -318,6 +338,7 @@ struct faultio *faultio_new(const char *root, uint64_t seed)
                             f_pwrite};
     f->root = faultio_dup(root);
     f->root_len = strlen(root);
+    f->space = UINT64_MAX;
     f->random = seed * 2654435761u + 88172645463325252ull;
     pthread_mutexattr_init(&attr);
     pthread_mutexattr_settype(&attr, PTHREAD_MUTEX_RECURSIVE);
@@ -418,15 +439,23 @@ void faultio_restore(struct faultio *f, enum faultio_mode mode)
     f->fail_mask = 0;
     f->fail_times = 0;
     f->hold_mask = 0;
-    f->full = false;
+    f->space = UINT64_MAX;
     pthread_mutex_unlock(&f->lock);
 }
 
-void faultio_full(struct faultio *f, bool full)
+void faultio_space(struct faultio *f, uint64_t bytes)
 {
     pthread_mutex_lock(&f->lock);
-    f->full = full;
+    f->space = bytes;
     pthread_mutex_unlock(&f->lock);
+}
+
+uint64_t faultio_space_left(struct faultio *f)
+{
+    pthread_mutex_lock(&f->lock);
+    uint64_t left = f->space;
+    pthread_mutex_unlock(&f->lock);
+    return left;
 }
 
 void faultio_watch(struct faultio *f, faultio_watch_fn fn, void *ctx)

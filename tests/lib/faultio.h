@@ -97,8 +97,10 @@ void faultio_cut(struct faultio *f);
  * faultio_fail and holds are taken away. */
 void faultio_restore(struct faultio *f, enum faultio_mode mode);
 
-/* A full disk: whatever needs blocks (files that grow or are made) fails with -ENOSPC, until false. */
-void faultio_full(struct faultio *f, bool full);
+/* Bytes that files may still grow by; what does not fit fails with -ENOSPC. Cutting and deleting files
+ * gives room back. UINT64_MAX: no limit. */
+void faultio_space(struct faultio *f, uint64_t bytes);
+uint64_t faultio_space_left(struct faultio *f);
 
 /* fn is called before each counted operation, under the lock; it may call faultio_state and
  * faultio_count. */

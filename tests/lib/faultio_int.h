@@ -77,7 +77,8 @@ struct faultio {
     const char *match; /* see faultio_match */
     uint64_t counts[16];
     uint64_t cut_in; /* counted operations until the cut; 0 none */
-    bool is_cut, full;
+    bool is_cut;
+    uint64_t space; /* see faultio_space */
     unsigned fail_mask, hold_mask, held;
     uint64_t fail_in, fail_times, failed;
     int fail_errno;
@@ -104,6 +105,9 @@ void faultio_write_out(struct disk *d, const char *root);
 /* --- faultio.c */
 /* Called with the lock at the start of each operation: 0, or the error it fails with. *cut: it is the one that was cut. */
 int faultio_enter(struct faultio *f, unsigned kind, const char *path, bool *cut);
+/* The file becomes `to` bytes long instead of `from`: 0, or -ENOSPC and nothing taken. */
+int faultio_take(struct faultio *f, uint64_t from, uint64_t to);
+void faultio_give(struct faultio *f, uint64_t from, uint64_t to);
 /* Path below the root, or NULL. */
 const char *faultio_below(const struct faultio *f, const char *path);
 

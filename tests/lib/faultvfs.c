@@ -97,9 +97,8 @@ static int v_write(sqlite3_file *file, const void *buf, int n, sqlite3_int64 off
     sqlite3_int64 size = 0;
     bool cut;
     int r = begin(v, FAULTIO_WRITE, &cut);
-    if (r == 0 && v->f && v->f->full && v->real->pMethods->xFileSize(v->real, &size) == SQLITE_OK &&
-        off + n > size)
-        r = -ENOSPC;
+    if (r == 0 && v->f && v->real->pMethods->xFileSize(v->real, &size) == SQLITE_OK)
+        r = faultio_take(v->f, (uint64_t)size, (uint64_t)(off + n));
     int rc = code(r, SQLITE_IOERR_WRITE);
     if (r == 0 || cut) { /* a write that is cut is pending as a whole */
         if (v->f)
@@ -114,8 +113,11 @@ static int v_write(sqlite3_file *file, const void *buf, int n, sqlite3_int64 off
 static int v_truncate(sqlite3_file *file, sqlite3_int64 size)
 {
     struct vfile *v = (struct vfile *)(void *)file;
+    sqlite3_int64 old = 0;
     bool cut;
     int r = begin(v, FAULTIO_TRUNCATE, &cut);
+    if (r == 0 && v->f && v->real->pMethods->xFileSize(v->real, &old) == SQLITE_OK)
+        faultio_give(v->f, (uint64_t)old, (uint64_t)size);
     int rc = r < 0 ? SQLITE_IOERR_TRUNCATE : v->real->pMethods->xTruncate(v->real, size);
     if (rc == SQLITE_OK && v->f)
         faultio_change(v->file, 0, NULL, (uint64_t)size);
@@ -210,8 +212,6 @@ static int open_known(struct vfile *v, const char *path, int flags, int *ret_fla
     bool cut, exists = access(path, F_OK) == 0;
     bool makes = flags & SQLITE_OPEN_CREATE && !exists;
     int r = makes ? faultio_enter(v->f, FAULTIO_CREATE, path, &cut) : v->f->is_cut ? -EIO : 0;
-    if (r == 0 && makes && v->f->full)
-        r = -ENOSPC;
     if (r < 0)
         return code(r, SQLITE_CANTOPEN);
     int rc = g_unix->xOpen(g_unix, path, v->real, flags, ret_flags);
@@ -267,6 +267,7 @@ static int v_delete(sqlite3_vfs *vfs, const char *path, int sync_dir)
         struct file *file = faultio_file(&f->disk, st.st_ino);
         faultio_dirop(&f->disk, DIROP_UNLINK, NULL, faultio_below(f, path), file);
         file->ino = 0;
+        faultio_give(f, (uint64_t)st.st_size, 0);
         rc = g_unix->xDelete(g_unix, path, 0);
     }
     if (r == 0 && sync_dir) {

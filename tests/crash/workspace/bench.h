@@ -15,7 +15,7 @@ struct bench {
     char work[64], ref[64], out[64], again[64], native[64]; /* below dir */
     struct faultio_state *start; /* the store that runs begin with */
     struct dmt_pool *pool;
-    uint64_t segment_bytes;
+    uint64_t segment_bytes, ballast_bytes;
     struct dmt_err err;
 };
 
@@ -42,12 +42,13 @@ static inline struct dmt_ws *bench_open(struct bench *b, const struct dmt_io *io
 {
     struct dmt_ws *ws = NULL;
     struct dmt_ws_conf conf = {.io = io, .clock = &g_clock, .dir = dir, .pool = b->pool, .level = DMT_SYNC_LOCAL,
-                               .segment_bytes = b->segment_bytes};
+                               .segment_bytes = b->segment_bytes, .ballast_bytes = b->ballast_bytes};
     memset(&b->err, 0, sizeof(b->err));
     int r = dmt_ws_open(&ws, &conf, &b->err);
     if (r < 0)
         return NULL;
     dmt_ws_set_retention(ws, UINT64_MAX, UINT64_MAX);
+    dmt_store_ballast_keep(dmt_ws_store(ws));
     uint64_t tail = dmt_journal_tail(dmt_ws_journal(ws)).epoch, epoch = ws->epoch > tail ? ws->epoch : tail;
     r = dmt_ws_begin_epoch(ws, (epoch | 1ull << 32) + 1, "alpha", "test", &b->err);
     if (r == 0)
@@ -65,7 +66,7 @@ static inline void bench_skeleton(const char *dir)
     struct dmt_err err = {0};
     char path[96];
     struct dmt_store_ident id = {.name = "crash", .lineage = {7}, .store_id = {1}};
-    struct dmt_store_conf conf = {dmt_io_real(), &g_clock, dir};
+    struct dmt_store_conf conf = {.io = dmt_io_real(), .clock = &g_clock, .dir = dir};
     DMT_ASSERT(mkdir(dir, 0700) == 0);
     if (dmt_store_create(&conf, &id, S_IFDIR | 0755, 0, 0, 1000, &err) < 0)
         dmt_error("%s", err.msg);

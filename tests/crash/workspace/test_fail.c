@@ -24,14 +24,15 @@ struct fault {
     int err;
 };
 
+#define PAST_MAX 24
+
 /* What may be found: v[from .. n-1]; the last may not have happened when maybe. */
 struct past {
-    struct tree v[SEQ_MAX + 2];
-    int n, acked;
+    struct tree v[PAST_MAX];
+    int n, acked, last; /* last: what the last operation gave */
     bool maybe;
-    const char
-        *bulk[SEQ_MAX +
-              2]; /* the operation that led here wrote this file by reference, no sync since */
+    /* The operation that led here wrote this file by reference, and no sync came since. */
+    const char *bulk[PAST_MAX];
 };
 
 static void past_free(struct past *h)
@@ -62,7 +63,7 @@ static bool step(struct bench *b, struct dmt_ws *ws, const struct cop *o, int i,
                  char why[300])
 {
     bool ended = h->maybe;
-    int r = op_ws(ws, o, i);
+    int r = h->last = op_ws(ws, o, i);
     if (r == 0 && ended && o->kind != C_CKPT) {
         snprintf(why, 300, "%s succeeds after the workspace gave up", o->text);
         return false;
@@ -272,6 +273,96 @@ static void two(struct bench *b, size_t i)
     run(b, ops, 2, (unsigned)from_env("DMT_FAIL_PAIR", 12), i);
 }
 
+/* --- a full disk ------------------------------------------------------------------------------ */
+
+#define BALLAST (256u << 10)
+
+/* What goes on when not one byte is left: nothing of it makes the workspace larger. */
+static bool goes_on_full(const struct cop *o)
+{
+    return o->kind == C_UNLINK || o->kind == C_UNLINK_OPEN || o->kind == C_RMDIR ||
+           o->kind == C_RENAME || o->kind == C_SWAP || o->kind == C_TRUNC || o->kind == C_UNSNAP ||
+           o->kind == C_PUNCH || o->kind == C_CHMOD || o->kind == C_RMX || o->kind == C_SYNC ||
+           o->kind == C_FSYNC || o->kind == C_CKPT;
+}
+
+static uint64_t file_size(struct bench *b, const char *name)
+{
+    char path[128];
+    struct stat st;
+    snprintf(path, sizeof(path), "%s/%s", b->work, name);
+    return stat(path, &st) == 0 ? (uint64_t)st.st_size : 0;
+}
+
+/* The disk is full before the operation; then things are deleted; then there is room again. */
+static bool full_run(struct bench *b, struct faultio *f, struct dmt_ws *ws, const struct cop *o,
+                     struct past *h, char why[300])
+{
+    static const struct cop unlink_c = {"unlink c", C_UNLINK, "c", 0, 0, 0};
+    static const struct cop *const before[] = {&g_snap, &g_ops[4], &g_sync, &g_ckpt};
+    const struct cop *const then[] = {o, &g_sync, &g_ckpt, &g_unsnap, &unlink_c, &g_sync, &g_ckpt};
+    const struct fault none = {.err = ENOSPC};
+    bool ok = true;
+    int i = 0;
+    for (size_t k = 0; ok && k < 4; k++)
+        ok = step(b, ws, before[k], i++, h, why);
+    faultio_space(f, 0);
+    for (size_t k = 0; ok && k < 7; k++) {
+        ok = step(b, ws, then[k], i, h, why);
+        /* Only where the journal's segment ends and no next one was prepared: a checkpoint lets
+         * older ones go, and one of them becomes the next. */
+        for (int tries = 0; ok && h->last == -ENOSPC && then[k] != &g_ckpt && tries < 1000 &&
+                            goes_on_full(then[k]) && op_ws(ws, &g_ckpt, 0) == 0;
+             tries++)
+            ok = step(b, ws, then[k], i, h, why);
+        i++;
+        if (ok && h->last < 0 && h->last != -ENOENT && goes_on_full(then[k])) {
+            snprintf(why, 300, "on a full disk %s gives %d", then[k]->text, h->last);
+            ok = false;
+        }
+    }
+    /* The ballast is there, or free; what used it up was less than c. */
+    uint64_t left = faultio_space_left(f) + file_size(b, "ballast");
+    if (ok && tree_find(&h->v[h->n - 2], "c") && left < 131072) {
+        snprintf(why, 300, "what was deleted gives no room: %lu", (unsigned long)left);
+        ok = false;
+    }
+    faultio_space(f, UINT64_MAX);
+    return ok && after_fault(f, ws, h, &none, why);
+}
+
+static void full(struct bench *b, size_t i)
+{
+    struct seq q = {.op = {&g_ops[i]}, .n = 1};
+    struct past h = {.n = 1};
+    char why[300] = "";
+    native_setup(b->native);
+    tree_of_dir(&h.v[0], b->native);
+    faultio_state_write(b->start, b->work);
+    struct faultio *f = faultio_new(b->work, 1);
+    b->ballast_bytes = BALLAST;
+    struct dmt_ws *ws = bench_open(b, faultio_io(f), b->work, true);
+    bool ok = ws && full_run(b, f, ws, &g_ops[i], &h, why);
+    if (ok)
+        acknowledged(&h, "later");
+    faultio_cut(f);
+    if (ws)
+        (void)dmt_ws_close(ws, &b->err);
+    faultio_restore(f, FAULTIO_DROP);
+    faultio_free(f);
+    b->ballast_bytes = 0;
+    if (!ok || !recovered(b, &h, why))
+        report(&q, "disk full: %s", why);
+    past_free(&h);
+    atomic_fetch_add(&g_tally->sequences, 1);
+}
+
+static void full_disk(void **state)
+{
+    (void)state;
+    assert_int_equal(each_in_processes("full disk", (size_t)OPS_N, full), 0);
+}
+
 static void given(struct bench *b, size_t i)
 {
     int ops[SEQ_MAX], n = 0;
@@ -305,7 +396,8 @@ static void given_sequence(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(every_operation), cmocka_unit_test(pairs)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(full_disk),
+                                       cmocka_unit_test(every_operation), cmocka_unit_test(pairs)};
     const struct CMUnitTest alone[] = {cmocka_unit_test(given_sequence)};
     if (getenv("DMT_SEQ"))
         return cmocka_run_group_tests_name("failing disk", alone, NULL, NULL);

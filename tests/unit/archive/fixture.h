@@ -124,7 +124,7 @@ static inline void fx_machine(struct fx *f, struct machine *m, const char *node)
 static inline void fx_create(struct machine *m)
 {
     struct dmt_err err = {0};
-    struct dmt_store_conf sc = {dmt_io_real(), dmt_clock_real(), m->store};
+    struct dmt_store_conf sc = {.io = dmt_io_real(), .clock = dmt_clock_real(), .dir = m->store};
     struct dmt_store_ident id = {.name = "test"};
     dmt_random(id.lineage, 16);
     dmt_random(id.store_id, 16);

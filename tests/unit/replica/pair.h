@@ -294,7 +294,7 @@ static inline void do_resync(void *arg)
     struct node *n = c->n;
     node_close(n);
     shell("rm -rf %s/journal", n->store);
-    struct dmt_store_conf sc = {&n->io, dmt_clock_real(), n->store};
+    struct dmt_store_conf sc = {.io = &n->io, .clock = dmt_clock_real(), .dir = n->store};
     dmt_replica_resync(n->r, &sc, &n->ident);
     free(c);
 }
@@ -409,7 +409,7 @@ static inline void node_close(struct node *n)
 static inline void node_create(struct node *n)
 {
     struct dmt_err err = {0};
-    struct dmt_store_conf sc = {&n->io, dmt_clock_real(), n->store};
+    struct dmt_store_conf sc = {.io = &n->io, .clock = dmt_clock_real(), .dir = n->store};
     check(dmt_store_create(&sc, &n->ident, S_IFDIR | 0755, 0, 0, 1000, &err), &err);
 }
 

@@ -70,7 +70,7 @@ static inline void fx_create_store(const char *dir, uint8_t lineage, uint8_t id)
 {
     struct dmt_err err = {0};
     struct dmt_store_ident ident = {.name = "test"};
-    struct dmt_store_conf sc = {dmt_io_real(), dmt_clock_real(), dir};
+    struct dmt_store_conf sc = {.io = dmt_io_real(), .clock = dmt_clock_real(), .dir = dir};
     memset(ident.lineage, lineage, 16);
     memset(ident.store_id, id, 16);
     assert_int_equal(mkdir(dir, 0700), 0);

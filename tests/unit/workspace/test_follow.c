@@ -476,7 +476,7 @@ static void resync(struct pair *p)
     struct dmt_import *im;
     struct dmt_pos at, got;
     struct dmt_store_ident id = *dmt_store_ident(dmt_ws_store(p->b.ws));
-    struct dmt_store_conf sc = {dmt_io_real(), dmt_clock_real(), p->b.store};
+    struct dmt_store_conf sc = {.io = dmt_io_real(), .clock = dmt_clock_real(), .dir = p->b.store};
     fx_close(&p->b);
     fx_check(dmt_store_import_begin(&im, &sc, &id, &err), &err);
     fx_check(dmt_ws_export(p->a.ws, &at, feed, im, &err), &err);
