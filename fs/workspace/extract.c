@@ -44,6 +44,7 @@ struct extract {
     size_t n_names, cap_names;
     struct ws_map named; /* ino -> place of its newest name + 1 */
     uint8_t *chunk;
+    char where[320]; /* what was worked on when it failed */
 };
 
 /* --- bringing in what the records refer to ---------------------------------------------------- */
@@ -78,6 +79,16 @@ static int bring_content(struct extract *x, const struct dmt_inode *n)
     return 0;
 }
 
+/* A target stays what it is everywhere, small content: a link is not read from a data file. */
+static int bring_target(struct extract *x, const struct dmt_inode *n)
+{
+    char target[4096];
+    ws_lock(x->ws);
+    int r = ws_view_link_locked(x->ws, x->view, n, target);
+    ws_unlock(x->ws);
+    return r == 0 ? dmt_store_write(x->scratch.st, n->ino, 0, target, n->size, x->floor) : r;
+}
+
 static int bring_inode(struct extract *x, uint64_t ino)
 {
     struct dmt_inode n;
@@ -99,6 +110,8 @@ static int bring_inode(struct extract *x, uint64_t ino)
         r = dmt_store_xattr_put(x->scratch.st, ino, xs.v[i].name, xs.v[i].val, xs.v[i].len,
                                 x->floor);
     ws_xattrs_free(&xs);
+    if (r == 0 && S_ISLNK(n.mode))
+        return bring_target(x, &n);
     return r == 0 && !S_ISDIR(n.mode) ? bring_content(x, &n) : r;
 }
 
@@ -257,8 +270,11 @@ static int each_record(void *ctx, const struct dmt_rec *r)
     else if (b.type == DMT_REC_END || b.type == DMT_REC_EPOCH)
         x->skipping = false;
     else if (!x->skipping)
-        return apply_record(x, r, &b);
-    return 0;
+        e = apply_record(x, r, &b);
+    if (e < 0)
+        (void)snprintf(x->where, sizeof(x->where), "record %" PRIu64 " of type %u", r->seq,
+                       r->type);
+    return e < 0 ? e : 0;
 }
 
 /* --- writing out ------------------------------------------------------------------------------ */
@@ -373,6 +389,8 @@ static int write_names(struct extract *x, const struct dmt_inode *n, const char 
     r = first ? make_parents(first, strlen(dir)) : -ENOMEM;
     if (r == 0)
         r = write_one(x, n, first);
+    if (r < 0)
+        (void)snprintf(x->where, sizeof(x->where), "inode %" PRIu64 " at %.256s", n->ino, below);
     for (size_t at = ws_map_get(&x->named, n->ino); r == 0 && at; at = x->names[at - 1].next) {
         free(below);
         below = x->names[at - 1].name ? named_path(x, &x->names[at - 1], 0) : NULL;
@@ -487,8 +505,8 @@ int dmt_ws_branch_extract(struct dmt_ws *ws, const char *branch, const char *dir
         close_scratch(x);
     }
     if (r < 0 && err && err->code == 0)
-        dmt_err_set(err, r, "the files of branch %s cannot be written: %s", branch,
-                    dmt_strerror(r));
+        dmt_err_set(err, r, "the files of branch %s cannot be written: %s%s%s", branch,
+                    x ? x->where : "", x && x->where[0] ? ": " : "", dmt_strerror(r));
     for (size_t i = 0; x && i < x->n_names; i++)
         free(x->names[i].name);
     if (x) {

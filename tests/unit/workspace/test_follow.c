@@ -356,10 +356,15 @@ static void loser_keeps_its_tail_as_a_branch_and_follows(void **state)
     char out[96], text[64];
     some_work(&p->a, "one");
     uint64_t x = fx_lookup(&p->a, fx_lookup(&p->a, DMT_ROOT, "one"), "x");
+    struct dmt_op op = {0};
+    struct dmt_attr link;
+    assert_int_equal(dmt_ws_make(p->a.ws, &op, DMT_ROOT, "link", S_IFLNK | 0777, 0, "one/x", &link),
+                     0);
     pair_send(&p->a, &p->b, UINT64_MAX);
     uint64_t at = dmt_journal_tail(dmt_ws_journal(p->b.ws)).seq;
     some_work(&p->a, "lost");
     fx_text(&p->a, x, "late", 0);
+    assert_int_equal(dmt_ws_rename(p->a.ws, &op, DMT_ROOT, "link", DMT_ROOT, "moved", 0), 0);
     uint64_t big = fx_file(&p->a, DMT_ROOT, "big");
     fx_fill(&p->a, big, 4u << 20, 0, 256u << 10, 9);
     uint64_t end = dmt_journal_tail(dmt_ws_journal(p->a.ws)).seq;
@@ -381,6 +386,9 @@ static void loser_keeps_its_tail_as_a_branch_and_follows(void **state)
     assert_string_equal(text, "late");
     struct stat st;
     char path[128];
+    (void)snprintf(path, sizeof(path), "%s/moved", out);
+    assert_int_equal(readlink(path, text, sizeof(text)), 5);
+    assert_memory_equal(text, "one/x", 5);
     (void)snprintf(path, sizeof(path), "%s/big", out);
     assert_int_equal(stat(path, &st), 0);
     assert_int_equal(st.st_size, 4u << 20);
