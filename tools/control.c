@@ -127,6 +127,19 @@ static int control_answer(FILE *f, const char *name, json_t **ret, struct dmt_er
     return rc;
 }
 
+/* Without SIGPIPE: a process that is being replaced may end just now. */
+static bool send_all(int fd, const char *p, size_t n)
+{
+    while (n > 0) {
+        ssize_t k = send(fd, p, n, MSG_NOSIGNAL);
+        if (k < 0 && errno != EINTR)
+            return false;
+        p += k > 0 ? k : 0;
+        n -= k > 0 ? (size_t)k : 0;
+    }
+    return true;
+}
+
 int control_call(const char *name, json_t *request, json_t **ret_result, struct dmt_err *err)
 {
     struct dmt_err unheard;
@@ -138,7 +151,7 @@ int control_call(const char *name, json_t *request, json_t **ret_result, struct 
         return dmt_err_hint(err, "Only commands on the whole workspace can reach such files.");
     }
     int fd, rc = control_connect(name, &fd, err);
-    FILE *f = rc == 0 ? fdopen(fd, "r+") : NULL;
+    FILE *f = rc == 0 ? fdopen(fd, "r") : NULL;
     if (rc == 0 && !f) {
         rc = dmt_err_set(err, -errno, "out of memory");
         close(fd);
@@ -146,7 +159,7 @@ int control_call(const char *name, json_t *request, json_t **ret_result, struct 
     if (f) {
         snprintf(what, sizeof what, "waiting for workspace %s", name);
         progress(what, 0, 0, "");
-        if (fprintf(f, "%s\n", text) < 0 || fflush(f) != 0)
+        if (!send_all(fd, text, strlen(text)) || !send_all(fd, "\n", 1))
             rc = dmt_err_set(err, -EPIPE, "workspace %s closed the connection", name);
         else
             rc = control_answer(f, name, ret_result, err);
