@@ -1,7 +1,7 @@
 /* dumontfs_bucket.c: arbiter=bucket: the lease's marks as objects of the archive's store.
  *
- * Owns nothing: each call opens a handle of its own, so that no answer comes over an old connection or
- * out of a cache, and gives it up after a short patience, because the lease asks again. Keys lie
+ * Owns nothing: each call opens a handle of its own, so that no answer comes over an old connection
+ * or out of a cache, and gives it up after a short patience, because the lease asks again. Keys lie
  * below arb/LINEAGE/ (docs/formats-lease.md); a body is its key and a newline. Happy path: the
  * object is put and confirmed, or is there with that body, or is not there. Failure modes: all
  * others are "unknown", also an object with another body, and a directory whose arb/LINEAGE is not

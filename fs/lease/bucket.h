@@ -4,10 +4,10 @@
  * Each node keeps its own view of the register in STORE/bucket.state and answers the questions of its lease core from it; what
  * excludes the two from each other are marks in the bucket, two for each pair epoch E:
  *
- *   holder, wants SOLO     record "attempt" -> PUT solo/E -> GET solo/E -> GET claim/E: absent -> record "alone, E + 1" -> granted
- *                                                                                   seen   -> record "yielded", PUT yield/E, wait
- *   follower, PROMOTE      record "attempt" -> PUT claim/E -> GET claim/E -> GET solo/E: absent -> record "mine, E + 1" -> granted
- *                                                                                   seen   -> wait for yield/E, then the same
+ *   holder, SOLO:      record "attempt" -> PUT solo/E -> GET solo/E -> GET claim/E
+ *                        absent -> record "alone, E + 1" -> granted;   seen -> record "yielded", PUT yield/E, wait for the peer's note
+ *   follower, PROMOTE: record "attempt" -> PUT claim/E -> GET claim/E -> GET solo/E
+ *                        absent -> record "mine, E + 1" -> granted;    seen -> wait for yield/E, then the same
  *
  * An attempt is recorded before its mark is made and is never given up, not by a restart either, so every epoch that carries a
  * mark ends in a higher one: no burnt epoch is lived in. A pair epoch is opened by the holder that is alone (PAIR): recorded here,

@@ -21,8 +21,8 @@
 #define RESYNC_RETRY_MS 1000u
 #define HUNG_DISK_MS    30000u
 
-/* No PROMOTE of ours before `until`. Only ever later: a PONG cannot be taken back, whatever this node
- * becomes meanwhile (R12). */
+/* No PROMOTE of ours before `until`. Only ever later: a PONG cannot be taken back, whatever this
+ * node becomes meanwhile (R12). */
 static void promise(struct lease_state *s, uint64_t until)
 {
     if (until > s->promise_ns)

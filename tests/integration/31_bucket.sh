@@ -27,7 +27,7 @@ mv "$SCRATCH/away" "$SCRATCH/place"
 
 # the standby dies: alone, by solo/E
 stop agent-b # it would start the standby again at once
-kill -KILL "$(pid_of b)"
+ws_die "$(pid_of b)"
 check "the holder goes on alone" wait_until 30 is_state a alone
 check "by its mark" test -n "$(marks solo)"
 check "and acknowledges" timeout 10 bash -c "echo alone > $M/f && sync $M/f"
@@ -37,7 +37,7 @@ check "the standby comes back and is in sync again" wait_until 60 pair_in_sync a
 # the bucket is away and the holder dies: nobody takes over
 claims=$(marks claim)
 mv "$SCRATCH/place" "$SCRATCH/away"
-kill -KILL "$(pid_of a)"
+ws_die "$(pid_of a)"
 sleep 3 # what must not happen has no event to wait for
 check_eq "no failover without the bucket" "$(state b)" standby
 check "nothing is mounted there" bash -c "! mountpoint -q $M.b"

@@ -24,7 +24,7 @@ check "an fsync is durable on both" bash -c "echo x > $M/f && sync $M/f"
 # the store is away: a connected pair works on, and a death changes nothing
 check "the gateway is stopped" rgw_gw_stop "$SCRATCH/rgw"
 check "a sync is still acknowledged" timeout 10 bash -c "echo y > $M/f && sync $M/f"
-kill -KILL "$(pid_of a)"
+ws_die "$(pid_of a)"
 sleep 3 # what must not happen has no event to wait for
 check "no failover without the store" bash -c "! mountpoint -q $M.b"
 check "the gateway is started" rgw_gw_start "$SCRATCH/rgw"

@@ -1,7 +1,8 @@
 /* test_sim.c: runs of the simulator: one seed, or many.
  *
  *   test_sim                     the seeds of `make test`, the regression seeds first
- *   test_sim FIRST [COUNT [STRIDE]]   COUNT (1) seeds from FIRST, each so far from the last; the totals
+ *   test_sim FIRST [COUNT [STRIDE]]   COUNT (1) seeds from FIRST, each so far from the last; the
+ *                                     totals
  *   TRACE=1 test_sim SEED        one, telling every step
  *
  * A run: two nodes with a new pair, faults for half a minute, then everything is healed and there

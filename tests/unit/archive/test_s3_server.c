@@ -169,8 +169,8 @@ static void listing_pages(void **state)
     dmt_objstore_close(os);
 }
 
-/* What somebody deleted in a bucket that keeps versions is not forgotten; one that does not answers by
- * what is there. The libs3 driver has no such question. */
+/* What somebody deleted in a bucket that keeps versions is not forgotten; one that does not answers
+ * by what is there. The libs3 driver has no such question. */
 static void versions_are_evidence(void **state)
 {
     (void)state;

@@ -324,7 +324,8 @@ static void a_register_behind_us_changes_nothing(void **state)
     assert_int_equal(t.s.gate, LEASE_GATE_PAIR);
 }
 
-/* The core asks without wanting the reason: the state may have moved on since a command was accepted. */
+/* The core asks without wanting the reason: the state may have moved on since a command was
+ * accepted. */
 static void a_command_that_is_late_is_refused_without_a_reason_too(void **state)
 {
     (void)state;
