@@ -345,7 +345,9 @@ static void promote(struct node *n)
 static void lose(struct node *n)
 {
     const struct lease_action *a = &n->app;
-    if (!n->has_ws || n->full_until > w.now || one_in(40)) {
+    /* Not with degrade=block: a pair then waits for a person (docs/protocol.md, "Weakest
+     * arguments"). */
+    if (!n->has_ws || (!w.block && (n->full_until > w.now || one_in(40)))) {
         (void)peer_post(n, REPLICA_EV_CANNOT);
         post(n, LEASE_EV_LOSE_DONE)->err = -EIO;
         return;
