@@ -116,6 +116,12 @@ static int write_layer(struct dmt_ws *ws, struct dmt_pos *pos, struct dmt_err *e
 {
     struct dmt_lockfn lk = dmt_ws_lockfn(ws);
     int r = freeze(ws, pos, err);
+    if (r < 0) {
+        ws_lock(ws);
+        ws->ckpt_err = r; /* who waits for room is told */
+        pthread_cond_broadcast(&ws->unheld);
+        ws_unlock(ws);
+    }
     if (r <= 0)
         return r;
     dmt_journal_kick(ws->j, pos->seq);

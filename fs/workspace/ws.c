@@ -67,14 +67,52 @@ struct dmt_lockfn dmt_ws_lockfn(struct dmt_ws *ws)
 
 /* --- memory derived from records -------------------------------------------------------------- */
 
+/* One value of the store's meta table is at most META_PIECE bytes; a longer one goes on in KEY.1, KEY.2 ... Pieces that a shorter
+ * value no longer needs are emptied. */
+#define META_PIECE DMT_XATTR_VALUE_MAX
+
+static void piece_key(char buf[64], const char *key, unsigned i)
+{
+    (void)snprintf(buf, 64, i ? "%s.%u" : "%s", key, i);
+}
+
+static int save_blob(struct dmt_ws *ws, const char *key, const void *p, size_t len)
+{
+    char name[64];
+    int r = 0;
+    for (unsigned i = 0; r == 0; i++) {
+        size_t n = len < META_PIECE ? len : META_PIECE, was = 0;
+        void *old = NULL;
+        piece_key(name, key, i);
+        if (i > 0 && n == 0 && dmt_store_meta_get(ws->st, name, &old, &was) == -ENOENT)
+            break;
+        free(old);
+        if (i == 0 || n > 0 || was > 0)
+            r = dmt_store_meta_put(ws->st, name, p, n);
+        p = (const uint8_t *)p + n;
+        len -= n;
+    }
+    return r;
+}
+
 static int load_blob(struct dmt_ws *ws, const char *key, void **ret, size_t *len)
 {
-    int r = dmt_store_meta_get(ws->st, key, ret, len);
-    if (r == -ENOENT) {
-        *ret = NULL;
-        *len = 0;
-        r = 0;
+    struct dmt_buf b = {0};
+    char name[64];
+    int r = 0;
+    for (unsigned i = 0; r == 0; i++) {
+        void *p = NULL;
+        size_t n = 0;
+        piece_key(name, key, i);
+        r = dmt_store_meta_get(ws->st, name, &p, &n);
+        if (r == 0)
+            dmt_put_raw(&b, p, n);
+        free(p);
     }
+    if (r == -ENOENT)
+        r = b.bad ? -ENOMEM : 0;
+    *ret = b.p;
+    *len = b.len;
     return r;
 }
 
@@ -171,13 +209,13 @@ int ws_meta_save(struct dmt_ws *ws)
     if (r == 0)
         r = dmt_store_meta_put(ws->st, "ws.epoch_store", ws->epoch_store, sizeof(ws->epoch_store));
     if (r == 0)
-        r = dmt_store_meta_put(ws->st, "ws.incomplete", ws->incomplete.p, ws->incomplete.len);
+        r = save_blob(ws, "ws.incomplete", ws->incomplete.p, ws->incomplete.len);
     dmt_buf_reset(b);
     for (size_t i = 0; i < ws->orphans.cap; i++)
         if (ws->orphans.keys[i])
             dmt_put_u64(b, ws->orphans.keys[i]);
     if (r == 0)
-        r = b->bad ? -ENOMEM : dmt_store_meta_put(ws->st, "ws.orphans", b->p, b->len);
+        r = b->bad ? -ENOMEM : save_blob(ws, "ws.orphans", b->p, b->len);
     return r;
 }
 

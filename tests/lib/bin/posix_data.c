@@ -377,6 +377,26 @@ static void unlinked_open(void)
     WANT(posix_file("f", "new", 3) >= 0 && posix_reads(fd, 0, "m", 1)); /* its name is free */
 }
 
+/* As many as a process may have open. */
+static void many_unlinked(void)
+{
+    struct rlimit lim;
+    struct stat st;
+    int fd = -1, first = -1;
+    WANT(getrlimit(RLIMIT_NOFILE, &lim) == 0);
+    lim.rlim_cur = lim.rlim_max;
+    WANT(setrlimit(RLIMIT_NOFILE, &lim) == 0);
+    rlim_t n = lim.rlim_max < 20100 ? lim.rlim_max - 100 : 20000;
+    for (rlim_t i = 0; i < n; i++) {
+        WANT((fd = open(".", O_TMPFILE | O_RDWR, 0600)) >= 0);
+        first = i ? first : fd;
+    }
+    WANT(write(first, "first", 5) == 5 && write(fd, "last", 4) == 4 && syncfs(fd) == 0);
+    WANT(posix_reads(first, 0, "first", 5) && fstat(fd, &st) == 0 && st.st_nlink == 0);
+    for (int i = 0; i < 10000; i++)
+        WANT(mknod("x", S_IFREG | 0600, 0) == 0 && unlink("x") == 0);
+}
+
 static void renamed_over(void)
 {
     struct stat st;
@@ -476,6 +496,7 @@ static const struct posix_case cases[] = {
     {"vectors", vectors},
     {"sync_flags", sync_flags},
     {"unlinked_open", unlinked_open},
+    {"many_unlinked", many_unlinked},
     {"renamed_over", renamed_over},
     {"tmpfile_linked", tmpfile_linked},
     {"truncates", truncates},

@@ -285,6 +285,29 @@ static void orphans_are_reaped_at_the_next_start(void **state)
     assert_int_equal(dmt_ws_getattr(f->ws, d, &a), -ENOENT);
 }
 
+/* More than one value of the store's meta table holds. */
+static void many_orphans_survive_a_checkpoint(void **state)
+{
+    struct fx *f = *state;
+    struct dmt_op op = FX_OP(0);
+    struct dmt_attr a, first;
+    for (int round = 0; round < 2; round++) {
+        int n = round ? 10 : 20000;
+        for (int i = 0; i < n; i++) {
+            assert_int_equal(dmt_ws_make(f->ws, &op, DMT_ROOT, NULL, S_IFREG, 0, NULL, &a), 0);
+            dmt_ws_ref(f->ws, a.node);
+            if (i == 0)
+                first = a;
+        }
+        fx_checkpoint(f);
+        fx_crash(f);
+        assert_int_equal(dmt_ws_getattr(f->ws, first.node, &first), -ENOENT);
+        assert_int_equal(dmt_ws_getattr(f->ws, a.node, &a), -ENOENT);
+    }
+    fx_checkpoint(f);
+    fx_reopen(f);
+}
+
 static void tmpfile_gets_a_name_by_link(void **state)
 {
     struct fx *f = *state;
@@ -684,6 +707,7 @@ int main(void)
         T(unlink_and_rmdir_check_types),
         T(unlinked_open_file_lives_until_forgotten),
         T(orphans_are_reaped_at_the_next_start),
+        T(many_orphans_survive_a_checkpoint),
         T(tmpfile_gets_a_name_by_link),
         T(rename_matrix),
         T(rename_noreplace_and_exchange),
