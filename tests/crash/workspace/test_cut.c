@@ -49,7 +49,7 @@ static void one(struct bench *b, size_t i)
 static void two(struct bench *b, size_t i)
 {
     const struct limits lim = {.randoms = 2,
-                               .disks_max = (unsigned)from_env("DMT_CUT_PAIR", 4),
+                               .disks_max = (unsigned)from_env("DMT_CUT_PAIR", 3),
                                .nest_every = 24,
                                .nest_max = 4};
     int ops[2] = {(int)i / OPS_N, (int)i % OPS_N};
@@ -78,6 +78,66 @@ static void settled(struct bench *b, size_t i)
     run(b, pair, 2, &lim, i);
 }
 
+/* A store whose making was cut is there, sound and empty, or can be made. */
+static bool made_or_makeable(struct bench *b, char why[300])
+{
+    const struct dmt_store_ident id = {.name = "crash", .lineage = {7}, .store_id = {1}};
+    struct dmt_store_conf conf = {.io = dmt_io_real(), .clock = &g_clock, .dir = b->out};
+    struct dmt_err err = {0};
+    struct tree t;
+    int r = dmt_store_create(&conf, &id, S_IFDIR | 0755, 0, 0, 1000, &err);
+    if (r < 0 && r != -EEXIST) {
+        snprintf(why, 300, "cannot be made again: %.250s", err.msg);
+        return false;
+    }
+    struct dmt_ws *ws = bench_open(b, dmt_io_real(), b->out, false);
+    if (!ws) {
+        snprintf(why, 300, "does not open: %.250s", b->err.msg);
+        return false;
+    }
+    tree_of_ws(&t, ws);
+    bool ok = t.n == 0 && !t.bad && check_store(ws, why);
+    if (!ok && !*why)
+        snprintf(why, 300, "is not empty");
+    tree_free(&t);
+    (void)dmt_ws_close(ws, &b->err);
+    return ok;
+}
+
+static void creation(struct bench *b, size_t i)
+{
+    const struct seq none = {0};
+    struct progress now = {0};
+    struct points pts = {.now = &now};
+    char dir[80], why[300] = "";
+    snprintf(dir, sizeof(dir), "%s/made%zu", b->dir, i);
+    DMT_ASSERT(mkdir(dir, 0700) == 0);
+    pts.f = faultio_new(dir, i + 1);
+    faultio_watch(pts.f, points_add, &pts);
+    const struct dmt_store_ident id = {.name = "crash", .lineage = {7}, .store_id = {1}};
+    struct dmt_store_conf conf = {.io = faultio_io(pts.f), .clock = &g_clock, .dir = dir};
+    if (dmt_store_create(&conf, &id, S_IFDIR | 0755, 0, 0, 1000, &b->err) < 0)
+        report(&none, "a store cannot be made: %s", b->err.msg);
+    points_add(&pts, 0, NULL);
+    faultio_free(pts.f);
+    for (size_t k = 0; k < pts.n * 3; k++) {
+        static const enum faultio_mode modes[] = {FAULTIO_DROP, FAULTIO_KILL, FAULTIO_RANDOM};
+        uint64_t hash;
+        if (pts.v[k / 3].kind == FAULTIO_MKDIR && k / 3 % 64 != 0)
+            continue; /* 256 folders: all the same */
+        struct faultio_state *d =
+            faultio_state_settle(pts.v[k / 3].disk, modes[k % 3], k + i * 1000, &hash);
+        faultio_state_write(d, b->out);
+        faultio_state_free(d);
+        if (!made_or_makeable(b, why))
+            report(&none, "a store whose making was cut before operation %zu (%s), %s: %s", k / 3,
+                   pts.v[k / 3].path, mode_name(modes[k % 3]), why);
+        atomic_fetch_add(&g_tally->recovered, 1);
+    }
+    atomic_fetch_add(&g_tally->moments, pts.n);
+    points_free(&pts);
+}
+
 static void given(struct bench *b, size_t i)
 {
     const struct limits lim = {.randoms = 6, .nest_every = 3, .nest_max = 20};
@@ -94,6 +154,12 @@ static void settling(void **state)
 {
     (void)state;
     assert_int_equal(each_in_processes("settling", 8, settled), 0);
+}
+
+static void making_a_store(void **state)
+{
+    (void)state;
+    assert_int_equal(each_in_processes("making a store", 2, creation), 0);
 }
 
 static void every_operation(void **state)
@@ -126,9 +192,8 @@ static void given_sequence(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(settling),
-        cmocka_unit_test(every_operation),
-        cmocka_unit_test(every_pair),
+        cmocka_unit_test(making_a_store),  cmocka_unit_test(settling),
+        cmocka_unit_test(every_operation), cmocka_unit_test(every_pair),
         cmocka_unit_test(triples),
     };
     const struct CMUnitTest alone[] = {cmocka_unit_test(given_sequence)};
