@@ -298,6 +298,7 @@ static int run(int argc, char **argv)
 
 const struct verb verb_workspace = {
     "workspace",
-    "create NAME [KEY=VALUE...] [--from URL [--to TIME]] | list | show NAME | set NAME KEY=VALUE... | remove NAME --yes | stop NAME | start NAME | restart NAME",
+    "create NAME [KEY=VALUE...] [--from URL [--to TIME]] | list | show NAME | set NAME KEY=VALUE... | remove NAME --yes | "
+    "stop NAME | start NAME | restart NAME",
     "make, list, configure, remove workspaces of this machine; stop and start a standby; replace a process",
     run};

@@ -27,10 +27,11 @@
  *     UNMOUNTED code                  the answer to UNMOUNT: 0, or a positive errno (EBUSY: in use)
  *     TERMINATE flags                 stop: drain, UNMOUNT, exit 0
  *
- * A process that dies while it serves gets a successor, started with --resume and the mount's instance: the connection is still there
- * and users wait. It recovers, opens its epoch, says MOUNT and gets FUSE with DMT_HP_RESUME; it has the kernel send again what was
- * not answered, and serves (READY). One that may not serve any more says UNMOUNT. Exit status DMT_HP_EXIT_RESTART asks for
- * just that. The holder gives up after a few lives of less than a second, after FAILED, or when there is no READY in mount_timeout.
+ * A process that dies while it serves gets a successor, started with --resume and the mount's instance: the connection is still
+ * there and users wait. It recovers, opens its epoch, says MOUNT and gets FUSE with DMT_HP_RESUME; it has the kernel send again
+ * what was not answered, and serves (READY). One that may not serve any more says UNMOUNT. Exit status DMT_HP_EXIT_RESTART asks
+ * for just that. The holder gives up after a few lives of less than a second, after FAILED, or when there is no READY in
+ * mount_timeout.
  *
  * Either side's end of file = the other is gone. The workspace process then drains, unmounts `dir` itself (umount2) and exits;
  * the holder ends the mount (abort, detach), frees the loop device and exits non-zero.
@@ -99,8 +100,8 @@ int dmt_hp_recv(int sock, struct dmt_hp_msg *ret);
 ssize_t dmt_hp_encode(const struct dmt_hp_msg *m, uint8_t *buf, size_t size);
 int dmt_hp_decode(const void *buf, size_t len, struct dmt_hp_msg *ret);
 
-/* --- is there a holder? RUN/NAME.holder is locked (flock, shared) by every holder of NAME for as long as it lives. While one lives, a
- * workspace process that does not answer is being replaced, or is on its way out. */
+/* --- is there a holder? RUN/NAME.holder is locked (flock, shared) by every holder of NAME for as long as it lives. While one
+ * lives, a workspace process that does not answer is being replaced, or is on its way out. */
 /* The lock, to be kept open; < 0: none, and nobody can tell. */
 int dmt_holder_mark(const char *name);
 bool dmt_holder_lives(const char *name);

@@ -26,9 +26,9 @@
 /* Starts fn(arg) with all signals blocked and the name shown in /proc (15 chars). 0 or -errno. */
 int dmt_thread_start(pthread_t *t, const char *name, void *(*fn)(void *), void *arg);
 
-/* Runs fn(arg) in a process of its own, which has our memory but none of our descriptors above 2, and waits for it. For calls on our own
- * mount: they wait for an answer of ours, and a thread of ours that waits so cannot die, nor can we; a process of its own can stay
- * behind. fn makes system calls only. Its result, 0 to 255, or -errno. Any thread. */
+/* Runs fn(arg) in a process of its own, which has our memory but none of our descriptors above 2, and waits for it. For calls on
+ * our own mount: they wait for an answer of ours, and a thread of ours that waits so cannot die, nor can we; a process of its own
+ * can stay behind. fn makes system calls only. Its result, 0 to 255, or -errno. Any thread. */
 int dmt_apart(int (*fn)(void *arg), void *arg);
 
 struct dmt_pool;

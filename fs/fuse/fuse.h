@@ -41,7 +41,8 @@ struct dmt_fuse_conf {
     void *ctx;
 };
 
-/* Starts the readers; with resume, once the workspace is what the dead process left. 0, or < 0 with nothing started (fd stays the caller's). */
+/* Starts the readers; with resume, once the workspace is what the dead process left. 0, or < 0 with nothing started (fd stays the
+ * caller's). */
 int dmt_fuse_start(struct dmt_fuse **ret, struct dmt_ws *ws, const struct dmt_fuse_conf *conf, struct dmt_err *err);
 /* Stops reading, answers what still waits with EIO, joins the readers,
  * closes fd, frees. NULL is fine. Not from a callback. */

@@ -18,9 +18,9 @@
  * After a takeover the same answer tells whether the kernel still holds an inode whose lookup count
  * died with the process before us.
  *
- * Our own syncfs runs in a process of its own (dmt_apart): a thread of ours that waits for an answer to
- * it could not die when we are killed, we would not be gone, and nobody could take the mount over
- * to give that answer. Thread: notify; dmt_fuse_syncfs: the caller's.
+ * Our own syncfs runs in a process of its own (dmt_apart): a thread of ours that waits for an
+ * answer to it could not die when we are killed, we would not be gone, and nobody could take the
+ * mount over to give that answer. Thread: notify; dmt_fuse_syncfs: the caller's.
  */
 #include "fs/fuse/internal.h"
 

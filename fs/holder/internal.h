@@ -1,6 +1,6 @@
-/* internal.h: the holder's own parts. holder.c: arguments, supervision, messages. child.c: the workspace process, and its successor
- * when it dies. connection.c: /dev/fuse, mount(2), INIT, umount. loopdev.c: the block device under a fuseblk mount. One thread, except for umount(2), which can wait for the
- * workspace process and so runs on a thread of its own. */
+/* internal.h: the holder's own parts. holder.c: arguments, supervision, messages. child.c: the workspace process, and its
+ * successor when it dies. connection.c: /dev/fuse, mount(2), INIT, umount. loopdev.c: the block device under a fuseblk mount. One
+ * thread, except for umount(2), which can wait for the workspace process and so runs on a thread of its own. */
 #ifndef DMT_HOLDER_INTERNAL_H
 #define DMT_HOLDER_INTERNAL_H
 

@@ -282,8 +282,8 @@ int journal_survey(struct journal_survey *s, struct dmt_err *err);
 void journal_survey_free(struct journal_survey *s);
 void journal_survey_path(const struct journal_survey *s, const char *prefix, uint64_t number,
                          const char *suffix, char ret[JOURNAL_PATH_MAX]);
-/* Where the last byte may lie that was ever written: behind it the file has only room, which reads as zeros. Saves reading 64 MiB of
- * nothing. `size` where the file system cannot tell. */
+/* Where the last byte may lie that was ever written: behind it the file has only room, which reads as zeros. Saves reading 64 MiB
+ * of nothing. `size` where the file system cannot tell. */
 uint64_t journal_written_end(int fd, uint64_t size);
 /* The file of a segment as far as it was written, at most JOURNAL_SEGMENT_MAX bytes; valid until the next call. */
 int journal_image_load(struct journal_survey *s, const struct journal_found *f, const uint8_t **ret,

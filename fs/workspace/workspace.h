@@ -26,8 +26,8 @@
 
 #define DMT_NODE_SNAPSHOTS (1ull << 63 | DMT_ROOT)
 #define DMT_SNAPSHOTS_NAME ".snapshots"
-/* On a file that lost unsynced bulk data; the last word of its value is the position of its version then. Removing it says that the
- * loss is dealt with. */
+/* On a file that lost unsynced bulk data; the last word of its value is the position of its version then. Removing it says that
+ * the loss is dealt with. */
 #define DMT_INCOMPLETE_ATTR "user.dumont.incomplete"
 
 struct dmt_ws;
@@ -79,9 +79,9 @@ int dmt_ws_promote(struct dmt_ws *ws, struct dmt_err *err);
 /* Journals the fallback or cut of every file with missing ranges (rules 21, 22) and INCOMPLETE reports. own_crash_same_boot:
  * ranges are in the page cache: fdatasync + MARK instead. Returns files settled or < 0. [blocks] */
 int dmt_ws_settle(struct dmt_ws *ws, bool own_crash_same_boot, struct dmt_err *err);
-/* After demote, before following: what this machine wrote as holder is in its data files (the caller knows: same boot), so its missing
- * ranges are none. Makes them durable and asks nobody for them: the new holder may have given them up. *ret_seq: position up to
- * which that holds. [blocks] */
+/* After demote, before following: what this machine wrote as holder is in its data files (the caller knows: same boot), so its
+ * missing ranges are none. Makes them durable and asks nobody for them: the new holder may have given them up. *ret_seq: position
+ * up to which that holds. [blocks] */
 int dmt_ws_keep_own(struct dmt_ws *ws, uint64_t *ret_seq, struct dmt_err *err);
 /* Stops being holder: operations fail -EROFS/-EIO, parked acks fail with -EIO; state stays readable. */
 void dmt_ws_demote(struct dmt_ws *ws);
@@ -135,13 +135,13 @@ int dmt_ws_rename(struct dmt_ws *ws, struct dmt_op *op, uint64_t parent, const c
                   const char *newname, uint32_t flags);
 int dmt_ws_readlink(struct dmt_ws *ws, uint64_t node, char buf[4096]);
 /* Kernel reference counts: an orphan is reaped (journaled) when its count falls to 0. lookup/make/link/readdirplus entries count
- * 1 each, by the caller's call. forget: true = nobody holds this orphan by the count, but part of the count died with a predecessor:
- * ask the kernel, and if it does not know the inode call dmt_ws_forgotten. */
+ * 1 each, by the caller's call. forget: true = nobody holds this orphan by the count, but part of the count died with a
+ * predecessor: ask the kernel, and if it does not know the inode call dmt_ws_forgotten. */
 void dmt_ws_ref(struct dmt_ws *ws, uint64_t node);
 bool dmt_ws_forget(struct dmt_ws *ws, uint64_t node, uint64_t n);
 void dmt_ws_forgotten(struct dmt_ws *ws, uint64_t node);
-/* After resume, once: the orphans to ask the kernel about, and the inodes that changed without a request of the kernel's, which it may
- * still show as they were. *ret: an array of the caller's. 0 or -ENOMEM. */
+/* After resume, once: the orphans to ask the kernel about, and the inodes that changed without a request of the kernel's, which
+ * it may still show as they were. *ret: an array of the caller's. 0 or -ENOMEM. */
 int dmt_ws_doubtful(struct dmt_ws *ws, uint64_t **ret, size_t *ret_n);
 int dmt_ws_stale(struct dmt_ws *ws, uint64_t **ret, size_t *ret_n);
 /* p: may be used without copying until return. kill_suidgid: WRITE_KILL_SUIDGID. Decides itself inline or by reference (design

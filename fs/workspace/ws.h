@@ -32,7 +32,8 @@
 #define WS_ROOM_NS         DMT_S                 /* or this long after it, when room is short */
 #define WS_BULK_NS         (5 * DMT_S)           /* by-reference data stays unsynced at most this long (D5) */
 #define WS_STABLE_WAIT_MS  200                   /* patience for the peer's ack before a checkpoint */
-#define WS_RECENT_RECORDS  8192u                 /* a request that waits for its reply lies in that many records, or bytes, from the tail */
+/* a request that waits for its reply lies in that many records, or bytes, from the tail */
+#define WS_RECENT_RECORDS  8192u
 #define WS_RECENT_BYTES    (32ull << 20)
 #define WS_SWITCHES_MAX    3                     /* automatic snapshots of switch points kept */
 #define WS_CAPS            "security.capability"
@@ -108,7 +109,8 @@ struct dmt_ws {
     struct ws_map refs;     /* kernel lookup counts */
     struct ws_map orphans;
     struct ws_recent recent;
-    /* resume: unique -> seq of its record, unique -> inode made, inodes made without a name, inodes the kernel may show as they were */
+    /* resume: unique -> seq of its record, unique -> inode made, inodes made without a name, inodes the kernel may show as they
+     * were */
     struct ws_map done, made, tmpfiles, stale;
     uint64_t lost_before;   /* resume: lookup counts of inodes below it are not known */
     struct ws_map ref_seqs; /* ino -> seq of its last by-reference write since epoch_seq */

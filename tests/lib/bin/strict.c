@@ -1,11 +1,15 @@
-/* strict.c: programs that must not notice anything: every call must do exactly what it should, once.
+/* strict.c: programs that must not notice anything: every call must do exactly what it should,
+ * once.
  *
- *   strict DIR CLIENTS        until SIGTERM; then "N rounds" and exit 0. The first call that fails, or was done twice or not at all, is
- *                             said with its place and ends everything with exit 1.
+ *   strict DIR CLIENTS        until SIGTERM; then "N rounds" and exit 0. The first call that fails,
+ *                             or was done twice or not at all, is said with its place and ends
+ *                             everything with exit 1.
  *
- * Each client is a process with a directory of its own. Calls that are not the same when done twice (mkdir, link, rename, exchange,
- * O_EXCL, XATTR_CREATE ...) come first; after each the state is looked at. One file is open all the time and has no name, one is mapped,
- * one is locked (fcntl and flock): they must go on working. Written for servers that are killed and replaced under the mount.
+ * Each client is a process with a directory of its own. Calls that are not the same when done twice
+ * (mkdir, link, rename, exchange, O_EXCL, XATTR_CREATE ...) come first; after each the state is
+ * looked at. One file is open all the time and has no name, one is mapped, one is locked (fcntl and
+ * flock): they must go on working. Written for servers that are killed and replaced under the
+ * mount.
  */
 #include <dirent.h>
 #include <errno.h>

@@ -1,4 +1,5 @@
-/* test_resend.c: a process that takes a mount over: what its predecessor did is not done twice, and what the kernel may hold stays. */
+/* test_resend.c: a process that takes a mount over: what its predecessor did is not done twice, and
+ * what the kernel may hold stays. */
 #include "tests/unit/workspace/fixture.h"
 
 #define MOUNT 77u
@@ -20,7 +21,8 @@ static uint64_t made(struct fx *f, uint64_t unique, bool resent, const char *nam
 {
     struct dmt_op op = op_of(unique, resent);
     struct dmt_attr a;
-    assert_int_equal(dmt_ws_make(f->ws, &op, DMT_ROOT, name, mode, 0, S_ISLNK(mode) ? "t" : NULL, &a), 0);
+    assert_int_equal(
+        dmt_ws_make(f->ws, &op, DMT_ROOT, name, mode, 0, S_ISLNK(mode) ? "t" : NULL, &a), 0);
     assert_true(op.seq > 0);
     return a.node;
 }
@@ -33,7 +35,8 @@ static uint64_t linked(struct fx *f, uint64_t unique, bool resent, uint64_t ino,
     return (uint64_t)a.st.st_nlink;
 }
 
-static void renamed(struct fx *f, uint64_t unique, bool resent, const char *a, const char *b, uint32_t flags)
+static void renamed(struct fx *f, uint64_t unique, bool resent, const char *a, const char *b,
+                    uint32_t flags)
 {
     struct dmt_op op = op_of(unique, resent);
     assert_int_equal(dmt_ws_rename(f->ws, &op, DMT_ROOT, a, DMT_ROOT, b, flags), 0);
@@ -71,7 +74,9 @@ static void run_all(struct fx *f, bool resent, uint64_t attrs, struct made_all *
     assert_int_equal(dmt_ws_setattr(f->ws, &op, m->file, &sa, &a), 0);
     assert_int_equal(a.st.st_size, 3);
     op = op_of(122, resent);
-    assert_int_equal(dmt_ws_fallocate(f->ws, &op, m->file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 1, false), 0);
+    assert_int_equal(dmt_ws_fallocate(f->ws, &op, m->file,
+                                      FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 1, false),
+                     0);
     op = op_of(124, resent);
     assert_int_equal(dmt_ws_setxattr(f->ws, &op, m->file, "user.k", "v", 1, XATTR_CREATE), 0);
     op = op_of(126, resent);
@@ -156,7 +161,9 @@ static void the_journal_keeps_the_last_records(void **state)
     uint64_t first = dmt_journal_first(dmt_ws_journal(f->ws)).seq;
     assert_true(first > start + 20);
     assert_true(first < record);
-    f->conf.resume = MOUNT; /* not by a crash: segments are being recycled, which a copy of the folder would catch halfway */
+    /* not by a crash: segments are being recycled, which a copy of the folder would catch
+     * halfway */
+    f->conf.resume = MOUNT;
     fx_reopen(f);
     f->conf.resume = 0;
     assert_int_equal(made(f, 300, true, "d", S_IFDIR | 0755), d);
@@ -187,7 +194,8 @@ static void open_files_live_on(void **state)
 {
     struct fx *f = *state;
     struct dmt_attr a;
-    uint64_t x = fx_file(f, DMT_ROOT, "x"), y = fx_file(f, DMT_ROOT, "y"), d = fx_dir(f, DMT_ROOT, "d");
+    uint64_t x = fx_file(f, DMT_ROOT, "x"), y = fx_file(f, DMT_ROOT, "y"),
+             d = fx_dir(f, DMT_ROOT, "d");
     f->conf.keep_recent = true;
     fx_reopen(f);
     fx_text(f, x, "open", 0);
@@ -231,7 +239,8 @@ static bool holds(const uint64_t *v, size_t n, uint64_t ino)
 static void what_to_ask_the_kernel_about(void **state)
 {
     struct fx *f = *state;
-    uint64_t *v, x = fx_file(f, DMT_ROOT, "x"), y = fx_file(f, DMT_ROOT, "y"), w = fx_file(f, DMT_ROOT, "w");
+    uint64_t *v, x = fx_file(f, DMT_ROOT, "x"), y = fx_file(f, DMT_ROOT, "y"),
+                 w = fx_file(f, DMT_ROOT, "w");
     size_t n;
     f->conf.keep_recent = true;
     fx_reopen(f);
@@ -257,7 +266,8 @@ static void what_to_ask_the_kernel_about(void **state)
     free(v);
 }
 
-/* The standby goes, the holder opens an epoch for itself: what is open stays, and bulk data goes on being marked. */
+/* The standby goes, the holder opens an epoch for itself: what is open stays, and bulk data goes on
+ * being marked. */
 static void an_epoch_under_open_files(void **state)
 {
     struct fx *f = *state;
@@ -273,7 +283,8 @@ static void an_epoch_under_open_files(void **state)
     assert_int_equal(dmt_ws_sync_wait(f->ws, y), 0);
 }
 
-/* Bulk data of the predecessor is in the page cache: it is synced like our own, when somebody asks or soon. */
+/* Bulk data of the predecessor is in the page cache: it is synced like our own, when somebody asks
+ * or soon. */
 static void bulk_data_goes_on(void **state)
 {
     struct fx *f = *state;
@@ -293,9 +304,14 @@ static void bulk_data_goes_on(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(each_request_is_done_once),    T(also_what_a_checkpoint_covers), T(the_journal_keeps_the_last_records),
-        T(what_is_not_there_is_done_now), T(open_files_live_on),            T(what_to_ask_the_kernel_about),
-        T(an_epoch_under_open_files),    T(bulk_data_goes_on),
+        T(each_request_is_done_once),
+        T(also_what_a_checkpoint_covers),
+        T(the_journal_keeps_the_last_records),
+        T(what_is_not_there_is_done_now),
+        T(open_files_live_on),
+        T(what_to_ask_the_kernel_about),
+        T(an_epoch_under_open_files),
+        T(bulk_data_goes_on),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
