@@ -1,5 +1,5 @@
 #!/bin/bash
-# time: 240
+# time: 400
 # A mount behaves as a good local filesystem does: the cases of tests/lib/bin/posix_*.c; quota and statfs; sync; what is the mount's own (order of sync and umount).
 # NATIVE=1 runs the cases on the disk below first, where they must pass, too (it has to be ext4).
 . "$(dirname "$0")/../lib/sh/lib.sh"
@@ -39,6 +39,13 @@ if [ "$(findmnt -n -o FSTYPE "$M")" = fuseblk.dumont ]; then
     check "sync -f reaches the workspace" sync -f "$M/s"
     check_eq "and makes all durable" "$(ws_get w '.durable == .tail')" true
 fi
+# --- a bind mount of a part comes and goes, and the workspace goes on
+mkdir "$M/part" "$SCRATCH/bind"
+ln -s "$BUILD/mount.dumont" "$SCRATCH/umount.dumont"
+check "mount --bind" mount --bind "$M/part" "$SCRATCH/bind"
+check_eq "umount.dumont of the bind mount says nothing" "$("$SCRATCH/umount.dumont" "$SCRATCH/bind" 2>&1; echo $?)" 0
+check "only that is gone" sh -c "! mountpoint -q '$SCRATCH/bind' && mountpoint -q '$M' && test ! -e '$DUMONT_RUN/w.stopped'"
+
 # --- statfs is true to the disk below, less what the workspace keeps for itself
 read -r here disk < <(echo "$(stat -f -c '%a*%S' "$M")" "$(stat -f -c '%a*%S' "$SCRATCH")")
 check "free space is the disk's, less at most 1 GiB" test $((here)) -le $((disk)) -a $((here)) -ge $((disk - (1 << 30)))

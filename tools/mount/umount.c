@@ -109,6 +109,15 @@ void mount_mark_stopped(const char *name, bool stopped)
         close(fd);
 }
 
+/* Another mount shows the same filesystem: this one was a bind mount of it, or of a part. */
+static bool shown_elsewhere(const struct dmt_mount *m)
+{
+    struct dmt_mount *other = malloc(sizeof(*other));
+    bool shown = other && dmt_mountinfo_workspace(m->workspace, other) == 1 && other->dev == m->dev;
+    free(other);
+    return shown;
+}
+
 static int do_umount(const struct dmt_mount *m, const struct umount_args *a)
 {
     struct ws_state st;
@@ -136,7 +145,10 @@ static int do_umount(const struct dmt_mount *m, const struct umount_args *a)
             EX_FAIL, errno == EBUSY ? "fuser -vm DIR shows by whom; -l detaches it at once" : NULL,
             "%s: %s", m->dir, errno == EBUSY ? "in use" : strerror(errno));
     }
-    if (rc == EX_OK && !a->lazy)
+    bool goes_on = rc == EX_OK && shown_elsewhere(m);
+    if (goes_on && !view)
+        mount_mark_stopped(m->workspace, false);
+    if (rc == EX_OK && !a->lazy && !goes_on)
         wait_for_end(pidfd);
     if (rc == EX_OK && a->verbose)
         (void)printf("%s unmounted from %s\n", m->workspace, m->dir);
