@@ -173,6 +173,12 @@ static int do_fallocate(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, int
         r = ws_room(ws, len / 2, growth(ws, &n, off, len));
     if (r < 0)
         return r;
+    uint32_t mode = ws_kill_mode(&n, kill);
+    uint32_t left = mode == DMT_MODE_KEEP ? n.mode & 07777 : mode;
+    /* A setgid bit without execution goes, too, where the caller is not of the file's group, as far
+     * as its first group tells. */
+    if (kill && op->gid != n.gid && left & S_ISGID)
+        mode = left & ~(uint32_t)S_ISGID;
     uint64_t size = n.size;
     if (!(flags & FALLOC_FL_KEEP_SIZE) && off + len > size)
         size = off + len;
@@ -183,7 +189,7 @@ static int do_fallocate(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, int
                   .off = off,
                   .length = len,
                   .size = size,
-                  .mode = ws_kill_mode(&n, kill)},
+                  .mode = mode},
     };
     return ws_log(ws, op, &b, 0);
 }

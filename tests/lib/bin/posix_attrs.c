@@ -188,8 +188,8 @@ static void suid_killed(void)
         WANT(mode_of("f") == 0777);
     }
     WANT(chmod("f", 06777) == 0 && pwrite(shared_fd, "r", 1, 0) == 1 &&
-         mode_of("f") == 06777);                                   /* root may keep them */
-    WANT(chmod("f", 02766) == 0 && posix_child(NOBODY, in_write)); /* setgid that means nothing */
+         mode_of("f") == 06777); /* root may keep them */
+    WANT(chmod("f", 02766) == 0 && posix_child(NOBODY, in_fallocate) && mode_of("f") == 0766);
     WANT(chmod("f", 06777) == 0 && chown("f", 1, 1) == 0 && mode_of("f") == 0777);
     WANT(mkdir("d", 0755) == 0 && chmod("d", 06777) == 0 && chown("d", 1, 1) == 0 &&
          mode_of("d") == 06777);
