@@ -125,6 +125,11 @@ void lease_on_register(struct lease_state *s, const struct lease_register *reg, 
     if (reg->epoch <= seen)
         return;
     if (lease_id_eq(&reg->holder, &s->rec.self)) {
+        /* A loser that could not cut has everything it ever acknowledged: what it lost against was
+         * older than what the register says now. */
+        if (st == DMT_LEASE_LOSER && !s->losing)
+            lease_become_follower(s, out, now);
+        st = lease_core_state(s);
         if (st == DMT_LEASE_FOLLOWER || st == DMT_LEASE_CANDIDATE)
             take(s, now, out);
         else if (lease_holding(s) || st == DMT_LEASE_GIVEN_UP)

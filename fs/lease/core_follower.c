@@ -309,6 +309,13 @@ void lease_follower_timers(struct lease_state *s, const struct lease_event *e, u
         s->resync_retry_ns = 0;
         lease_act(out, LEASE_ACT_RESYNC);
     }
+    /* Waiting for an epoch to join, or for a resync: the register may name us meanwhile. */
+    if (st == DMT_LEASE_LOSER && !s->losing && s->conf.has_peer && !s->asking &&
+        lease_due(s, s->read_next_ns, now)) {
+        lease_ask(s, out, LEASE_READ, now);
+        s->read_next_ns = now + UNFIT_READ_MS * DMT_MS;
+        (void)lease_due(s, s->read_next_ns, now);
+    }
     if (st != DMT_LEASE_FOLLOWER || !s->conf.has_peer)
         return;
     if (s->rec.peer_stopped && !s->operator_word) {

@@ -311,6 +311,30 @@ static void a_tail_beyond_the_switch_is_saved_cut_and_then_followed(void **state
     assert_int_equal(t_state(&t), DMT_LEASE_FOLLOWER);
 }
 
+/* An old holder came back first and was followed against; then the register turns out to name us
+ * since an earlier life. The tail could not be cut, which is just as well. */
+static void a_loser_that_the_register_names_takes_over(void **state)
+{
+    (void)state;
+    struct t t = {0};
+    t_follower(&t);
+    struct lease_event e = {.type = LEASE_EV_PEER_EPOCH,
+                            .id = an_id("B", 2),
+                            .epoch = E(5, 9),
+                            .switch_seq = 10,
+                            .durable = 20};
+    t_event(&t, &e);
+    assert_int_equal(t_state(&t), DMT_LEASE_LOSER);
+    struct lease_event done = {.type = LEASE_EV_LOSE_DONE, .err = -EIO};
+    t_event(&t, &done);
+    assert_int_equal(t_state(&t), DMT_LEASE_LOSER);
+    assert_true(t_wait_ask(&t, LEASE_READ, 3000));
+    struct lease_register reg = a_register(6, "A", 1, NULL, 0);
+    t_answer(&t, LEASE_GRANTED, &reg);
+    t_pass(&t, 4000); /* the promise that was given runs out first */
+    assert_int_equal(t_state(&t), DMT_LEASE_PROMOTING);
+}
+
 /* R12: a PONG cannot be taken back, whatever this node becomes meanwhile. */
 static void a_promise_outlives_a_cut(void **state)
 {
@@ -449,6 +473,7 @@ int main(void)
         cmocka_unit_test(a_new_epoch_is_durable_before_it_is_followed),
         cmocka_unit_test(an_epoch_already_followed_cuts_nothing),
         cmocka_unit_test(a_tail_beyond_the_switch_is_saved_cut_and_then_followed),
+        cmocka_unit_test(a_loser_that_the_register_names_takes_over),
         cmocka_unit_test(a_promise_outlives_a_cut),
         cmocka_unit_test(a_resync_needs_a_lone_holder_and_a_durable_flag),
         cmocka_unit_test(a_restart_in_resync_keeps_what_is_there),
