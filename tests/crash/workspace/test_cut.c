@@ -73,7 +73,7 @@ static void three(struct bench *b, size_t i)
 static void settled(struct bench *b, size_t i)
 {
     static const char *const ops[] = {"append bulk c", "bulk c", "bulk b", "zero c"};
-    const struct limits lim = {.randoms = 2, .disks_max = 6, .nest_every = 1, .nest_max = 50};
+    const struct limits lim = {.randoms = 2, .disks_max = 10, .nest_every = 1, .nest_max = 100};
     int pair[2] = {op_numbered(ops[i / 2]), op_numbered(i % 2 ? "write a" : "rename c n")};
     run(b, pair, 2, &lim, i);
 }
