@@ -17,6 +17,7 @@
 
 struct tally { /* shared by the processes */
     atomic_ulong sequences, moments, disks, recovered, nested, failures;
+    atomic_ulong at[16]; /* of each process: the sequence it is at */
 };
 
 struct limits {
@@ -293,6 +294,7 @@ static inline unsigned long each_in_processes(const char *what, size_t n, void (
         struct bench b;
         bench_init(&b, 64u << 10);
         for (size_t i = k; i < n && atomic_load(&g_tally->failures) < REPORTS; i += jobs) {
+            atomic_store(&g_tally->at[k], i);
             b.segment_bytes = i / jobs % 3 == 2 ? 16u << 10 : 64u << 10; /* some with many segments */
             fn(&b, i);
         }
@@ -300,8 +302,10 @@ static inline unsigned long each_in_processes(const char *what, size_t n, void (
         _exit(0);
     }
     for (uint64_t k = 0; k < jobs; k++)
-        if (waitpid(pid[k], &status, 0) != pid[k] || status != 0)
+        if (waitpid(pid[k], &status, 0) != pid[k] || status != 0) {
+            fprintf(stderr, "a process ended with status %#x at number %lu\n", (unsigned)status, (unsigned long)g_tally->at[k]);
             atomic_fetch_add(&g_tally->failures, 1);
+        }
     unsigned long failures = g_tally->failures;
     printf("%s: %lu sequences, %lu moments, %lu disks, %lu recovered, %lu of a cut recovery, %lu failures\n", what,
            (unsigned long)g_tally->sequences, (unsigned long)g_tally->moments, (unsigned long)g_tally->disks,

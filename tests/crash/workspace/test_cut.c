@@ -3,8 +3,8 @@
  * All sequences of one operation are enumerated in full; all of two, with at most DMT_CUT_PAIR
  * recovered disks each (0 = all); of the sequences of three, DMT_CUT_TRIPLES are drawn (0 = all),
  * with at most DMT_CUT_TRIPLE disks each. Every sequence ends in a sync and a checkpoint, and
- * closing belongs to it. DMT_SEQ=A,B,C runs one sequence of operation numbers alone. What is judged
- * and how: recover.h. */
+ * closing belongs to it. DMT_SEQ=A,B,C (and DMT_SEGMENT) runs one sequence of operation numbers
+ * alone. What is judged and how: recover.h. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -146,6 +146,7 @@ static void given(struct bench *b, size_t i)
     (void)i;
     for (char *save = NULL, *s = strtok_r(text, ",", &save); s; s = strtok_r(NULL, ",", &save))
         ops[n++] = atoi(s);
+    b->segment_bytes = from_env("DMT_SEGMENT", b->segment_bytes);
     run(b, ops, n, &lim, from_env("DMT_SEED", 1));
     free(text);
 }
