@@ -182,8 +182,8 @@ int rollback_to_time(struct past *p, struct dmt_err *err)
 }
 
 /* --- heal ------------------------------------------------------------------------------------- */
-/* The attribute that settling leaves on a file says at which position the file was found incomplete.
- * A file whose last change lies there has not been touched since. */
+/* The attribute that settling leaves on a file says at which position the file was found
+ * incomplete. A file whose last change lies there has not been touched since. */
 static int untouched(struct app *a, struct dmt_ws *ws, uint64_t ino, const char *path,
                      uint64_t *ret_at, struct dmt_err *err)
 {

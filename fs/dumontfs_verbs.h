@@ -1,5 +1,5 @@
-/* dumontfs_verbs.h: between the files that serve the commands of the control socket: dumontfs_verbs.c (the table), dumontfs_wait.c
- * (those that wait for the other machine or the archive). A command returns its result, or NULL with err set. */
+/* dumontfs_verbs.h: between the files that serve the commands of the control socket: dumontfs_verbs.c (the table),
+ * dumontfs_wait.c (those that wait for the other machine or the archive). A command returns its result, or NULL with err set. */
 #ifndef DMT_DUMONTFS_VERBS_H
 #define DMT_DUMONTFS_VERBS_H
 

@@ -2,12 +2,13 @@
  *
  * Owns the table of them. agent-scan looks every SCAN_MS: each RUN/NAME.sock that answers is a
  * running process (its holder is its parent, watched by pidfd); each ETC/workspaces/NAME.conf with
- * role=standby or auto=yes that has none, and was not stopped by hand, gets a holder. Happy path: found or started once, then
- * only asked for its status and for what happened, which goes into the controller's history. Failure modes: a holder that ends soon after its start is started
- * again after 1, 2, 4 ... 60 s; one that does not answer is left alone (its holder lives, so it is
- * not dead). agent-watch polls the pidfds: the end of a holder is told to the controller at once,
- * as word of death about the instance that its process had. Holders are started in sessions of
- * their own and survive this program (mounts outlive dumontd).
+ * role=standby or auto=yes that has none, and was not stopped by hand, gets a holder. Happy path:
+ * found or started once, then only asked for its status and for what happened, which goes into the
+ * controller's history. Failure modes: a holder that ends soon after its start is started again
+ * after 1, 2, 4 ... 60 s; one that does not answer is left alone (its holder lives, so it is not
+ * dead). agent-watch polls the pidfds: the end of a holder is told to the controller at once, as
+ * word of death about the instance that its process had. Holders are started in sessions of their
+ * own and survive this program (mounts outlive dumontd).
  */
 #include <dirent.h>
 #include <fcntl.h>

@@ -67,7 +67,8 @@ static void agent_answer(struct ctl_conn *k, const json_t *v)
     pthread_cond_broadcast(&k->c->answered);
 }
 
-/* What happened to a workspace process there; not answered if it could not be written, so that it comes again. */
+/* What happened to a workspace process there; not answered if it could not be written, so that it
+ * comes again. */
 static void agent_event(struct ctl_conn *k, const json_t *v)
 {
     struct dmt_err err = {0};

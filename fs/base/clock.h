@@ -19,8 +19,8 @@ const struct dmt_clock *dmt_clock_real(void);
 
 /* Cryptographic random bytes from getrandom(2); never fails (aborts if the kernel cannot). */
 void dmt_random(void *buf, size_t len);
-/* Times of files, as records and stores keep them: ns since 1970 modulo 2^64. The range is ext4's, 1901-12-13 to 2446-05-10; what lies
- * outside becomes the nearest end of it. */
+/* Times of files, as records and stores keep them: ns since 1970 modulo 2^64. The range is ext4's, 1901-12-13 to 2446-05-10; what
+ * lies outside becomes the nearest end of it. */
 uint64_t dmt_file_time_ns(struct timespec t);
 struct timespec dmt_file_time(uint64_t ns);
 /* Formats ns since 1970 as RFC 3339 UTC with milliseconds; buf >= 32 bytes. Returns buf. */

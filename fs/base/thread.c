@@ -55,7 +55,8 @@ int dmt_thread_start(pthread_t *t, const char *name, void *(*fn)(void *), void *
 int dmt_apart(int (*fn)(void *arg), void *arg)
 {
     int status = 0;
-    /* vfork: no copy of our memory; this thread waits until the child has ended, or we are killed. */
+    /* vfork: no copy of our memory; this thread waits until the child has ended, or we are
+     * killed. */
     pid_t pid = vfork();
     if (pid == 0) {
         (void)close_range(3, ~0u, 0);

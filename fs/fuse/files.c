@@ -5,10 +5,11 @@
  * completes them. Writes are logged by the reader and acknowledged as the workspace says (reply.c).
  *
  * OPEN, OPENDIR and FLUSH are answered ENOSYS explicitly: from the first answer on the kernel sends
- * none, nor RELEASE (storage A3). (A view of a standby answers them: see do_open.) So there are no handles: a file is its inode number, and an
- * unlinked open file lives until FORGET. The KILL_SUIDGID bits of WRITE and SETATTR are hidden by
- * libfuse 3.14 and read from the raw request (A6), and so is SETXATTR as a whole. copy_file_range is left out: the kernel falls
- * back to reading and writing. Thread: the readers; cold reads: pool.
+ * none, nor RELEASE (storage A3). (A view of a standby answers them: see do_open.) So there are no
+ * handles: a file is its inode number, and an unlinked open file lives until FORGET. The
+ * KILL_SUIDGID bits of WRITE and SETATTR are hidden by libfuse 3.14 and read from the raw request
+ * (A6), and so is SETXATTR as a whole. copy_file_range is left out: the kernel falls back to
+ * reading and writing. Thread: the readers; cold reads: pool.
  */
 #include "fs/fuse/internal.h"
 
@@ -302,7 +303,8 @@ static void do_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
 {
     if (size > DMT_WRITE_MAX)
         size = DMT_WRITE_MAX;
-    /* Of other callers only a process with CAP_SYS_ADMIN but another uid is told less than it might see. */
+    /* Of other callers only a process with CAP_SYS_ADMIN but another uid is told less than it might
+     * see. */
     bool trusted = fuse_me->h->uid == 0;
     reply_xattr(req, dmt_ws_listxattr(self()->ws, ino, (char *)fuse_me->out, size, trusted), size);
 }

@@ -78,7 +78,8 @@ void replica_sender_start(struct dmt_replica *r, uint64_t epoch, const struct dm
     s->flight_at = s->flight_n = 0;
     s->flight_bytes = 0;
     s->commit_sent = s->need_sent = 0;
-    atomic_store(&r->need_seq, 0); /* numbers of a tail that was cut; who still waits has the tick */
+    /* numbers of a tail that was cut; who still waits has the tick */
+    atomic_store(&r->need_seq, 0);
     s->gap = s->at_tail = false;
     memset(&s->last_ack, 0, sizeof(s->last_ack));
     replica_serve_reset(r);

@@ -2,10 +2,10 @@
  *
  * A snapshot is one record: a name for a position. Happy path: dirty mapped pages are fetched from
  * the kernel without the lock (D7), by-reference bytes are made durable, then the record is logged;
- * everything the log holds before it is in the snapshot. Names of people are one path component; names with a '/' belong to the
- * program (switch/..., shown as switch~... in .snapshots). Failure: taken names, bad names; a
- * deleted snapshot's space comes back with later checkpoints. Thread: any, not a handler thread
- * (flush_mmap).
+ * everything the log holds before it is in the snapshot. Names of people are one path component;
+ * names with a '/' belong to the program (switch/..., shown as switch~... in .snapshots). Failure:
+ * taken names, bad names; a deleted snapshot's space comes back with later checkpoints. Thread:
+ * any, not a handler thread (flush_mmap).
  */
 #include <errno.h>
 #include <stdlib.h>

@@ -67,8 +67,8 @@ struct dmt_lockfn dmt_ws_lockfn(struct dmt_ws *ws)
 
 /* --- memory derived from records -------------------------------------------------------------- */
 
-/* One value of the store's meta table is at most META_PIECE bytes; a longer one goes on in KEY.1, KEY.2 ... Pieces that a shorter
- * value no longer needs are emptied. */
+/* One value of the store's meta table is at most META_PIECE bytes; a longer one goes on in KEY.1,
+ * KEY.2 ... Pieces that a shorter value no longer needs are emptied. */
 #define META_PIECE DMT_XATTR_VALUE_MAX
 
 static void piece_key(char buf[64], const char *key, unsigned i)

@@ -7,8 +7,8 @@
  * end), seqread (cached), coldread (caches dropped before), syncwrite (4 KiB random write + fsync,
  * one thread), syncwrite8 (eight threads, a file each), small (write 4 KiB without sync), sqlitewal
  * and sqlitejournal (transactions of one row, synchronous=FULL). create leaves its files for stat,
- * restat, readsmall, rename and unlink, seqwrite its file for seqread and coldread; they must follow
- * in one directory. Thread: main, and the eight.
+ * restat, readsmall, rename and unlink, seqwrite its file for seqread and coldread; they must
+ * follow in one directory. Thread: main, and the eight.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -271,7 +271,8 @@ static double sqlite_commits(long n, const char *mode)
     sql(db, "CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT)");
     double t0 = now_s();
     for (long i = 0; i < n; i++)
-        sql(db, "INSERT INTO t(v) VALUES('some seventy bytes of text, as a row of results may have them')");
+        sql(db,
+            "INSERT INTO t(v) VALUES('some seventy bytes of text, as a row of results may have them')");
     double r = per_op(t0, n);
     sqlite3_close(db);
     return r;

@@ -2,9 +2,10 @@
  *
  *   posix_NAME DIR [CASE...]
  *
- * Each case runs as a child process in a directory of its own below DIR, which is removed when it passed; a case that hangs is ended after
- * LIMIT_S (100) seconds. One line each: "ok CASE" or "not ok CASE: file:line: condition (errno)". Exit 0 if all passed. They pass on ext4, too
- * (NATIVE=1 tests/integration/25_posix.sh): what fails here and not there is ours. Thread: main; a case may fork. */
+ * Each case runs as a child process in a directory of its own below DIR, which is removed when it passed; a case that hangs is
+ * ended after LIMIT_S (100) seconds. One line each: "ok CASE" or "not ok CASE: file:line: condition (errno)". Exit 0 if all
+ * passed. They pass on ext4, too (NATIVE=1 tests/integration/25_posix.sh): what fails here and not there is ours. Thread: main; a
+ * case may fork. */
 #ifndef DMT_TEST_POSIX_H
 #define DMT_TEST_POSIX_H
 

@@ -2,13 +2,13 @@
  *
  *   filemodel DIR STATE SEED OPS
  *
- * Happy path: STATE (on another filesystem) holds what the files of DIR must contain; it is read and
- * compared first, if it exists. Then OPS operations, each in one of many ways (write, append, mapped
- * store, O_DIRECT, truncate, punch, zero, allocate, copy_file_range, rename over, reopen, sync), on
- * the file and on the copy; reads of all kinds compare; what SEEK_HOLE calls a hole must be zeros. At
- * the end all is compared, synced, and STATE written. So the caller may unmount, kill or snapshot
- * between two runs. Failure: the first difference is told with file, offset, seed and number of the
- * operation, exit 1; the same SEED does the same again. Thread: main. */
+ * Happy path: STATE (on another filesystem) holds what the files of DIR must contain; it is read
+ * and compared first, if it exists. Then OPS operations, each in one of many ways (write, append,
+ * mapped store, O_DIRECT, truncate, punch, zero, allocate, copy_file_range, rename over, reopen,
+ * sync), on the file and on the copy; reads of all kinds compare; what SEEK_HOLE calls a hole must
+ * be zeros. At the end all is compared, synced, and STATE written. So the caller may unmount, kill
+ * or snapshot between two runs. Failure: the first difference is told with file, offset, seed and
+ * number of the operation, exit 1; the same SEED does the same again. Thread: main. */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>

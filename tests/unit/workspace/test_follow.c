@@ -178,7 +178,8 @@ static int on_report(void *ctx, const struct dmt_rec_INCOMPLETE *r)
     return 0;
 }
 
-/* The other machine asks for what it lacks of the time before: it gets bytes or hears that they are gone, but nothing fails. */
+/* The other machine asks for what it lacks of the time before: it gets bytes or hears that they are
+ * gone, but nothing fails. */
 static void others_may_ask(struct fx *f)
 {
     static uint8_t buf[256u << 10];
