@@ -1,4 +1,5 @@
-/* posix_data.c: what files hold: append, O_DIRECT, mmap, fallocate, holes, copies (tests/lib/posix.h).
+/* posix_data.c: what files hold: append, O_DIRECT, mmap, fallocate, holes, copies
+ * (tests/lib/posix.h).
  *
  * Owns nothing. Each case writes in one way and reads in another, or lets several processes at one
  * file. Collapse and insert range may be refused (EOPNOTSUPP), nothing else may. Thread: main. */
@@ -23,7 +24,8 @@ static void fill(char *p, size_t n, unsigned seed)
         p[i] = (char)((seed = seed * 1103515245u + 12345u) >> 16);
 }
 
-/* Record i of writer w: its length differs, all its bytes are the writer's letter but the newline. */
+/* Record i of writer w: its length differs, all its bytes are the writer's letter but the
+ * newline. */
 static size_t record(char *buf, int w, int i)
 {
     size_t n = (size_t)(1 + (w * 131 + i * 17) % 300);

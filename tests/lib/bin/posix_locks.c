@@ -1,8 +1,8 @@
 /* posix_locks.c: fcntl, open-file-description and flock locks (see tests/lib/posix.h).
  *
- * Owns nothing. Two processes, or two descriptions in one, want the same range: who holds it, who is
- * told, what releases it. Locks are the kernel's on this filesystem; what is shown is that nothing
- * is in their way. Thread: main. */
+ * Owns nothing. Two processes, or two descriptions in one, want the same range: who holds it, who
+ * is told, what releases it. Locks are the kernel's on this filesystem; what is shown is that
+ * nothing is in their way. Thread: main. */
 #include "tests/lib/posix.h"
 
 #include <sys/file.h>

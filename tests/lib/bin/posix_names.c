@@ -1,7 +1,7 @@
 /* posix_names.c: names and directories (tests/lib/posix.h).
  *
- * Owns nothing. LARGE=N sets how many entries the large directory gets (default 20,000), and LINKS=0
- * leaves out the 65,000 links. Thread: main. */
+ * Owns nothing. LARGE=N sets how many entries the large directory gets (default 20,000), and
+ * LINKS=0 leaves out the 65,000 links. Thread: main. */
 #include "tests/lib/posix.h"
 
 #include <dirent.h>
@@ -279,7 +279,8 @@ static void large_directory(void)
 
 #define STEPS 3000
 
-/* Positions stay good while entries come and go: from any of them on, what was there all the time comes exactly once, in the same order. */
+/* Positions stay good while entries come and go: from any of them on, what was there all the time
+ * comes exactly once, in the same order. */
 static void telldir_stable(void)
 {
     static long pos[STEPS + 3];
