@@ -434,14 +434,32 @@ static void forward(int sig)
         (void)kill((pid_t)exec_child, sig);
 }
 
+/* setns(2) leads to the root of the mount namespace. That is another than the host's where all of
+ * this runs below a chroot: pivot_root then swaps what the chroot shows. */
+static int enter_host(pid_t pid)
+{
+    char path[64];
+    (void)snprintf(path, sizeof(path), "/proc/%d/root", (int)pid);
+    int root = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    int pfd = pidfd_open(pid, 0);
+    int rc = root < 0 || pfd < 0 || setns(pfd, HOST_NAMESPACES) < 0 || fchdir(root) < 0 ||
+                     chroot(".") < 0
+                 ? -errno
+                 : 0;
+    if (root >= 0)
+        close(root);
+    if (pfd >= 0)
+        close(pfd);
+    return rc;
+}
+
 int local_host_exec(pid_t pid, char *const argv[])
 {
-    int pfd = pidfd_open(pid, 0);
-    if (pfd < 0 || setns(pfd, HOST_NAMESPACES) < 0) {
-        fprintf(stderr, "dumontd: cannot enter the host: %s\n", strerror(errno));
+    int rc = enter_host(pid);
+    if (rc < 0) {
+        fprintf(stderr, "dumontd: cannot enter the host: %s\n", strerror(-rc));
         return 125;
     }
-    close(pfd);
     pid_t child = fork();
     if (child < 0) {
         fprintf(stderr, "dumontd: fork: %s\n", strerror(errno));

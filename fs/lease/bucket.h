@@ -5,14 +5,15 @@
  * excludes the two from each other are marks in the bucket, two for each pair epoch E:
  *
  *   holder, SOLO:      record "attempt" -> PUT solo/E -> GET solo/E -> GET claim/E
- *                        absent -> record "alone, E + 1" -> granted;   seen -> record "yielded", PUT yield/E, wait for the peer's note
+ *                        absent -> record "alone, E + 1" -> granted;   seen -> record "yielded", PUT yield/E, wait for the peer's
+ *                                                                      note
  *   follower, PROMOTE: record "attempt" -> PUT claim/E -> GET claim/E -> GET solo/E
  *                        absent -> record "mine, E + 1" -> granted;    seen -> wait for yield/E, then the same
  *
  * An attempt is recorded before its mark is made and is never given up, not by a restart either, so every epoch that carries a
- * mark ends in a higher one: no burnt epoch is lived in. A pair epoch is opened by the holder that is alone (PAIR): recorded here,
- * OPEN to the peer, recorded there, CONF; only a recorded one can be claimed. Handing over: the peer is told that the holder gave
- * up, and claims.
+ * mark ends in a higher one: no burnt epoch is lived in. A pair epoch is opened by the holder that is alone (PAIR): recorded
+ * here, OPEN to the peer, recorded there, CONF; only a recorded one can be claimed. Handing over: the peer is told that the
+ * holder gave up, and claims.
  *
  * The driver's contract
  *   - actions are carried out in order, each finished before the next; WRITE is durable on return;

@@ -1,4 +1,5 @@
-/* ballast.c: STORE/ballast: blocks that are held so that a checkpoint can be written on a full disk.
+/* ballast.c: STORE/ballast: blocks that are held so that a checkpoint can be written on a full
+ * disk.
  *
  * What is deleted in a workspace gives its blocks back with the next checkpoint, and that needs
  * room itself: in the database's WAL, in the database, for bytes that were in memory. On a disk

@@ -5,9 +5,10 @@
  * at or above everything ever written to this base file, else at its high-water mark. So recovery,
  * which applies the same records, finds the bytes again, and nothing that a row refers to is ever
  * overwritten. A long write does not stay in the page cache, where the mount has it already
- * (docs/decisions/0012). What was put is not durable; the range stands in the missing list until a MARK.
- * ref_sync makes it durable: it collects the files with missing ranges, syncs them without the
- * lock, and notes what was synced only if no newer bytes came meanwhile. Failure modes: ENOSPC and
+ * (docs/decisions/0012). What was put is not durable; the range stands in the missing list until a
+ * MARK. ref_sync makes it durable: it collects the files with missing ranges, syncs them without
+ * the lock, and notes what was synced only if no newer bytes came meanwhile. Failure modes: ENOSPC
+ * and
  * EIO at the put: nothing has changed, the record is not logged; EIO at the sync: what was in
  * flight counts as lost and stays in the list until it is written again (elsewhere). Thread:
  * workspace lock; dmt_store_ref_sync takes it itself.

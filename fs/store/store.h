@@ -230,8 +230,8 @@ int dmt_store_freeze(struct dmt_store *st, const struct dmt_pos *pos);
  * frozen layer is merged back (dirty again) and the call may be repeated. */
 int dmt_store_checkpoint(struct dmt_store *st, const struct dmt_lockfn *lk, struct dmt_err *err);
 
-/* Blocks held for a checkpoint on a full disk: makes them if they are not there and the disk has room; gives them up (true: there were
- * some, the checkpoint is worth another try). Called by whoever makes checkpoints. [nolock] */
+/* Blocks held for a checkpoint on a full disk: makes them if they are not there and the disk has room; gives them up (true: there
+ * were some, the checkpoint is worth another try). Called by whoever makes checkpoints. [nolock] */
 void dmt_store_ballast_keep(struct dmt_store *st);
 bool dmt_store_ballast_drop(struct dmt_store *st);
 

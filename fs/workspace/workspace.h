@@ -42,8 +42,8 @@ struct dmt_ws_conf {
     uint64_t quota_bytes;     /* 0 = none */
     uint64_t segment_bytes;   /* 0 = default */
     bool keep_recent;         /* a mount's requests come in: the journal keeps the last records, for a successor (resend.c) */
-    uint32_t resume;          /* the mount instance of a dead predecessor that goes on; 0 = none. Its open files stay, and what was done
-                                 for it is not done twice */
+    uint32_t resume;          /* the mount instance of a dead predecessor that goes on; 0 = none. Its open files stay, and what
+                                 was done for it is not done twice */
     uint64_t ballast_bytes;   /* of the store; 0 = none */
     bool follower;            /* apply nothing at open beyond the last checkpoint; operations are -EROFS until dmt_ws_promote */
     /* The kernel's caches must forget these (rollback, promotion): called from the thread that applied, no lock held, AFTER the

@@ -6,5 +6,6 @@ cd "$ROOT" || exit 1
 check "include directions: planted violations are caught" tests/lib/check-layers --self-check
 check "include directions point down only" tests/lib/check-layers
 check "lint: planted findings are found" tests/lib/lint --self-check
-command -v mandoc >/dev/null && check "documents name files that exist, man pages are well-formed" tests/lib/lint --docs
+require mandoc
+check "the tree is in the house style; documents name files that exist" tests/lib/lint
 finish
