@@ -43,8 +43,8 @@ for i in $(seq 300); do echo "$i" >"$M/f$i"; done
 ln "$M/f1" "$M/link" && setfattr -n user.k -v v "$M/f2" && rm "$M/f3"
 head -c 30000000 /dev/urandom >"$M/big" && sync "$M/big"
 dumont snapshot create late old >/dev/null
-# inline bytes fill the journal: the first segment is full, checkpointed, and then of no use to anybody
-for i in $(seq 80); do head -c 900000 /dev/zero >"$M/z" && sync "$M/z"; done
+# inline bytes fill the journal until its first segment is full, checkpointed, and older than what a successor of the process may want (32 MiB, at most twice that)
+for i in $(seq 180); do head -c 900000 /dev/zero >"$M/z" && sync "$M/z"; done
 printf '{"cmd":"checkpoint"}\n' | "$BIN/ctl" "$DUMONT_RUN/late.sock" >/dev/null
 check "the journal's beginning is gone" wait_until 10 not test -e "$DUMONT_STATE/late/journal/0000000000000001.seg"
 echo more >"$M/more"
