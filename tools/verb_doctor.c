@@ -131,9 +131,9 @@ static void check_agent(struct report *r)
 static int run(int argc, char **argv)
 {
     (void)argv;
-    struct report r = {.list = json_array()};
     if (argc != 1)
         return usage_of(&verb_doctor);
+    struct report r = {.list = json_array()};
     check_fuse(&r);
     check_kernel(&r);
     progress("trying the disk", 0, 0, "");

@@ -102,7 +102,7 @@ check "mount" ws_mount io "$M"
 check "work while it is well" bash -c "echo keep > $M/keep && sync $M/keep"
 synced=0
 for i in $(seq 400); do
-    head -c 300000 /dev/urandom >"$M/f$i" 2>"$SCRATCH/err" && sync "$M/f$i" 2>>"$SCRATCH/err" || break
+    { head -c 300000 /dev/urandom >"$M/f$i" && sync "$M/f$i"; } 2>"$SCRATCH/err" || break
     synced=$i
 done
 check "an error reaches the program ($synced files were synced before)" grep -q "Input/output error\|Read-only file system" "$SCRATCH/err"
