@@ -7,6 +7,7 @@
  * who waited for an answer of that agent gets an error. Lock: ctl->lock around every line's effect;
  * never around waiting for the network.
  */
+#include <openssl/crypto.h>
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
@@ -140,12 +141,15 @@ static void conn_end(struct ctl_conn *k)
             w->conn = NULL;
     }
     pthread_cond_broadcast(&c->answered);
-    c->conns_n--;
-    pthread_cond_signal(&c->idle);
     pthread_mutex_unlock(&c->lock);
     tlsline_free(k->line);
     json_decref(k->status);
     free(k);
+    OPENSSL_thread_stop(); /* what this thread has there is freed before the process may end */
+    pthread_mutex_lock(&c->lock);
+    c->conns_n--;
+    pthread_cond_signal(&c->idle);
+    pthread_mutex_unlock(&c->lock);
 }
 
 static void *conn_main(void *arg)
