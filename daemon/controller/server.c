@@ -7,8 +7,8 @@
  * who waited for an answer of that agent gets an error. Lock: ctl->lock around every line's effect;
  * never around waiting for the network.
  */
-#include <openssl/crypto.h>
 #include <errno.h>
+#include <openssl/crypto.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
