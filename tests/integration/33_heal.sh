@@ -26,7 +26,7 @@ echo small >"$M/small"
 records_there() { [ "$(get a .standby.durable)" = "$(get a .tail)" ] && [ "$(get b .tail)" = "$(get a .tail)" ]; }
 check "every record is there" wait_until 30 records_there
 check "bulk data is not" test "$(get b .missing_bytes)" -gt 0
-kill -KILL "$(get a .pid)"
+ws_die "$(get a .pid)"
 check "the standby takes over" wait_until 30 mountpoint -q "$B"
 check_eq "names and small files are the exact prefix" "$(cat "$B/small")" small
 check "status counts the files that lost bulk data" bash -c "[ $(get b .incomplete_files) -ge 2 ]"
