@@ -79,6 +79,7 @@ struct dmt_lease {
         int wake_fd;
     } arb;
     pthread_t thread, io_thread, arb_thread, dial_thread;
+    bool set_up; /* lists, locks and threads exist to be ended */
     bool has_io, has_arb, has_dial;
 };
 

@@ -345,6 +345,7 @@ static int set_up(struct dmt_lease *l, const struct dmt_lease_conf *conf, struct
     for (int i = 0; i < LEASE_CHANNELS_MAX; i++)
         l->chan[i].fd = -1;
     dmt_list_init(&l->events);
+    l->set_up = true;
     dmt_list_init(&l->io.queue);
     dmt_list_init(&l->arb.words);
     pthread_mutex_init(&l->lock, NULL);
@@ -440,7 +441,7 @@ void dmt_lease_free(struct dmt_lease *l)
 {
     if (!l)
         return;
-    if (l->events.next) {
+    if (l->set_up) {
         dmt_lease_stop(l);
         lease_ping_close(l);
         DMT_LIST_EACH(n, tmp, &l->events) free(DMT_CONTAINER(n, struct queued, link));
