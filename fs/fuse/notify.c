@@ -265,7 +265,7 @@ static int sync_mount(void *arg)
     struct statx sx;
     int rc = 0;
 
-    s->pid = (uint32_t)getpid();
+    s->pid = (uint32_t)gettid();
     if (!syncer_swap(f, 0, s->pid))
         return EBUSY;
     int fd = open(f->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -278,6 +278,7 @@ static int sync_mount(void *arg)
         rc = ENOENT;
     else if (syncfs(fd) < 0)
         rc = errno;
+    (void)close(fd);
     return rc;
 }
 
