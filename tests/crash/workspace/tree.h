@@ -196,7 +196,8 @@ static inline void tree_of_ws(struct tree *t, struct dmt_ws *ws)
             tree_walk(t, ws, a.node, path, 1);
         }
     }
-    qsort(t->v, (size_t)t->n, sizeof(*t->v), tree_cmp);
+    if (t->n > 0)
+        qsort(t->v, (size_t)t->n, sizeof(*t->v), tree_cmp);
 }
 
 /* --- of a native directory -------------------------------------------------------------------------------------------------- */

@@ -8,7 +8,8 @@
 #   PAIR_B=KEY=VALUE pair_up NAME ...           the standby's file says this too
 #   api [CURL OPTION...] /PATH                  the controller's HTTP API
 
-PAIR_PORT=$((20000 + $$ % 20000))
+# below the range of ephemeral ports, so that no outgoing connection has it
+PAIR_PORT=$((20000 + $$ % 12000))
 PAIR_MOUNT=
 
 at() {
