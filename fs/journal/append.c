@@ -29,10 +29,12 @@ struct batch {
     struct dmt_pos pos; /* last record of the batch, or the tail */
 };
 
-/* The last block of a segment is for a PAD. */
-static bool fits(const struct journal_segment *s, size_t len)
+/* Does the current segment take so many bytes? The last block is for a PAD. A raw one is left as
+ * soon as there is a better one. */
+static bool fits(const struct dmt_journal *j, size_t len)
 {
-    return !s->full && s->end + len <= s->bytes - JOURNAL_BLOCK;
+    const struct journal_segment *s = journal_current(j);
+    return !s->full && !(s->raw && j->next) && s->end + len <= s->bytes - JOURNAL_BLOCK;
 }
 
 int journal_roll(struct dmt_journal *j, struct dmt_err *err)
@@ -70,7 +72,8 @@ static void appended(struct dmt_journal *j, bool first, uint64_t end_before)
     const struct journal_segment *s = journal_current(j);
     if (first) {
         j->dirty_since_ns = journal_now_ns();
-        pthread_cond_signal(&j->work);
+        if (!j->watching)
+            pthread_cond_signal(&j->work);
     }
     if (j->ring.tail - j->ring.head > j->ring.cap / 2 && j->want <= j->durable.seq) {
         j->want = j->tail.seq;
@@ -130,9 +133,9 @@ static int place(struct batch *b, size_t len, uint8_t **ret, struct dmt_err *err
         int r = check_open(j, err);
         if (r == 0 && b->len > 0 &&
             (b->len + len > JOURNAL_BATCH_MAX || !journal_ring_flat(&j->ring, len) ||
-             !fits(journal_current(j), b->len + len)))
+             !fits(j, b->len + len)))
             r = flush(b, err);
-        if (r == 0 && !fits(journal_current(j), b->len + len))
+        if (r == 0 && !fits(j, b->len + len))
             r = journal_roll(j, err);
         if (r < 0)
             return r;

@@ -77,6 +77,8 @@ static int sync_files(struct dmt_journal *j)
         uint64_t after = s->serial;
         s->dirty = false;
         s->refs++;
+        if (++s->syncs == JOURNAL_RAW_SYNCS && s->raw)
+            pthread_cond_signal(&j->prepare);
         pthread_mutex_unlock(&j->lock);
         r = io->fdatasync(io->ctx, s->fd);
         pthread_mutex_lock(&j->lock);
@@ -239,25 +241,45 @@ static bool report(struct dmt_journal *j)
     return true;
 }
 
+/* Waits for a signal, or until due_ns (0: without end). */
+static void rest(struct dmt_journal *j, uint64_t due_ns)
+{
+    struct timespec due = {(time_t)(due_ns / DMT_S), (long)(due_ns % DMT_S)};
+    j->watching = due_ns != 0;
+    if (j->watching)
+        (void)pthread_cond_timedwait(&j->work, &j->lock, &due);
+    else
+        (void)pthread_cond_wait(&j->work, &j->lock);
+}
+
+/* When there is nothing to do the committer still looks once more a period later. An append that
+ * comes until then needs not wake it, which would cost more than the append: its own period ends
+ * later than that. */
 void *journal_committer(void *arg)
 {
     struct dmt_journal *j = arg;
+    uint64_t idle_since_ns = 0;
     pthread_mutex_lock(&j->lock);
     for (;;) {
         if (report(j))
             continue;
+        uint64_t now_ns = journal_now_ns();
         bool work = j->error == 0 && j->tail.seq > j->durable.seq;
         if (j->stop && !work)
             break;
-        uint64_t due_ns = j->dirty_since_ns + JOURNAL_SYNC_MS * DMT_MS;
-        if (j->syncing || !work) {
-            pthread_cond_wait(&j->work, &j->lock);
-        } else if (j->stop || j->want > j->durable.seq || journal_now_ns() >= due_ns) {
+        if (work)
+            idle_since_ns = 0;
+        else if (idle_since_ns == 0)
+            idle_since_ns = now_ns;
+        uint64_t due_ns = (work ? j->dirty_since_ns : idle_since_ns) + JOURNAL_SYNC_MS * DMT_MS;
+        if (j->syncing)
+            rest(j, 0);
+        else if (!work)
+            rest(j, now_ns < due_ns ? due_ns : 0);
+        else if (j->stop || j->want > j->durable.seq || now_ns >= due_ns)
             (void)journal_commit(j);
-        } else {
-            struct timespec due = {(time_t)(due_ns / DMT_S), (long)(due_ns % DMT_S)};
-            (void)pthread_cond_timedwait(&j->work, &j->lock, &due);
-        }
+        else
+            rest(j, due_ns);
     }
     pthread_mutex_unlock(&j->lock);
     return NULL;
@@ -270,9 +292,12 @@ void dmt_journal_kick(struct dmt_journal *j, uint64_t seq)
         seq = j->tail.seq;
     if (seq > j->want)
         j->want = seq;
-    if (j->want > j->durable.seq)
-        pthread_cond_signal(&j->work);
+    bool wake = j->want > j->durable.seq && !j->syncing;
     pthread_mutex_unlock(&j->lock);
+    /* Outside, so that the committer does not wake only to wait for the lock. Who syncs just now
+     * wakes it, too, and looks at `want` when it is done. */
+    if (wake)
+        pthread_cond_signal(&j->work);
 }
 
 /* own: the caller syncs if nobody does. */

@@ -44,6 +44,7 @@
 #define JOURNAL_READ_CHUNK  (256u << 10)
 #define JOURNAL_SPARES      2u    /* recycled files kept */
 #define JOURNAL_SYNC_MS     1000u /* an append is synced after that without being asked */
+#define JOURNAL_RAW_SYNCS   64u   /* so many syncs of a raw segment, and a better one is made */
 #define JOURNAL_PATH_MAX    (DMT_PATH_MAX + 64u)
 /* What may lie behind a torn tail: all that was not durable, and the pads of the group under way.
  */
@@ -135,6 +136,8 @@ struct journal_segment {
     bool live;           /* in the table: the file's bytes are of this life */
     bool dirty;          /* written since its last fdatasync began */
     bool full;           /* takes no more records */
+    bool raw;            /* much of the file is room only: its syncs write metadata, too */
+    uint32_t syncs;      /* how often it was synced */
     bool as_spare;       /* what becomes of its file: a spare, or nothing */
     bool renamed;        /* that has been done, the folder is still to be synced */
     struct dmt_pos prev; /* before its first record */
@@ -165,6 +168,7 @@ struct dmt_journal {
     uint64_t want;           /* highest seq that somebody wants durable */
     uint64_t claim;          /* highest durable_seq stated on disk */
     uint64_t dirty_since_ns; /* CLOCK_MONOTONIC of the first append that is not durable */
+    bool watching;           /* the committer looks by itself when an append now would be due */
     uint64_t reported;       /* what on_durable was told */
     int reported_error;
     uint64_t cuts; /* how many times records were taken away */

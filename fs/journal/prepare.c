@@ -5,8 +5,8 @@
  * leaves the newer part of what was released and never a gap. When no next segment is prepared, a
  * spare becomes it and is read once, so that appends find its pages cached; without a spare, and
  * once the current segment is a quarter full (or there are several), a new file is filled with
- * zeros, since fallocate alone leaves unwritten extents whose first sync commits the file system's
- * journal.
+ * zeros, since fallocate alone leaves unwritten extents whose first sync writes metadata, too. The
+ * same as soon as a raw segment was synced JOURNAL_RAW_SYNCS times: appends then leave it at once.
  *
  * Failure modes: ENOSPC while filling: the file is removed and the try repeated after a second or
  * when a segment is released; an append that needs a segment then finds none and tells ENOSPC
@@ -52,7 +52,8 @@ static int recycle_oldest(struct dmt_journal *j)
     struct journal_segment *s = DMT_CONTAINER(j->discards.next, struct journal_segment, node);
     /* Decided once: a repeated try must not look for the file under its other name. */
     if (!s->renamed)
-        s->as_spare = s->bytes == j->conf.segment_bytes && j->spares_n < JOURNAL_SPARES;
+        s->as_spare = s->bytes == j->conf.segment_bytes && j->spares_n < JOURNAL_SPARES &&
+                      (!s->raw || s->end + DMT_RECORD_MAX + JOURNAL_BLOCK > s->bytes);
     bool as_spare = s->as_spare;
     pthread_mutex_unlock(&j->lock);
     int r = recycle(j, s, as_spare);
@@ -195,7 +196,8 @@ static int prepare_next(struct dmt_journal *j)
 static bool wants_next(const struct dmt_journal *j)
 {
     const struct journal_segment *s = journal_current(j);
-    return !j->next && (j->spares_n > 0 || j->segs_n > 1 || s->end > s->bytes / 4);
+    return !j->next && (j->spares_n > 0 || j->segs_n > 1 || s->end > s->bytes / 4 ||
+                        (s->raw && s->syncs >= JOURNAL_RAW_SYNCS));
 }
 
 void *journal_preparer(void *arg)

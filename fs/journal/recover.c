@@ -58,6 +58,7 @@ static int build_table(struct dmt_journal *j, struct journal_survey *s)
         f->seg->fd = fd;
         f->seg->end = f->end;
         f->seg->last_seq = f->last_seq;
+        f->seg->raw = journal_written_end(fd, f->seg->bytes) < f->seg->bytes;
         r = journal_segment_add(j, f->seg);
         if (r < 0)
             return r;

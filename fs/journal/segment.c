@@ -9,7 +9,9 @@
  * recognisable rests on that.
  *
  * Failure modes: nothing prepared: a file is made here with fallocate, which is quick and tells
- * ENOSPC before anything is written (its unwritten extents only make syncs slower). A segment whose
+ * ENOSPC before anything is written. It is `raw`: each sync turns unwritten extents into written
+ * ones, which costs a second write and its wait. So is the first segment of every journal; where
+ * syncs are many a segment of zeros takes its place (prepare.c). A segment whose
  * header cannot be written is discarded; without a header it counts for nothing.
  *
  * Reference counts: the table, each reader and a sync under way hold one; the descriptor is closed
@@ -171,6 +173,7 @@ int journal_segment_make(struct dmt_journal *j, const struct dmt_pos *prev,
         (void)j->conf.io->close(j->conf.io->ctx, fd);
         return dmt_err_set(err, -ENOMEM, "no memory for a journal segment");
     }
+    s->raw = true;
     *ret = s;
     return 0;
 }

@@ -319,17 +319,23 @@ static void reset_starts_anew(void **state)
     tj_free(t);
 }
 
-/* Waits until the helper thread has dealt with all discarded files. */
-static void wait_recycled(struct tj *t)
+/* Waits until the helper thread has dealt with all discarded files, and has made the next one where
+ * it is wanted. */
+static void wait_for_helper(struct tj *t, bool next)
 {
     for (;;) {
         pthread_mutex_lock(&t->j->lock);
-        bool done = dmt_list_empty(&t->j->discards) && t->j->next;
+        bool done = dmt_list_empty(&t->j->discards) && (t->j->next || !next);
         pthread_mutex_unlock(&t->j->lock);
         if (done)
             return;
         usleep(1000);
     }
+}
+
+static void wait_recycled(struct tj *t)
+{
+    wait_for_helper(t, true);
 }
 
 static unsigned count_files(struct tj *t)
@@ -398,6 +404,63 @@ static void steady_state_creates_no_files(void **state)
         wait_recycled(t);
     }
     assert_int_equal(dmt_journal_tail(t->j).seq, 6000);
+    tj_free(t);
+}
+
+static struct journal_segment current_of(struct tj *t)
+{
+    pthread_mutex_lock(&t->j->lock);
+    struct journal_segment s = *journal_current(t->j);
+    pthread_mutex_unlock(&t->j->lock);
+    return s;
+}
+
+/* A file that is room only makes every sync slower: where syncs are many, one that was written
+ * takes its place, long before it is full, and it has no next life. */
+static void raw_segment_is_left(void **state)
+{
+    (void)state;
+    struct tj *t = tj_new(4u << 20, 1);
+    char path[JOURNAL_PATH_MAX];
+    tj_open(t);
+    uint64_t first = current_of(t).serial;
+    assert_true(current_of(t).raw);
+    for (unsigned i = 0; i < JOURNAL_RAW_SYNCS - 1; i++) {
+        tj_append(t, 1);
+        tj_sync(t);
+    }
+    assert_int_equal(current_of(t).serial, first);
+    assert_null(t->j->next);
+    tj_append(t, 1);
+    tj_sync(t);
+    wait_recycled(t);
+    tj_append(t, 1);
+    assert_true(current_of(t).serial > first);
+    assert_false(current_of(t).raw);
+    tj_append(t, 100);
+    tj_sync(t);
+    journal_path(t->j, first, path);
+    uint64_t next_serial = t->j->next_serial;
+    dmt_journal_release(t->j, dmt_journal_tail(t->j).seq);
+    wait_for_helper(t, false);
+    assert_int_equal(access(path, F_OK), -1);
+    pthread_mutex_lock(&t->j->lock);
+    assert_int_equal(t->j->spares_n, 0); /* nor taken on already */
+    assert_int_equal(t->j->next_serial, next_serial);
+    pthread_mutex_unlock(&t->j->lock);
+
+    uint64_t second = current_of(t).serial;
+    for (unsigned i = 0; i < 2 * JOURNAL_RAW_SYNCS; i++) {
+        tj_append(t, 1);
+        tj_sync(t);
+    }
+    assert_int_equal(current_of(t).serial, second);
+    assert_int_equal(dmt_journal_pos_at(t->j, dmt_journal_first(t->j).seq, &t->conf.floor), 0);
+    tj_close(t);
+    tj_open(t);
+    assert_int_equal(current_of(t).serial, second);
+    assert_false(current_of(t).raw);
+    tj_check_all(t, t->conf.floor.seq);
     tj_free(t);
 }
 
@@ -479,6 +542,7 @@ int main(void)
         cmocka_unit_test(reset_starts_anew),
         cmocka_unit_test(release_recycles),
         cmocka_unit_test(steady_state_creates_no_files),
+        cmocka_unit_test(raw_segment_is_left),
         cmocka_unit_test(groups_start_blocks),
         cmocka_unit_test(scan_reads_a_folder),
         cmocka_unit_test(lineage_is_checked),
