@@ -3,10 +3,12 @@
  *
  * Happy path: a look-up hits the hash table. A miss asks SQLite once and makes an object of the
  * answer, also of "there is none": that negative object saves the next question, which for a create
- * is the put that follows the check. Numbers above ino_high and names in a directory made since the
- * last commit are known not to be in SQLite and are not asked for at all. Invariant: an object is
- * in its LRU list if and only if nothing pins it (dirty, frozen, entries below it, keeps); only
- * those are evicted, from the cold end, when there are too many. Eviction runs when an object joins
+ * is the put that follows the check. Numbers above ino_high are known not to be in SQLite and are
+ * not asked for at all, nor are names in a `whole` directory: one made since the store was opened,
+ * all of whose entries are still here. It lists them itself (kids) and stays whole until the first
+ * of them is evicted. Invariant: an object is in its LRU list if and only if nothing pins it
+ * (dirty, frozen, entries below it, keeps); only those are evicted, from the cold end, when there
+ * are too many. Eviction runs when an object joins
  * the list, so a pointer just looked up stays good until the next few thousand look-ups: no
  * function holds one longer than one call from outside. Failure modes: SQLite's errors are returned
  * and leave nothing behind. Thread: under the workspace lock.
@@ -197,7 +199,7 @@ void store_node_touch(struct dmt_store *st, struct node *n)
 static struct node *node_fresh(struct dmt_store *st, uint64_t ino)
 {
     struct node *n = node_new(st, ino);
-    n->base_loaded = n->xattrs_loaded = n->file_loaded = n->dir_fresh = true;
+    n->base_loaded = n->xattrs_loaded = n->file_loaded = n->dir_fresh = n->whole = true;
     store_node_settle(st, n);
     return n;
 }
@@ -269,8 +271,31 @@ struct dent *store_dent_cached(struct dmt_store *st, uint64_t parent, const char
     return d;
 }
 
+static void leave_dir(struct dmt_store *st, struct dent *d)
+{
+    struct node *dir = d->dir;
+    store_kid_unlink(dir, d);
+    d->dir = NULL;
+    store_node_unpin(st, dir);
+}
+
+/* An entry of it goes from memory: SQLite has to be asked from now on, and what it says as well
+ * need not be listed here. */
+static void not_whole(struct dmt_store *st, struct node *dir)
+{
+    dir->whole = false;
+    for (struct tnode *t = store_tree_first(&dir->kids), *next; t; t = next) {
+        struct dent *d = DMT_CONTAINER(t, struct dent, tn);
+        next = store_tree_next(t);
+        if (!d->dirty && !d->frozen)
+            leave_dir(st, d);
+    }
+}
+
 static void dent_free(struct dmt_store *st, struct dent *d)
 {
+    if (d->dir && !d->dirty && !d->frozen)
+        not_whole(st, d->dir);
     struct dent **slot = dent_slot(&st->dents, d->hash);
     while (*slot != d)
         slot = &(*slot)->hash_next;
@@ -296,11 +321,8 @@ void store_dent_settle(struct dmt_store *st, struct dent *d)
         dmt_list_del(&d->lru);
         st->dent_lru_n--;
     } else if (!pinned && !listed) {
-        if (d->dir) {
-            store_kid_unlink(d->dir, d);
-            store_node_unpin(st, d->dir);
-            d->dir = NULL;
-        }
+        if (d->dir && !(d->live && d->dir->whole))
+            leave_dir(st, d);
         dmt_list_add_head(&st->dent_lru, &d->lru);
         st->dent_lru_n++;
         while (st->dent_lru_n > DENTS_MAX)
@@ -343,7 +365,7 @@ int store_dent(struct dmt_store *st, uint64_t parent, const char *name, size_t l
     struct node *dir = store_node_cached(st, parent);
     struct dent_value v = {0};
     int r = 0;
-    if (!dir || !dir->dir_fresh) {
+    if (!dir || !dir->whole) {
         sqlite3_stmt *s;
         r = store_sql(&st->rd, SQL_DENTRY_GET, &s, "ib", parent, name, len);
         if (r == 0)

@@ -2,8 +2,8 @@
  * cookies.
  *
  * A walk merges SQLite's rows (index parent, cookie) with the entries that memory holds for this
- * directory: `kids`, the dirty or frozen live ones by cookie, and, for a view, `old_kids`, their
- * history. A row whose name has a pinned object in the cache is out of date and skipped; the object
+ * directory: `kids`, live ones by cookie, and, for a view, `old_kids`, their history. Of a whole
+ * directory memory has them all, and no live rows are read. A row whose name has a pinned object in the cache is out of date and skipped; the object
  * speaks for itself at its own cookie, or is gone. Nothing is sorted per call: both sides are
  * ordered already, and rows are fetched in small batches so that the callback may use the store
  * (but not change it). Happy path of a change: the dent is in the cache from the check before it,
@@ -174,6 +174,7 @@ struct walk {
     struct source *live, *old; /* old: only for a view */
     struct tnode *kid, *old_kid;
     uint32_t last; /* cookie given last */
+    bool whole;    /* the directory, until now */
 };
 
 static int source_fetch(struct walk *w, struct source *src)
@@ -257,6 +258,17 @@ static uint32_t old_kid_cookie(const struct tnode *n)
         ->v.cookie;
 }
 
+/* The callback's look-ups may have evicted entries: SQLite gives the rest. */
+static void turn_to_rows(struct walk *w)
+{
+    if (!w->whole || w->dir->whole)
+        return;
+    w->whole = false;
+    w->live->after = w->last;
+    w->live->end = false;
+    w->kid = kid_after(&w->dir->kids, w->last, kid_cookie);
+}
+
 /* Skips entries in memory that the view does not show. */
 static void skip_unseen(struct walk *w)
 {
@@ -273,6 +285,7 @@ static void skip_unseen(struct walk *w)
  * source on. */
 static int walk_next(struct walk *w, struct dent_value *v, const char **name, size_t *len)
 {
+    turn_to_rows(w);
     skip_unseen(w);
     int r = source_peek(w, w->live);
     int r_old = r >= 0 && w->old ? source_peek(w, w->old) : 0;
@@ -320,7 +333,7 @@ static struct source *source_new(struct walk *w, enum store_sql id, uint32_t aft
     src->n = src->at = 0;
     src->limit = BATCH_MIN;
     src->after = after;
-    src->end = w->dir->dir_fresh;
+    src->end = id == SQL_DENTRY_DIR ? w->whole : w->dir->dir_fresh;
     return src;
 }
 
@@ -332,6 +345,7 @@ int dmt_store_readdir(struct dmt_store *st, uint64_t view, uint64_t parent, uint
     if (r < 0)
         return r;
     store_node_pin(st, w.dir);
+    w.whole = w.dir->whole;
     w.live = source_new(&w, SQL_DENTRY_DIR, after);
     if (view != DMT_LIVE)
         w.old = source_new(&w, SQL_DENTRY_H_DIR, after);

@@ -86,17 +86,18 @@ struct node {
     struct pmap base;      /* content at the last commit, when base_loaded */
     uint64_t map_hi;       /* no mapped byte at or after; valid when base_loaded */
     uint64_t hwm;          /* of the base file's current serial */
-    struct tree kids;      /* dirty or frozen live entries, by cookie */
+    struct tree kids;      /* live entries in memory, by cookie: dirty and frozen ones, and all others while `whole` */
     struct tree old_kids;  /* history of entries in memory, by cookie */
     struct keep *keep;
     struct dmt_list keeps_here; /* keeps whose source this is */
     uint32_t serial;       /* of the base file; from 1 */
     uint32_t dirty, frozen; /* NODE_* */
-    uint32_t pins;         /* dirty or frozen entries in it, keeps on it */
+    uint32_t pins;         /* entries that have it as `dir`, keeps on it */
     bool live;             /* the row exists */
     bool disk, frozen_live;
     bool xattrs_loaded, base_loaded, file_loaded;
     bool dir_fresh;        /* SQLite has no entries of this directory */
+    bool whole;            /* all live entries of this directory are in memory: those not there do not exist */
 };
 
 struct dent_value {
@@ -113,8 +114,8 @@ struct dhist {
 struct dent {
     struct dent *hash_next;
     struct dmt_list lru, dirty_link;
-    struct tnode tn;       /* in kids of the directory while pinned and live */
-    struct node *dir;      /* while pinned */
+    struct tnode tn;       /* in kids of the directory while live and `dir` is set */
+    struct node *dir;      /* while pinned, or live in a whole directory */
     struct dhist *hist[2];
     uint64_t parent;
     struct dent_value v;

@@ -259,6 +259,88 @@ static void more_than_the_cache(void **state)
     ts_free(t);
 }
 
+static bool is_whole(struct ts *t, uint64_t dir)
+{
+    struct node *n;
+    OK(store_node(t->st, dir, &n));
+    return n->whole;
+}
+
+struct listing {
+    struct ts *t;
+    uint64_t sum;
+    int n, evict_at;
+};
+
+/* Names that do not exist, in a directory that does not either: each takes a place in the cache. */
+static void evict_entries(struct ts *t)
+{
+    char name[32];
+    struct dmt_dentry d;
+    for (int i = 0; i < 140000; i++) {
+        snprintf(name, sizeof(name), "none%d", i);
+        assert_int_equal(dmt_store_dentry_get(t->st, DMT_LIVE, 999999, name, strlen(name), &d),
+                         -ENOENT);
+    }
+}
+
+static int list_one(void *ctx, const char *name, size_t len, const struct dmt_dentry *d)
+{
+    struct listing *l = ctx;
+    (void)name, (void)len;
+    l->sum += d->ino;
+    if (++l->n == l->evict_at)
+        evict_entries(l->t);
+    return 0;
+}
+
+static void expect_listing(struct ts *t, uint64_t view, int evict_at, int n, uint64_t sum)
+{
+    struct listing l = {.t = t, .evict_at = evict_at};
+    assert_true(dmt_store_readdir(t->st, view, 2, 0, list_one, &l) >= 0);
+    assert_int_equal(l.n, n);
+    assert_int_equal(l.sum, sum);
+}
+
+/* A directory made here lists itself and knows what it has not, also after a checkpoint; once an
+ * entry had to go it is read from SQLite, in the middle of a listing, too. */
+static void whole_directory(void **state)
+{
+    (void)state;
+    struct ts *t = ts_new();
+    char name[32];
+    struct dmt_dentry d;
+    ts_file(t, 2);
+    for (uint64_t i = 10; i < 20; i++) {
+        snprintf(name, sizeof(name), "f%d", (int)i);
+        ts_file(t, i);
+        ts_entry(t, 2, name, i, (uint32_t)i);
+    }
+    ts_checkpoint(t);
+    assert_true(is_whole(t, 2));
+    expect_listing(t, DMT_LIVE, 0, 10, 145);
+    assert_int_equal(dmt_store_dentry_get(t->st, DMT_LIVE, 2, "f9", 2, &d), -ENOENT);
+    OK(dmt_store_dentry_del(t->st, 2, "f10", 3, ++t->seq));
+    ts_freeze(t);
+    OK(dmt_store_dentry_del(t->st, 2, "f11", 3, ++t->seq));
+    ts_entry(t, 2, "f12", 30, 30);
+    expect_listing(t, DMT_LIVE, 0, 8, 145 - 10 - 11 - 12 + 30);
+    ts_checkpoint(t);
+    assert_true(is_whole(t, 2));
+    expect_listing(t, DMT_LIVE, 0, 8, 142);
+    expect_listing(t, DMT_LIVE, 3, 8, 142);
+    assert_false(is_whole(t, 2));
+    OK(dmt_store_dentry_get(t->st, DMT_LIVE, 2, "f12", 3, &d));
+    assert_int_equal(d.ino, 30);
+    assert_int_equal(dmt_store_dentry_get(t->st, DMT_LIVE, 2, "f11", 3, &d), -ENOENT);
+    ts_entry(t, 2, "f31", 31, 31);
+    ts_checkpoint(t);
+    expect_listing(t, DMT_LIVE, 0, 9, 173);
+    ts_cold(t);
+    expect_listing(t, DMT_LIVE, 0, 9, 173);
+    ts_free(t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(inode_fields_survive),
@@ -267,6 +349,7 @@ int main(void)
                                        cmocka_unit_test(entry_comes_back_with_another_cookie),
                                        cmocka_unit_test(large_directory),
                                        cmocka_unit_test(xattr_values),
-                                       cmocka_unit_test(more_than_the_cache)};
+                                       cmocka_unit_test(more_than_the_cache),
+                                       cmocka_unit_test(whole_directory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
