@@ -77,6 +77,7 @@ planted "all of a client is gone" drop_client
 
 # --- order and acknowledgement, with made-up times: trees after exactly k operations, ledgers written by hand
 
+size=1024
 tree() { # DIR K0 K1: client 0 after K0 operations, client 1 after K1 (seed 3)
     local i=0 k
     rm -rf "$1"
@@ -86,13 +87,13 @@ tree() { # DIR K0 K1: client 0 after K0 operations, client 1 after K1 (seed 3)
         rm -rf "$SCRATCH/run" "$SCRATCH/run.ledger"
         mkdir "$SCRATCH/run"
         [ "$k" = 0 ] || "$L" write --dir "$SCRATCH/run" --ledger "$SCRATCH/run.ledger" --clients 2 --seed 3 --ops "$k" \
-            --sync-every 0 >/dev/null
+            --size "$size" --sync-every 0 >/dev/null
         [ "$k" = 0 ] || cp -a "$SCRATCH/run/c$i" "$SCRATCH/t/"
         i=$((i + 1))
     done
 }
 ledger() { # lines from stdin: records without padding
-    printf '%-127s\n' "ledger 1 seed=3 clients=2 size=1024 bulk=0" >"$SCRATCH/t.ledger"
+    printf '%-127s\n' "ledger 1 seed=3 clients=2 size=$size bulk=0" >"$SCRATCH/t.ledger"
     while read -r line; do printf '%-63s\n' "$line"; done >>"$SCRATCH/t.ledger"
 }
 ops() { # CLIENT COUNT FIRST_START STEP LENGTH: operation k runs [first + k*step, + length]
@@ -123,6 +124,27 @@ judged "one more may not" bad "$SCRATCH/t" "$SCRATCH/t.ledger" 'client 0: BROKEN
 judged "an operation that failed may be in" good "$SCRATCH/t" "$SCRATCH/t.ledger"
 { ops 0 9 100 10 5; ops 1 5 1000 10 5; echo "e 0 10 300 400 2"; } | ledger
 judged "ENOENT is no failure of a machine" bad "$SCRATCH/t" "$SCRATCH/t.ledger" 'which no failure explains'
+# A write that crosses a page boundary reaches a FUSE filesystem in two requests if the page is not cached: while it is under way, the first may be there alone.
+# Looked for: the first operation that does nothing but append to one file, across a boundary.
+grown() { find "$SCRATCH/t/c0" -type f -printf '%P %s\n' | sort | join -a 1 "$SCRATCH/sizes" - | awk 'NF == 3 && $3 > $2 && int($3 / 4096) > int($2 / 4096) && $3 % 4096 { print $1, int($3 / 4096) * 4096 }'; }
+: >"$SCRATCH/sizes"
+size=12288
+for ((k = 10; k < 100; k++)); do
+    tree "$SCRATCH/t" "$k" 0
+    read -r file boundary < <(grown) && grep -aq "$(printf '%06x:' "$k")" "$SCRATCH/t/c0/$file" && break
+    find "$SCRATCH/t/c0" -type f -printf '%P %s\n' | sort >"$SCRATCH/sizes"
+done
+check "there is an operation that appends across a page boundary" test -n "$file"
+{ ops 0 "$((k - 1))" 100 10 5; echo "e 0 $k 9000 9400 28"; } | ledger
+truncate -s "$boundary" "$SCRATCH/t/c0/$file"
+judged "the write under way may be in up to a page boundary" good "$SCRATCH/t" "$SCRATCH/t.ledger" "client 0: k=$k of $((k - 1))"
+truncate -s $((boundary - 1)) "$SCRATCH/t/c0/$file"
+judged "but not up to anywhere" bad "$SCRATCH/t" "$SCRATCH/t.ledger" 'client 0: BROKEN'
+truncate -s "$boundary" "$SCRATCH/t/c0/$file"
+ops 0 "$k" 100 10 5 | ledger
+judged "and not if it was answered" bad "$SCRATCH/t" "$SCRATCH/t.ledger" 'client 0: BROKEN'
+
+size=1024
 tree "$SCRATCH/t" 0 0
 { ops 0 10 100 10 5; ops 1 10 1000 10 5; } | ledger
 judged "nothing acknowledged, nothing there" good "$SCRATCH/t" "$SCRATCH/t.ledger"

@@ -15,7 +15,8 @@ for ((round = 1; round <= ROUNDS; round++)); do
     if [ -n "${last:-}" ]; then
         if ! "$BIN/ledger" judge --dir "$M/$last" --ledger "$SCRATCH/$last.ledger" >"$SCRATCH/judge.out" 2>&1; then
             lost=$((lost + 1))
-            not_ok "round $((round - 1))" "$(tail -5 "$SCRATCH/judge.out" | tr '\n' ' ')"
+            not_ok "round $((round - 1))"
+            sed 's/^/#   /' "$SCRATCH/judge.out"
         fi
         rm -rf "${M:?}/$last" "$SCRATCH/$last.ledger"
     fi

@@ -11,6 +11,7 @@
 #define HEADER      128
 #define RECORD      64
 #define CLIENTS_MAX 64
+#define PAGE        4096u
 
 static struct {
     const char *dir, *ledger;

@@ -314,26 +314,56 @@ static void replay_to(struct model *m, unsigned c, uint32_t k)
         model_next(m, &op);
 }
 
+static bool looks_alike(struct model *m, const struct found *tree)
+{
+    struct line lines[ENTRIES_MAX];
+    uint64_t sum;
+    int n = model_lines(m, lines, false, &sum);
+    return n == tree->n && sum == tree->sum;
+}
+
+/* The write that was under way may be there up to a page boundary: Linux hands a write(2) into
+ * pages that are not cached to FUSE in several requests (fuse_fill_write_pages), and the caller,
+ * who got no answer or a short one, knows no more. */
+static bool torn_alike(unsigned c, const struct op *op, const struct found *tree)
+{
+    bool alike = false;
+    if (op->kind != OP_WRITE || op->bulk)
+        return false;
+    for (uint64_t end = (op->off / PAGE + 1) * PAGE; !alike && end < op->off + op->len;
+         end += PAGE) {
+        struct model m;
+        struct op same;
+        replay_to(&m, c, op->k - 1);
+        m.torn_k = op->k;
+        m.torn_len = (uint32_t)(end - op->off);
+        model_next(&m, &same);
+        alike = looks_alike(&m, tree);
+        model_free(&m);
+    }
+    return alike;
+}
+
 static void find_candidates(unsigned c, uint32_t from)
 {
     struct history *h = &g_hist[c];
     struct model m;
-    struct line lines[ENTRIES_MAX];
-    struct op op;
+    struct op op = {0};
     uint32_t last = h->done + 1; /* one more may have been under way */
     h->n = 0;
     h->candidates = reallocarray(h->candidates, last + 1, sizeof(*h->candidates));
     DMT_ASSERT(h->candidates);
     replay_to(&m, c, from);
     for (;;) {
-        uint64_t sum;
-        int n = model_lines(&m, lines, false, &sum);
-        if (n == h->tree->n && sum == h->tree->sum)
+        if (looks_alike(&m, h->tree))
             h->candidates[h->n++] = m.k;
         if (m.k >= last)
             break;
         model_next(&m, &op);
     }
+    if ((h->n == 0 || h->candidates[h->n - 1] < last) && op.k == last &&
+        torn_alike(c, &op, h->tree))
+        h->candidates[h->n++] = last;
     model_free(&m);
 }
 

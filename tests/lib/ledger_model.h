@@ -4,8 +4,8 @@
  * Owns a small in-memory tree. model_next() decides operation k from (seed, client, k) and the tree
  * as it is, and applies it to the tree; nothing else goes in, so writer and judge, years apart, get
  * the same sequence. Every operation is exactly one mutating system call, because a crash may fall
- * between any two. Bytes say who wrote them: 16-byte cells "CCKKKKKK:OOOOOO\n" of client, operation
- * and cell number in the file.
+ * between any two; a write may fall apart at a page boundary (torn_k). Bytes say who wrote them:
+ * 16-byte cells "CCKKKKKK:OOOOOO\n" of client, operation and cell number in the file.
  *
  * Small files (names f.. l..) stay below FILE_MAX, so that they never travel as bulk data. Bulk
  * files (names B..) are written in chunks by a job that takes turns with the small operations: new,
@@ -102,6 +102,7 @@ struct model {
     unsigned client;
     uint32_t k; /* operations so far */
     uint32_t size_max;
+    uint32_t torn_k, torn_len; /* the write of this operation ends after so many bytes; 0: none */
     uint64_t bulk_bytes;
     struct entry e[ENTRIES_MAX];
     struct inode i[ENTRIES_MAX];
@@ -325,6 +326,8 @@ static bool write_to(struct model *m, struct op *op, int e)
         op->off = draw(m, FILE_MAX - (uint32_t)op->len);
     if (op->off > in->size)
         op->off = in->size;
+    if (op->k == m->torn_k)
+        op->len = m->torn_len;
     if (op->off + op->len > in->size)
         resize(in, (uint32_t)(op->off + op->len));
     in->hashed = false;
