@@ -56,7 +56,8 @@ round_trips() {
 }
 check "umount, mount at once, five times" round_trips
 check_status "umount.dumont" 0 umount.dumont "$M"
-check "returns when the process is gone" ended
+check_eq "returns when the process is gone" "$(dumontfs_pids)" ""
+check "and its holder ends" wait_until 20 ended
 
 # --- flags
 check_status "ro,nosuid,nodev,noexec" 0 mount -t dumont w1 "$M" -o ro,nosuid,nodev,noexec
