@@ -193,6 +193,9 @@ static int read_options(struct app *a, struct dmt_err *err)
     a->lag_max = DMT_LAG_MAX;
     if ((v = dmt_conf_get(a->conf, "lag_max")))
         dmt_parse_size(v, &a->lag_max);
+    a->journal_keep = DMT_JOURNAL_KEEP;
+    if ((v = dmt_conf_get(a->conf, "journal_keep")))
+        dmt_parse_size(v, &a->journal_keep);
     if ((v = dmt_conf_get(a->conf, "archive")))
         snprintf(a->archive_url, sizeof a->archive_url, "%s", v);
     if ((v = dmt_conf_get(a->conf, "log")) && dmt_log_level_parse(v) >= 0)
@@ -228,16 +231,6 @@ static int make_store(struct app *a, struct dmt_err *err)
     return rc == 0 ? dmt_store_create(&sc, &id, S_IFDIR | 0755, uid, gid,
                                       sc.clock->realtime_ns(NULL), err)
                    : rc;
-}
-
-void app_mark_resync(struct app *a, bool on)
-{
-    char path[DMT_PATH_MAX + 16];
-    const struct dmt_io *io = dmt_io_real();
-    snprintf(path, sizeof path, "%s/resync", a->store_dir);
-    int rc = on ? dmt_io_write_file(io, path, "", 0, 0600) : io->unlink(io->ctx, path);
-    if (rc != 0 && rc != -ENOENT)
-        dmt_error("%s: %s", path, dmt_strerror(rc));
 }
 
 static char *whole_read(struct app *a, char path[DMT_PATH_MAX + 16], size_t *n)
@@ -283,27 +276,18 @@ bool app_is_whole(struct app *a, uint64_t seq)
     return found;
 }
 
-/* A resync was cut off: what is here is neither the old state nor the new one. It starts again as a
- * new, empty standby; branches stay. */
-static int start_over(struct app *a, struct dmt_err *err)
+/* The journal that led to the old state is of no use to the new one, nor is what was noted about
+ * it. */
+int app_switch_store(struct app *a, struct dmt_err *err)
 {
-    static const char *const parts[] = {"workspace.db",  "workspace.db-wal", "workspace.db-shm",
-                                        "data",          "journal",          "node.state",
-                                        "archive.state", "boot_id",          "whole"};
-    char path[DMT_PATH_MAX + 32];
-    snprintf(path, sizeof path, "%s/resync", a->store_dir);
-    if (access(path, F_OK) != 0)
-        return 0;
-    dmt_warn("the last resync was interrupted: starting it again");
+    static const char *const parts[] = {"journal", "whole"};
+    char path[DMT_PATH_MAX + 16];
+    struct dmt_store_conf sc = store_conf(a);
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
         snprintf(path, sizeof path, "%s/%s", a->store_dir, parts[i]);
         remove_path(path);
     }
-    a->standby_role = true;
-    int rc = make_store(a, err);
-    if (rc == 0)
-        app_mark_resync(a, false);
-    return rc;
+    return dmt_patch_switch(&sc, err);
 }
 
 /* Makes sure there is a store, and reads who it is. */
@@ -312,7 +296,9 @@ static int find_store(struct app *a, struct dmt_err *err)
     char db[DMT_PATH_MAX + 32];
     struct dmt_store *st;
     struct dmt_store_conf sc = store_conf(a);
-    int rc = start_over(a, err);
+    int rc = 0;
+    if (dmt_patch_state(a->store_dir) == DMT_PATCH_COMPLETE)
+        rc = app_switch_store(a, err);
     if (rc != 0)
         return rc;
     snprintf(db, sizeof db, "%s/workspace.db", a->store_dir);
@@ -548,6 +534,18 @@ bool app_archive_flush(struct app *a)
 }
 
 /* --- life ------------------------------------------------------------------------------------- */
+/* A resync was under way: the old state rests until the new one is complete. */
+static bool resync_goes_on(struct app *a)
+{
+    struct dmt_store_conf sc = store_conf(a);
+    if (dmt_patch_state(a->store_dir) != DMT_PATCH_PARTIAL)
+        return false;
+    if (a->has_peer && dmt_lease_state(a->lease) == DMT_LEASE_RESYNC)
+        return true;
+    dmt_patch_drop(&sc); /* the machine went on with what it had */
+    return false;
+}
+
 static int start_all(struct app *a, struct dmt_err *err)
 {
     int rc = dmt_pool_new(&a->pool, "pool", POOL_THREADS, POOL_QUEUE);
@@ -561,12 +559,16 @@ static int start_all(struct app *a, struct dmt_err *err)
     if (rc == 0)
         read_boot(a);
     if (rc == 0)
+        a->resync_begun = resync_goes_on(a);
+    if (rc == 0 && !a->resync_begun)
         rc = app_open_ws(a, err);
     a->own_bulk = rc == 0 && a->same_boot && roles_is_holder(a);
     if (rc == 0)
         rc = control_start(a, err);
     if (rc == 0 && a->has_peer)
         rc = peer_start(a, err);
+    if (rc == 0 && a->resync_begun)
+        peer_resync(a);
     if (rc == 0)
         rc = dmt_lease_start(a->lease, err);
     a->lease_runs = rc == 0 && a->lease;

@@ -62,7 +62,7 @@ struct app {
     struct dmt_conf *conf;
     bool readonly, standby_role, has_peer, user_mount; /* user_mount: started by mount.dumont, which waits for READY */
     enum dmt_sync_level level;
-    uint64_t lag_max;
+    uint64_t lag_max, journal_keep;
     struct dmt_store_ident ident;
     uint64_t store_epoch; /* of the last record that the store holds */
     struct dmt_tls_ctx *tls;
@@ -102,6 +102,8 @@ struct app {
     bool same_boot;       /* our predecessor settled in this boot of the machine: what it wrote is in the page cache */
     atomic_bool own_bulk;     /* we are, or were until now, the holder, and our unsynced bulk data is in the data files */
     atomic_bool resync_waits; /* imported; ops.following is to prove it */
+    bool resync_begun;        /* at the start: one was under way, the workspace is not open */
+    atomic_uint_fast64_t resync_common; /* as the order said */
     atomic_uint_fast64_t peer_durable, peer_whole, archived;
     bool may_stop;        /* under q_lock */
     pthread_cond_t stop_cond;
@@ -132,8 +134,8 @@ void app_split_addr(const char *addr, char host[256], uint16_t *port);
 void app_note_whole(struct app *a, uint64_t seq);
 bool app_is_whole(struct app *a, uint64_t seq);
 extern const struct dmt_lease_bucket bucket_ops;
-/* STORE/resync: the store is being replaced and must not be opened as it is. */
-void app_mark_resync(struct app *a, bool on);
+/* The new state that a resync has made takes the old one's place. */
+int app_switch_store(struct app *a, struct dmt_err *err);
 void app_start_archiver(struct app *a);
 void app_stop_archiver(struct app *a);
 /* Any thread. False: no archiver runs here. */
@@ -176,6 +178,7 @@ void roles_following(struct app *a);
 
 /* dumontfs_peer.c */
 int peer_start(struct app *a, struct dmt_err *err);
+void peer_resync(struct app *a); /* the workspace is closed: take what differs */
 void peer_quiet(struct app *a); /* the connection is dropped, the workspace used no more; the gate may still ask */
 void peer_stop(struct app *a);  /* nobody asks any more */
 bool app_peer_has(struct app *a, uint64_t seq); /* is everything up to seq, bulk included, durable at the standby? */

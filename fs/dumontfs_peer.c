@@ -72,9 +72,10 @@ static void resync_needed(void *ctx, const char *why)
     dmt_lease_resync_needed(a->lease);
 }
 
-static void resync_ordered(void *ctx, uint64_t epoch, bool alone)
+static void resync_ordered(void *ctx, uint64_t epoch, bool alone, uint64_t common)
 {
     struct app *a = ctx;
+    atomic_store(&a->resync_common, common);
     dmt_lease_resync_ordered(a->lease, epoch, alone);
 }
 
@@ -158,6 +159,13 @@ int peer_start(struct app *a, struct dmt_err *err)
     dmt_replica_set_role(r, roles_is_holder(a) ? DMT_REPLICA_START : DMT_REPLICA_RECEIVER, 0, false,
                          dmt_lease_seen(a->lease));
     return 0;
+}
+
+void peer_resync(struct app *a)
+{
+    struct dmt_store_conf sc = {
+        .io = dmt_io_real(), .clock = dmt_clock_real(), .dir = a->store_dir};
+    dmt_replica_resync(a->replica, &sc, &a->ident);
 }
 
 void peer_quiet(struct app *a)

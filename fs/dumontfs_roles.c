@@ -15,7 +15,6 @@
 #include "fs/dumontfs_past.h"
 
 /* kept for a standby that is away, or on a standby for the archive of its later epoch */
-#define JOURNAL_KEEP_BYTES (1ull << 30)
 #define PRECOPY_MS         600000
 #define FROZEN_MS          10000
 
@@ -83,13 +82,16 @@ static void retain(struct app *a)
     if (!a->ws)
         return;
     dmt_ws_status(a->ws, &s);
-    bool full = s.journal.bytes > JOURNAL_KEEP_BYTES;
+    bool full = s.journal.bytes > a->journal_keep;
     if (a->replica) {
         uint64_t r = dmt_replica_retain(a->replica);
         /* Away: its last position is kept for as long as the journal may grow; beyond that it needs
          * a resync. */
         standby = r != UINT64_MAX ? r : full ? UINT64_MAX : atomic_load(&a->peer_durable);
     }
+    uint64_t peer = atomic_load(&a->peer_durable);
+    if (peer > 0)
+        dmt_ws_set_peer(a->ws, peer);
     if (a->archiver)
         archive = atomic_load(&a->archived);
     else if (a->archive_url[0] && !full)
@@ -343,12 +345,16 @@ static void order_resync(void *ctx)
         dmt_replica_order_resync(a->replica);
 }
 
-/* --- resync: the workspace is closed, replaced by the holder's state, and opened again -------- */
+/* --- resync: the workspace is closed, made equal to the holder's, and opened again ------------ */
+/* What has come and is the holder's history as well is applied first: it need not be sent again. */
 static void close_ws(struct app *a)
 {
     struct dmt_err err = {0};
+    uint64_t common = atomic_load(&a->resync_common);
     if (a->replica)
         dmt_replica_set_ws(a->replica, NULL);
+    if (a->ws && common > 0 && dmt_ws_apply_upto(a->ws, common, &err) != 0)
+        dmt_warn("before the resync: %s", err.msg);
     pthread_rwlock_wrlock(&a->ws_lock);
     struct dmt_ws *ws = a->ws;
     a->ws = NULL;
@@ -364,20 +370,10 @@ static void do_resync(struct app *a, void *unused)
         dmt_lease_resync_done(a->lease, -ENOTCONN);
         return;
     }
-    struct dmt_store_conf sc = {
-        .io = dmt_io_real(), .clock = dmt_clock_real(), .dir = a->store_dir};
-    char journal[DMT_PATH_MAX + 16], whole[DMT_PATH_MAX + 16];
     view_undo(a);
     close_ws(a);
-    app_mark_resync(a, true);
     atomic_store(&a->own_bulk, false);
-    snprintf(whole, sizeof whole, "%s/whole", a->store_dir);
-    remove_path(whole);
-    /* The node record says "resync" durably: this store's journal is of no use to anybody any more,
-     * and must not be taken for the new store's. */
-    snprintf(journal, sizeof journal, "%s/journal", a->store_dir);
-    remove_path(journal);
-    dmt_replica_resync(a->replica, &sc, &a->ident);
+    peer_resync(a);
 }
 
 static void resync(void *ctx)
@@ -391,12 +387,13 @@ static void do_imported(struct app *a, void *arg)
     struct dmt_err err = {0};
     int rc = (int)(int64_t)d->seq;
     if (rc == 0)
+        rc = app_switch_store(a, &err);
+    if (rc == 0)
         rc = app_open_ws(a, &err);
     if (rc != 0) {
         dmt_error("resync failed: %s", err.msg[0] ? err.msg : d->text);
         dmt_lease_resync_done(a->lease, rc);
     } else {
-        app_mark_resync(a, false);
         atomic_store(&a->resync_waits, true);
         dmt_replica_set_ws(a->replica, a->ws);
     }

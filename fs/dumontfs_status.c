@@ -77,6 +77,9 @@ static void add_standby(json_t *o, struct app *a, const struct dmt_lease_status 
     put_u64(p, "bulk_sent_bytes", r.bulk_bytes);
     put_u64(p, "state_bytes", r.state_bytes);
     json_object_set_new(p, "resyncing", json_boolean(r.resyncing));
+    put_u64(p, "resync_bytes", r.resync_done);
+    put_u64(p, "resync_total_bytes", r.resync_total);
+    put_u64(p, "resync_eta_ms", r.resync_eta_ms);
     json_object_set_new(o, ls->holder ? "standby" : "holder_link", p);
 }
 

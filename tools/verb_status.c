@@ -8,6 +8,22 @@
 #include <unistd.h>
 #include "tools/dumont.h"
 
+/* The end of a line: how far a resync is. */
+static void resync_progress(const json_t *p, const char *verb)
+{
+    char a[32], b[32];
+    uint64_t total = json_u64(p, "resync_total_bytes"), eta = json_u64(p, "resync_eta_ms");
+    if (total == 0) {
+        printf("resync: finding out what differs\n");
+        return;
+    }
+    printf("resync: %s of %s %s", human_bytes(json_u64(p, "resync_bytes"), a),
+           human_bytes(total, b), verb);
+    if (eta)
+        printf(", about %" PRIu64 " s left", (eta + 999) / 1000);
+    printf("\n");
+}
+
 /* On a standby: where it stands with its holder. */
 static void line_holder(const json_t *s)
 {
@@ -20,8 +36,8 @@ static void line_holder(const json_t *s)
         return;
     }
     if (json_bool(s, "resync") || json_bool(p, "resyncing")) {
-        printf(": full synchronisation under way, %s received\n",
-               human_bytes(json_u64(p, "state_bytes"), a));
+        printf(": ");
+        resync_progress(p, "received");
         return;
     }
     printf(": received %" PRIu64 ", durable %" PRIu64 ", applied %" PRIu64
@@ -39,8 +55,8 @@ static void line_standby(const json_t *s)
         return;
     }
     if (json_bool(p, "resyncing")) {
-        printf("  standby     %s: full synchronisation under way, %s sent\n", json_str(p, "node"),
-               human_bytes(json_u64(p, "state_bytes"), a));
+        printf("  standby     %s: ", json_str(p, "node"));
+        resync_progress(p, "sent");
         return;
     }
     if (!json_bool(p, "connected")) {

@@ -10,6 +10,7 @@
 #define DMT_FILE_SIZE_MAX        (1ull << 44)      /* 16 TiB, what one ext4 data file can hold */
 #define DMT_WRITE_MAX            (1u << 20)        /* bytes of one FUSE write */
 #define DMT_RECORD_MAX           ((1u << 20) + (128u << 10)) /* one journal record, header included */
+#define DMT_JOURNAL_KEEP         (1ull << 30) /* default of journal_keep= */
 #define DMT_SEGMENT_BYTES        (64u << 20)
 #define DMT_BALLAST_BYTES        (64u << 20)       /* held in a store for a checkpoint on a full disk */
 #define DMT_WS_NAME_MAX          64u               /* workspace names: [A-Za-z0-9][A-Za-z0-9._-]* */

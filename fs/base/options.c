@@ -33,6 +33,8 @@ static const struct dmt_option table[] = {
     {"solo_after", DMT_OPT_DURATION, BOTH, NULL, "wait so long before going on alone (10s)"},
     {"after_promotion", DMT_OPT_CHOICE, BOTH, "serve|readonly", "what a promoted standby does"},
     {"lag_max", DMT_OPT_SIZE, BOTH, NULL, "unacknowledged bytes before writers are slowed (64M)"},
+    {"journal_keep", DMT_OPT_SIZE, BOTH, NULL,
+     "journal kept for a standby that is away, before it is resynchronised by difference (1G)"},
     {"quota", DMT_OPT_SIZE, BOTH, NULL, "size limit of the workspace; 0: none"},
     {"owner", DMT_OPT_OWNER, BOTH, NULL, "USER[:GROUP] of the root of a new workspace"},
     {"syncfs", DMT_OPT_CHOICE, BOTH, "auto|off", "auto: mounted so that sync(2) reaches Dumont"},

@@ -688,6 +688,9 @@ int replica_core_takes(const struct replica_core *c, uint8_t type, uint64_t epoc
     case REPLICA_PULL:
         ok = p == REPLICA_STREAMING && epoch == c->epoch;
         break;
+    case REPLICA_LIST:
+        ok = p == REPLICA_EXPORTING && epoch == c->epoch;
+        break;
     case REPLICA_STATE:
     case REPLICA_STATE_END:
         ok = p == REPLICA_IMPORTING && epoch == c->peer.epoch;

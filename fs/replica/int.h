@@ -47,6 +47,7 @@
 #define WAITING_MAX         512u
 #define GONE_HOLD_MS        1000u
 #define SERVE_READY_MAX     2             /* chunks read ahead */
+#define DISTRUSTED_MAX      2u            /* resyncs that begin from nothing before it is an error */
 #define STATE_QUEUE_MAX     (1u << 20)    /* bytes of the state stream in memory, each side */
 
 struct replica_conn {
@@ -203,20 +204,30 @@ struct replica_resync {
     int err;
     char why[192];
     struct dmt_pos pos;
+    struct dmt_diff_size size; /* valid when sized */
+    bool sized;
     /* out, loop thread */
-    uint64_t sent_off, epoch;
+    struct dmt_buf list; /* what the standby says it has; the export thread's while it runs */
+    uint64_t list_len;
+    bool listing;        /* not all of it has come */
+    uint64_t sent_off, sent_wire, epoch;
     bool end_sent;
     uint64_t floor, floor_ms; /* dmt_replica_retain from the order until the standby streams; floor_ms 0 = none */
     /* in, loop thread */
     struct dmt_store_conf conf;
     char *dir;
     struct dmt_store_ident ident;
-    struct dmt_import *import;
-    bool importing, feeding, ending, aborting;
+    struct dmt_patch *patch;
+    bool importing, opened, feeding, ending;
+    uint64_t common;      /* position up to which the holder's history is ours, when it ordered */
+    struct dmt_buf said;  /* what we have, on its way */
+    size_t said_at;
     struct dmt_buf fed;   /* arrived, waiting for the job */
-    uint64_t got_off, end_len;
+    uint64_t got_off;
     struct dmt_pos end_pos;
-    uint64_t gen;
+    unsigned distrusted;  /* attempts that began from nothing, because the result was wrong */
+    /* both, loop thread: bytes of the stream in this attempt, when it began */
+    uint64_t total, start_ms;
 };
 
 struct dmt_replica {
@@ -396,11 +407,13 @@ bool replica_serve_tokens(struct dmt_replica *r, size_t bytes); /* may so many b
 /* resync.c */
 void replica_resync_init(struct dmt_replica *r);
 void replica_resync_free(struct dmt_replica *r);
-void replica_export_start(struct dmt_replica *r, uint64_t epoch);
+void replica_export_await(struct dmt_replica *r, uint64_t epoch); /* GO: the list follows */
+void replica_export_list(struct dmt_replica *r, const struct replica_msg_LIST *m);
 void replica_export_stop(struct dmt_replica *r);
 bool replica_export_fill(struct dmt_replica *r, struct dmt_buf *out);
 void replica_import_prepare(struct dmt_replica *r, const struct dmt_store_conf *conf, const struct dmt_store_ident *ident);
 void replica_import_start(struct dmt_replica *r);
+bool replica_import_fill(struct dmt_replica *r, struct dmt_buf *out); /* the list of what we have */
 void replica_import_stop(struct dmt_replica *r);
 void replica_import_data(struct dmt_replica *r, const struct replica_msg_STATE *m);
 void replica_import_end(struct dmt_replica *r, const struct replica_msg_STATE_END *m);

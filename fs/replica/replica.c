@@ -89,6 +89,15 @@ static void take_status(struct dmt_replica *r)
     s.connected = r->core.up;
     s.streaming = p == REPLICA_STREAMING || p == REPLICA_RECEIVING;
     s.resyncing = p == REPLICA_EXPORTING || r->resync.importing;
+    if (s.resyncing) {
+        const struct replica_resync *x = &r->resync;
+        uint64_t ms = replica_now_ms(r) - x->start_ms;
+        s.resync_done = x->importing ? x->got_off : x->sent_off;
+        s.resync_total = x->total;
+        if (s.resync_done > 0 && x->total > s.resync_done)
+            s.resync_eta_ms =
+                (uint64_t)((double)(x->total - s.resync_done) * (double)ms / (double)s.resync_done);
+    }
     s.fetching = p == REPLICA_FETCHING || p == REPLICA_SERVING;
     s.peer = r->core.peer;
     if (p == REPLICA_STREAMING) {

@@ -90,11 +90,11 @@ struct dmt_replica_ops {
     /* Sender: the peer's position is not on our journal (too old, another history, no store). Answer: dmt_replica_order_resync,
      * or nothing. */
     void (*resync_needed)(void *ctx, const char *why);
-    /* Receiver: ordered by the holder of epoch. Answer: close the workspace (dmt_replica_set_ws NULL first), dmt_replica_resync;
-     * or nothing. */
-    void (*resync_ordered)(void *ctx, uint64_t epoch, bool alone);
-    /* Receiver: the state stream is imported at *pos (err 0) or failed. Then: open the workspace, dmt_replica_set_ws;
-     * ops.following proves it. */
+    /* Receiver: ordered by the holder of epoch; its history is ours up to common (UINT64_MAX: not known to part). Answer: close
+     * the workspace (dmt_replica_set_ws NULL first), dmt_replica_resync; or nothing. */
+    void (*resync_ordered)(void *ctx, uint64_t epoch, bool alone, uint64_t common);
+    /* Receiver: the new state is complete at *pos (err 0) or it failed. Then: remove the old journal, dmt_patch_switch, open the
+     * workspace, dmt_replica_set_ws; ops.following proves it. */
     void (*resync_imported)(void *ctx, int err, const struct dmt_pos *pos, const uint8_t lineage[16], const char *why);
     /* START: the end of dmt_replica_fetch. err 0: all that the peer had is appended and durable here. */
     void (*fetched)(void *ctx, int err);
@@ -153,8 +153,8 @@ void dmt_replica_follow(struct dmt_replica *r, uint64_t epoch);
 /* Receiver: we cannot join that history by cutting: asks the holder for a resync (its ops.resync_needed). */
 void dmt_replica_ask_resync(struct dmt_replica *r, const char *why);
 void dmt_replica_order_resync(struct dmt_replica *r); /* sender, alone */
-/* Receiver: take the state stream into conf.dir (dmt_store_import_*); the workspace is closed. May come before the order (restart
- * with the resync flag). ident: name and store_id used, lineage taken from the holder. */
+/* Receiver: take what differs into conf.dir (dmt_patch_*); the workspace is closed. May come before the order (restart in the
+ * midst of a resync). ident: name and store_id used, lineage taken from the holder. */
 void dmt_replica_resync(struct dmt_replica *r, const struct dmt_store_conf *conf, const struct dmt_store_ident *ident);
 void dmt_replica_fetch(struct dmt_replica *r);        /* START: pull what the peer has beyond our tail */
 /* Calls fn (loop thread) once: 0 when the peer holds everything up to seq durably, bulk data included; DMT_E_RETRY when the time
@@ -191,6 +191,8 @@ struct dmt_replica_status {
     uint64_t unacked_bytes, missing_bytes;       /* missing: receiver */
     uint64_t raw_bytes, wire_bytes;              /* of the ordered lane, before and after LZ4, since start */
     uint64_t bulk_bytes, state_bytes;            /* sent or received since start */
+    uint64_t resync_done, resync_total;          /* bytes of the difference, this attempt; total 0: not known yet */
+    uint64_t resync_eta_ms;                      /* at the rate so far; 0: not known */
     uint64_t rate_bytes_s;                       /* all lanes, last seconds */
     uint64_t rtt_us;                             /* smoothed, of pings; 0 unknown */
     uint64_t ack_us;                             /* smoothed: sent to durable at the peer */

@@ -366,6 +366,15 @@ static void do_close(struct dmt_replica *r, const struct replica_action *a)
     replica_conn_close(r->conn, a->err, a->text);
 }
 
+/* Up to where is our history the holder's, as far as both lists of epochs and its word about our
+ * tail say? It checks again what we say we have. */
+static uint64_t common_position(const struct dmt_replica *r)
+{
+    if (r->core.fork != REPLICA_NO_FORK)
+        return r->core.fork;
+    return r->core.about_us == REPLICA_OFF ? 0 : UINT64_MAX;
+}
+
 /* Events for L4. */
 static void do_tell(struct dmt_replica *r, const struct replica_action *a)
 {
@@ -399,7 +408,8 @@ static void do_tell(struct dmt_replica *r, const struct replica_action *a)
         break;
     }
     case REPLICA_AC_RESYNC_ORDERED:
-        ops->resync_ordered(ctx, a->epoch, a->flag);
+        r->resync.common = common_position(r);
+        ops->resync_ordered(ctx, a->epoch, a->flag, r->resync.common);
         break;
     default:
         ops->fetched(ctx, a->err);
@@ -437,7 +447,7 @@ static void do_action(struct dmt_replica *r, const struct replica_action *a)
         replica_import_start(r);
         break;
     case REPLICA_AC_EXPORT:
-        replica_export_start(r, a->epoch);
+        replica_export_await(r, a->epoch);
         break;
     case REPLICA_AC_SERVE:
         replica_sender_start(r, a->epoch, &a->pos, replica_tail(r).seq);
@@ -575,6 +585,9 @@ static void take_lane(struct dmt_replica *r, const struct replica_msg *m)
     case REPLICA_PULL:
         replica_serve_pull(r, &m->PULL);
         break;
+    case REPLICA_LIST:
+        replica_export_list(r, &m->LIST);
+        break;
     case REPLICA_STATE:
         replica_import_data(r, &m->STATE);
         break;
@@ -590,6 +603,7 @@ _Static_assert(offsetof(struct replica_msg_RECORDS, epoch) == 0 &&
                    offsetof(struct replica_msg_HAVE, epoch) == 0 &&
                    offsetof(struct replica_msg_WANT, epoch) == 0 &&
                    offsetof(struct replica_msg_STATE, epoch) == 0 &&
+                   offsetof(struct replica_msg_LIST, epoch) == 0 &&
                    offsetof(struct replica_msg_COMMIT, epoch) == 0 &&
                    offsetof(struct replica_msg_NEED, epoch) == 0 &&
                    offsetof(struct replica_msg_STATE_END, epoch) == 0,
@@ -654,6 +668,7 @@ void replica_session_message(struct replica_conn *c, const struct replica_msg *m
     case REPLICA_GO:
         ev.type = REPLICA_EV_GOT_GO;
         ev.epoch = m->GO.epoch;
+        r->resync.list_len = m->GO.length;
         break;
     case REPLICA_PING:
     case REPLICA_PONG:
@@ -673,7 +688,7 @@ bool replica_session_fill(struct dmt_replica *r, struct dmt_buf *out)
     if (!r->core.up)
         return false;
     return replica_sender_fill(r, out) || (r->conn && replica_serve_fill(r, out)) ||
-           (r->conn && replica_export_fill(r, out));
+           (r->conn && replica_export_fill(r, out)) || (r->conn && replica_import_fill(r, out));
 }
 
 void replica_session_durable(struct dmt_replica *r)

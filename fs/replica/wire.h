@@ -15,13 +15,14 @@
 #include "fs/base/limits.h"
 #include "fs/journal/journal.h"
 
-#define REPLICA_VERSION    2u
+#define REPLICA_VERSION    3u
 #define REPLICA_HEAD       8u
 #define REPLICA_TEXT_MAX   256u        /* of a sentence for people */
 #define REPLICA_EPOCHS_MAX 256u        /* epochs of the history in a HELLO, newest kept */
 #define REPLICA_BATCH_MAX  (256u << 10) /* raw bytes of records in a frame, unless one record alone is larger */
 #define REPLICA_BULK_MAX   (64u << 10)  /* raw bytes in a BULK frame */
 #define REPLICA_STATE_MAX  (256u << 10) /* raw bytes in a STATE frame */
+#define REPLICA_LIST_MAX   (128u << 20) /* bytes of what a standby says it has */
 #define REPLICA_RAW_MAX    DMT_FRAME_MAX
 #define REPLICA_SMALL      1024u
 
@@ -47,13 +48,14 @@
     MSG(FETCH, 14, REPLICA_SMALL, F(U64, epoch) F(POS, after))                                                         \
     MSG(FETCHED, 15, REPLICA_SMALL, F(U64, epoch) F(POS, tail))                                                        \
     MSG(ORDER, 16, REPLICA_SMALL, F(U64, epoch) F(U8, alone))                                                          \
-    MSG(GO, 17, REPLICA_SMALL, F(U64, epoch))                                                                          \
-    MSG(STATE, 18, 2 * REPLICA_STATE_MAX, F(U64, epoch) F(U64, off) F(U32, raw_len) F(BYTES, data))                    \
+    MSG(GO, 17, REPLICA_SMALL, F(U64, epoch) F(U64, length))                                                           \
+    MSG(STATE, 18, 2 * REPLICA_STATE_MAX, F(U64, epoch) F(U64, off) F(U64, total) F(U32, raw_len) F(BYTES, data))      \
     MSG(STATE_END, 19, REPLICA_SMALL, F(U64, epoch) F(U64, length) F(POS, at))                                         \
     MSG(PING, 20, REPLICA_SMALL, F(U64, stamp))                                                                        \
     MSG(PONG, 21, REPLICA_SMALL, F(U64, stamp))                                                                        \
     MSG(BYE, 22, REPLICA_SMALL, F(U32, code) F(U64, epoch) F(STR, text))                                               \
-    MSG(NEED, 23, REPLICA_SMALL, F(U64, epoch) F(U64, seq))
+    MSG(NEED, 23, REPLICA_SMALL, F(U64, epoch) F(U64, seq))                                                            \
+    MSG(LIST, 24, 2 * REPLICA_STATE_MAX, F(U64, epoch) F(U64, off) F(U32, raw_len) F(BYTES, data))
 
 struct replica_span {
     const uint8_t *p;

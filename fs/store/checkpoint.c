@@ -150,6 +150,7 @@ static int write_meta(struct ckpt *c)
         {".pinned_bytes", c->st->pinned_bytes + (uint64_t)c->pinned_delta},
         {".commits", c->st->commits + 1},
         {".sweep", c->sweep.kind != 0 || c->sweep.again},
+        {".peer", c->b->peer},
     };
     int r = 0;
     for (size_t i = 0; r == 0 && i < sizeof(values) / sizeof(values[0]); i++)

@@ -9,9 +9,10 @@
  * else to new space at the end of the side file. (3) The touched rows before and after are
  * compared, and only differences are written. In place is what keeps a database file from falling
  * apart: its map does not change. It needs the intent (store.c) once per checkpoint. Neighbours in
- * map and storage are joined; births only of bytes that came inline and with no pinned position
- * between. Failure modes: any error ends the attempt; bytes written by then are in ranges that
- * recovery rewrites or nobody refers to. Thread: the checkpointer's, without the lock.
+ * map and storage are joined; births only of bytes that came inline and with neither a pinned
+ * position nor that of the other machine between. Failure modes: any error ends the attempt; bytes
+ * written by then are in ranges that recovery rewrites or nobody refers to. Thread: the
+ * checkpointer's, without the lock.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -230,7 +231,9 @@ static void coalesce(struct file_work *w)
             continue;
         uint64_t lo = p->born < next->born ? p->born : next->born,
                  hi = p->born < next->born ? next->born : p->born;
-        if (lo != hi && (!(p->flags & PIECE_INLINE) || store_batch_needed(w->c->b, w->ino, lo, hi)))
+        uint64_t peer = w->c->b->peer;
+        if (lo != hi && (!(p->flags & PIECE_INLINE) || (lo <= peer && peer < hi) ||
+                         store_batch_needed(w->c->b, w->ino, lo, hi)))
             continue;
         uint64_t end = next->end;
         store_pmap_cut(&w->now, next->off, next->end, NULL, NULL);

@@ -160,13 +160,12 @@ static int check_format(struct store_db *db, struct dmt_err *err)
     return 0;
 }
 
-int store_db_open(struct store_db *db, const char *dir, enum store_db_mode mode,
-                  struct dmt_err *err)
+int store_db_open_as(struct store_db *db, const char *dir, const char *name,
+                     enum store_db_mode mode, struct dmt_err *err)
 {
     memset(db, 0, sizeof(*db));
     char path[PATH_MAX];
-    if ((size_t)snprintf(path, sizeof(path), "%s/workspace.db%s", dir,
-                         mode == STORE_DB_CREATE ? ".new" : "") >= sizeof(path))
+    if ((size_t)snprintf(path, sizeof(path), "%s/%s", dir, name) >= sizeof(path))
         return dmt_err_set(err, -ENAMETOOLONG, "path of the store is too long");
     if (mode != STORE_DB_CREATE && access(path, F_OK) < 0)
         return dmt_err_set(err, -errno, "%s: %s", path, dmt_strerror(-errno));
@@ -188,6 +187,13 @@ out:
     if (r < 0)
         store_db_close(db);
     return r;
+}
+
+int store_db_open(struct store_db *db, const char *dir, enum store_db_mode mode,
+                  struct dmt_err *err)
+{
+    return store_db_open_as(db, dir, mode == STORE_DB_CREATE ? "workspace.db.new" : "workspace.db",
+                            mode, err);
 }
 
 void store_db_close(struct store_db *db)

@@ -18,6 +18,7 @@ enum store_db_mode { STORE_DB_CREATE, STORE_DB_WRITE, STORE_DB_READ };
 /* CREATE makes workspace.db.new with the schema, to be renamed when it is filled and closed. WRITE: synchronous=FULL, own
  * checkpoints. READ: query_only. */
 int store_db_open(struct store_db *db, const char *dir, enum store_db_mode mode, struct dmt_err *err);
+int store_db_open_as(struct store_db *db, const char *dir, const char *name, enum store_db_mode mode, struct dmt_err *err);
 void store_db_close(struct store_db *db);
 /* A negative code for the connection's last error. */
 int store_db_code(const struct store_db *db);

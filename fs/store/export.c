@@ -19,29 +19,16 @@
 #include "fs/base/hash.h"
 #include "fs/store/internal.h"
 #include "fs/store/stream.h"
+#include "fs/store/stream_int.h"
 
-#define EMIT_BYTES (1u << 20)
-
-struct export
-{
-    struct dmt_store *st;
-    struct store_db db;
-    int (*emit)(void *ctx, const void *p, size_t len);
-    void *ctx;
-    struct dmt_buf out;
-    size_t item; /* where the item being built starts */
-    uint64_t hash;
-    struct dmt_err *err;
-};
-
-static void item_begin(struct export *x, enum stream_kind kind)
+void store_item_begin(struct export *x, enum stream_kind kind)
 {
     x->item = x->out.len;
     dmt_put_u8(&x->out, (uint8_t)kind);
     dmt_put_u32(&x->out, 0);
 }
 
-static int item_end(struct export *x)
+int store_item_end(struct export *x)
 {
     if (x->out.bad)
         return -ENOMEM;
@@ -49,8 +36,13 @@ static int item_end(struct export *x)
     size_t len = x->out.len - x->item;
     DMT_ASSERT(len - STREAM_HEADER <= STREAM_ITEM_MAX);
     dmt_st32(p + 1, (uint32_t)(len - STREAM_HEADER));
+    if (x->dry) {
+        x->total += len;
+        x->out.len = x->item;
+        return 0;
+    }
     x->hash = dmt_hash64(x->hash, p, len);
-    if (x->out.len < EMIT_BYTES)
+    if (x->out.len < EXPORT_EMIT_BYTES)
         return 0;
     int r = x->emit(x->ctx, x->out.p, x->out.len);
     dmt_buf_reset(&x->out);
@@ -74,27 +66,27 @@ static void put_u32s(struct export *x, sqlite3_stmt *s, int from, int to)
 
 /* --- one function per table: builds the item of a row */
 
-static void row_meta(struct export *x, sqlite3_stmt *s, bool old)
+void store_row_meta(struct export *x, sqlite3_stmt *s, bool old)
 {
     (void)old;
     put_blob(x, s, 0);
     put_blob(x, s, 1);
 }
-static void row_epoch(struct export *x, sqlite3_stmt *s, bool old)
+void store_row_epoch(struct export *x, sqlite3_stmt *s, bool old)
 {
     (void)old;
     put_u64s(x, s, 0, 5);
     put_blob(x, s, 5);
     put_blob(x, s, 6);
 }
-static void row_snap(struct export *x, sqlite3_stmt *s, bool old)
+void store_row_snap(struct export *x, sqlite3_stmt *s, bool old)
 {
     (void)old;
     put_u64s(x, s, 0, 4);
     put_blob(x, s, 4);
     put_blob(x, s, 5);
 }
-static void row_inode(struct export *x, sqlite3_stmt *s, bool old)
+void store_row_inode(struct export *x, sqlite3_stmt *s, bool old)
 {
     dmt_put_u64(&x->out, old ? store_col(s, 17) : 0);
     put_u64s(x, s, 16, 17);
@@ -103,7 +95,7 @@ static void row_inode(struct export *x, sqlite3_stmt *s, bool old)
     put_u32s(x, s, 12, 13);
     put_u64s(x, s, 13, 16);
 }
-static void row_dentry(struct export *x, sqlite3_stmt *s, bool old)
+void store_row_dentry(struct export *x, sqlite3_stmt *s, bool old)
 {
     dmt_put_u64(&x->out, old ? store_col(s, 6) : 0);
     put_u64s(x, s, 5, 6);
@@ -112,7 +104,7 @@ static void row_dentry(struct export *x, sqlite3_stmt *s, bool old)
     put_u32s(x, s, 2, 4);
     put_u64s(x, s, 4, 5);
 }
-static void row_xattr(struct export *x, sqlite3_stmt *s, bool old)
+void store_row_xattr(struct export *x, sqlite3_stmt *s, bool old)
 {
     dmt_put_u64(&x->out, old ? store_col(s, 4) : 0);
     put_u64s(x, s, 3, 4);
@@ -152,7 +144,7 @@ static void row_missing(struct export *x, sqlite3_stmt *s, bool old)
     put_u64s(x, s, 6, 8);
     put_u32s(x, s, 8, 9);
 }
-static void row_keep(struct export *x, sqlite3_stmt *s, bool old)
+void store_row_keep(struct export *x, sqlite3_stmt *s, bool old)
 {
     (void)old;
     put_u64s(x, s, 0, 5);
@@ -165,20 +157,20 @@ struct table {
     void (*row)(struct export *x, sqlite3_stmt *s, bool old);
 };
 static const struct table g_tables[] = {
-    {SQL_META_ALL, STREAM_META, false, row_meta},
-    {SQL_EPOCH_ALL, STREAM_EPOCH, false, row_epoch},
-    {SQL_SNAP_ALL, STREAM_SNAP, false, row_snap},
-    {SQL_INODE_ALL, STREAM_INODE, false, row_inode},
-    {SQL_INODE_H_ALL, STREAM_INODE, true, row_inode},
-    {SQL_DENTRY_ALL, STREAM_DENTRY, false, row_dentry},
-    {SQL_DENTRY_H_ALL, STREAM_DENTRY, true, row_dentry},
-    {SQL_XATTR_ALL, STREAM_XATTR, false, row_xattr},
-    {SQL_XATTR_H_ALL, STREAM_XATTR, true, row_xattr},
+    {SQL_META_ALL, STREAM_META, false, store_row_meta},
+    {SQL_EPOCH_ALL, STREAM_EPOCH, false, store_row_epoch},
+    {SQL_SNAP_ALL, STREAM_SNAP, false, store_row_snap},
+    {SQL_INODE_ALL, STREAM_INODE, false, store_row_inode},
+    {SQL_INODE_H_ALL, STREAM_INODE, true, store_row_inode},
+    {SQL_DENTRY_ALL, STREAM_DENTRY, false, store_row_dentry},
+    {SQL_DENTRY_H_ALL, STREAM_DENTRY, true, store_row_dentry},
+    {SQL_XATTR_ALL, STREAM_XATTR, false, store_row_xattr},
+    {SQL_XATTR_H_ALL, STREAM_XATTR, true, store_row_xattr},
     {SQL_CONTENT_ALL, STREAM_CONTENT, false, row_content},
     {SQL_EXTENT_ALL, STREAM_EXTENT, false, row_extent},
     {SQL_EXTENT_H_ALL, STREAM_EXTENT, true, row_extent},
     {SQL_MISSING_ALL, STREAM_MISSING, false, row_missing},
-    {SQL_KEEP_ALL, STREAM_KEEP, false, row_keep},
+    {SQL_KEEP_ALL, STREAM_KEEP, false, store_row_keep},
 };
 
 static int export_table(struct export *x, const struct table *t)
@@ -190,9 +182,9 @@ static int export_table(struct export *x, const struct table *t)
         const char *key = t->kind == STREAM_META ? (const char *)sqlite3_column_text(s, 0) : "";
         if (key[0] == '.')
             continue; /* the store's own: in HEAD and END */
-        item_begin(x, t->kind);
+        store_item_begin(x, t->kind);
         t->row(x, s, t->old);
-        r = item_end(x);
+        r = store_item_end(x);
     }
     store_sql_done(s);
     return r;
@@ -236,7 +228,7 @@ static int export_range(struct export *x, int fd, uint64_t ino, uint32_t serial,
     int r = 0;
     for (uint64_t n; r == 0 && off < end; off += n) {
         n = end - off < STREAM_DATA_MAX ? end - off : STREAM_DATA_MAX;
-        item_begin(x, STREAM_DATA);
+        store_item_begin(x, STREAM_DATA);
         dmt_put_u64(&x->out, ino);
         dmt_put_u32(&x->out, serial);
         dmt_put_u64(&x->out, off);
@@ -251,18 +243,18 @@ static int export_range(struct export *x, int fd, uint64_t ino, uint32_t serial,
             return dmt_err_set(x->err, DMT_E_CORRUPT,
                                "data file %llu.%u ends before the bytes its rows name",
                                (unsigned long long)ino, serial);
-        r = item_end(x);
+        r = store_item_end(x);
     }
     return r;
 }
 
 static int export_file(struct export *x, uint64_t ino, uint32_t serial, uint64_t hwm)
 {
-    item_begin(x, STREAM_FILE);
+    store_item_begin(x, STREAM_FILE);
     dmt_put_u64(&x->out, ino);
     dmt_put_u32(&x->out, serial);
     dmt_put_u64(&x->out, hwm);
-    int r = item_end(x);
+    int r = store_item_end(x);
     struct pmap m;
     store_pmap_init(&m);
     if (r == 0)
@@ -299,7 +291,7 @@ static int export_files(struct export *x)
 
 static int export_head(struct export *x, const struct dmt_pos *pos)
 {
-    item_begin(x, STREAM_HEAD);
+    store_item_begin(x, STREAM_HEAD);
     dmt_put_u64(&x->out, STREAM_MAGIC);
     dmt_put_u32(&x->out, STREAM_VERSION);
     dmt_put_raw(&x->out, x->st->ident.lineage, sizeof(x->st->ident.lineage));
@@ -307,14 +299,14 @@ static int export_head(struct export *x, const struct dmt_pos *pos)
     dmt_put_u64(&x->out, pos->epoch);
     dmt_put_u64(&x->out, pos->seq);
     dmt_put_u64(&x->out, pos->chain);
-    return item_end(x);
+    return store_item_end(x);
 }
 
 static int export_end(struct export *x)
 {
     static const char *const keys[] = {".inodes", ".live_bytes", ".pinned_bytes"};
     uint64_t sum = x->hash;
-    item_begin(x, STREAM_END);
+    store_item_begin(x, STREAM_END);
     for (size_t i = 0; i < 3; i++) {
         uint64_t v = 0;
         int r = store_db_meta_u64(&x->db, keys[i], &v);
@@ -323,14 +315,14 @@ static int export_end(struct export *x)
         dmt_put_u64(&x->out, v);
     }
     dmt_put_u64(&x->out, sum);
-    int r = item_end(x);
+    int r = store_item_end(x);
     if (r == 0 && x->out.len)
         r = x->emit(x->ctx, x->out.p, x->out.len);
     return r;
 }
 
 /* Waits for a moment without a running checkpoint, pins, and opens the read transaction there. */
-static int export_pin(struct export *x, const struct dmt_lockfn *lk, struct dmt_pos *ret_pos)
+int store_export_pin(struct export *x, const struct dmt_lockfn *lk, struct dmt_pos *ret_pos)
 {
     struct dmt_store *st = x->st;
     for (;;) {
@@ -365,7 +357,7 @@ int dmt_store_export(struct dmt_store *st, const struct dmt_lockfn *lk, struct d
     int r = store_db_open(&x.db, st->dir, STORE_DB_READ, err);
     if (r < 0)
         return r;
-    r = export_pin(&x, lk, ret_pos);
+    r = store_export_pin(&x, lk, ret_pos);
     if (r < 0)
         goto out;
     r = export_head(&x, ret_pos);

@@ -190,6 +190,7 @@ int dmt_store_freeze(struct dmt_store *st, const struct dmt_pos *pos)
     store_ops_detach(st, &b->ops);
     b->freed = st->freed;
     memset(&st->freed, 0, sizeof(st->freed));
+    b->peer = st->peer;
     b->sweep = st->sweep_wanted;
     b->count = st->count;
     st->sweep_wanted = false;

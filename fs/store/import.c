@@ -21,6 +21,7 @@
 #include "fs/base/hash.h"
 #include "fs/store/internal.h"
 #include "fs/store/stream.h"
+#include "fs/store/stream_int.h"
 
 #define ROWS_PER_COMMIT 20000u
 
@@ -45,7 +46,7 @@ struct dmt_import {
 
 /* --- begin */
 
-static const char g_wipe[] =
+const char store_wipe_sql[] =
     "BEGIN IMMEDIATE; DELETE FROM inode; DELETE FROM inode_h; DELETE FROM dentry; DELETE FROM dentry_h; DELETE FROM xattr;"
     "DELETE FROM xattr_h; DELETE FROM content; DELETE FROM extent; DELETE FROM extent_h; DELETE FROM datafile;"
     "DELETE FROM garbage; DELETE FROM missing; DELETE FROM keep; DELETE FROM snapshot; DELETE FROM epoch;"
@@ -126,7 +127,7 @@ int dmt_store_import_begin(struct dmt_import **ret, const struct dmt_store_conf 
     if ((r = store_lock(im->dir, &im->lock_fd, err)) < 0 ||
         (r = store_make_dirs(conf->io, im->dir, err)) < 0 || (r = open_marked(im, err)) < 0)
         goto fail;
-    if (sqlite3_exec(im->db.h, g_wipe, NULL, NULL, NULL) != SQLITE_OK) {
+    if (sqlite3_exec(im->db.h, store_wipe_sql, NULL, NULL, NULL) != SQLITE_OK) {
         r = store_db_fail(&im->db, err, "emptying the store");
         goto fail;
     }
@@ -207,7 +208,7 @@ static int take_head(struct dmt_import *im, struct dmt_cur *c)
     return dmt_cur_end(c);
 }
 
-static int take_meta(struct dmt_import *im, struct dmt_cur *c)
+int store_take_meta(struct store_db *db, struct dmt_cur *c)
 {
     char key[DMT_XATTR_NAME_MAX + 1];
     uint32_t n;
@@ -215,10 +216,10 @@ static int take_meta(struct dmt_import *im, struct dmt_cur *c)
     const uint8_t *v = dmt_get_bytes(c, &n);
     if (dmt_cur_end(c) || key[0] == '.' || strcmp(key, "resync") == 0)
         return DMT_E_CORRUPT;
-    return store_exec(&im->db, SQL_META_PUT, "tb", key, v, (size_t)n);
+    return store_exec(db, SQL_META_PUT, "tb", key, v, (size_t)n);
 }
 
-static int take_epoch(struct dmt_import *im, struct dmt_cur *c)
+int store_take_epoch(struct store_db *db, struct dmt_cur *c)
 {
     struct dmt_epoch_row e = {.epoch = dmt_get_u64(c)};
     e.parent = dmt_get_u64(c);
@@ -229,11 +230,11 @@ static int take_epoch(struct dmt_import *im, struct dmt_cur *c)
     dmt_get_str(c, e.reason, sizeof(e.reason));
     if (dmt_cur_end(c))
         return DMT_E_CORRUPT;
-    return store_exec(&im->db, SQL_EPOCH_PUT, "iiiiitt", e.epoch, e.parent, e.switch_seq,
-                      e.switch_chain, e.time_ns, e.node, e.reason);
+    return store_exec(db, SQL_EPOCH_PUT, "iiiiitt", e.epoch, e.parent, e.switch_seq, e.switch_chain,
+                      e.time_ns, e.node, e.reason);
 }
 
-static int take_snap(struct dmt_import *im, struct dmt_cur *c)
+int store_take_snap(struct store_db *db, struct dmt_cur *c)
 {
     struct dmt_snapshot s = {.serial = dmt_get_u64(c)};
     s.seq = dmt_get_u64(c);
@@ -243,36 +244,44 @@ static int take_snap(struct dmt_import *im, struct dmt_cur *c)
     dmt_get_str(c, s.note, sizeof(s.note));
     if (dmt_cur_end(c))
         return DMT_E_CORRUPT;
-    return store_exec(&im->db, SQL_SNAP_PUT, "iiiitt", s.serial, s.seq, s.epoch, s.time_ns, s.name,
+    return store_exec(db, SQL_SNAP_PUT, "iiiitt", s.serial, s.seq, s.epoch, s.time_ns, s.name,
                       s.note);
 }
 
-static int take_inode(struct dmt_import *im, struct dmt_cur *c)
+int store_get_inode(struct dmt_cur *c, struct dmt_inode *n, uint64_t *ret_alloc, uint64_t *ret_died)
 {
-    uint64_t died = dmt_get_u64(c);
-    struct dmt_inode n = {.ino = dmt_get_u64(c)};
-    n.mode = dmt_get_u32(c);
-    n.nlink = dmt_get_u32(c);
-    n.uid = dmt_get_u32(c);
-    n.gid = dmt_get_u32(c);
-    n.rdev = dmt_get_u32(c);
-    n.flags = dmt_get_u32(c);
-    n.size = dmt_get_u64(c);
-    n.atime = dmt_get_u64(c);
-    n.mtime = dmt_get_u64(c);
-    n.ctime = dmt_get_u64(c);
-    n.btime = dmt_get_u64(c);
-    n.parent = dmt_get_u64(c);
-    n.next_cookie = dmt_get_u32(c);
-    n.epoch = dmt_get_u64(c);
-    n.seq = dmt_get_u64(c);
-    uint64_t alloc = dmt_get_u64(c);
-    if (dmt_cur_end(c) || n.ino == 0 || n.ino >> DMT_INO_BITS || n.size > INT64_MAX)
-        return DMT_E_CORRUPT;
-    return store_inode_bind(&im->db, died ? SQL_INODE_H_PUT : SQL_INODE_PUT, &n, alloc, died);
+    *ret_died = dmt_get_u64(c);
+    *n = (struct dmt_inode){.ino = dmt_get_u64(c)};
+    n->mode = dmt_get_u32(c);
+    n->nlink = dmt_get_u32(c);
+    n->uid = dmt_get_u32(c);
+    n->gid = dmt_get_u32(c);
+    n->rdev = dmt_get_u32(c);
+    n->flags = dmt_get_u32(c);
+    n->size = dmt_get_u64(c);
+    n->atime = dmt_get_u64(c);
+    n->mtime = dmt_get_u64(c);
+    n->ctime = dmt_get_u64(c);
+    n->btime = dmt_get_u64(c);
+    n->parent = dmt_get_u64(c);
+    n->next_cookie = dmt_get_u32(c);
+    n->epoch = dmt_get_u64(c);
+    n->seq = dmt_get_u64(c);
+    *ret_alloc = dmt_get_u64(c);
+    bool bad = dmt_cur_end(c) || n->ino == 0 || n->ino >> DMT_INO_BITS || n->size > INT64_MAX;
+    return bad ? DMT_E_CORRUPT : 0;
 }
 
-static int take_dentry(struct dmt_import *im, struct dmt_cur *c)
+static int take_inode(struct store_db *db, struct dmt_cur *c)
+{
+    struct dmt_inode n;
+    uint64_t alloc, died;
+    int r = store_get_inode(c, &n, &alloc, &died);
+    return r < 0 ? r
+                 : store_inode_bind(db, died ? SQL_INODE_H_PUT : SQL_INODE_PUT, &n, alloc, died);
+}
+
+int store_take_dentry(struct store_db *db, struct dmt_cur *c)
 {
     uint64_t died = dmt_get_u64(c), parent = dmt_get_u64(c);
     uint32_t n;
@@ -282,13 +291,13 @@ static int take_dentry(struct dmt_import *im, struct dmt_cur *c)
     if (dmt_cur_end(c) || n == 0 || n > DMT_NAME_MAX)
         return DMT_E_CORRUPT;
     if (died)
-        return store_exec(&im->db, SQL_DENTRY_H_PUT, "ibiiiii", parent, name, (size_t)n, ino,
-                          cookie, type, born, died);
-    return store_exec(&im->db, SQL_DENTRY_PUT, "ibiiii", parent, name, (size_t)n, ino, cookie, type,
+        return store_exec(db, SQL_DENTRY_H_PUT, "ibiiiii", parent, name, (size_t)n, ino, cookie,
+                          type, born, died);
+    return store_exec(db, SQL_DENTRY_PUT, "ibiiii", parent, name, (size_t)n, ino, cookie, type,
                       born);
 }
 
-static int take_xattr(struct dmt_import *im, struct dmt_cur *c)
+int store_take_xattr(struct store_db *db, struct dmt_cur *c)
 {
     uint64_t died = dmt_get_u64(c), ino = dmt_get_u64(c);
     uint32_t n, len;
@@ -297,24 +306,23 @@ static int take_xattr(struct dmt_import *im, struct dmt_cur *c)
     if (dmt_cur_end(c) || n == 0 || n > DMT_XATTR_NAME_MAX || len > DMT_XATTR_VALUE_MAX)
         return DMT_E_CORRUPT;
     if (died)
-        return store_exec(&im->db, SQL_XATTR_H_PUT, "ibbii", ino, name, (size_t)n, value,
-                          (size_t)len, born, died);
-    return store_exec(&im->db, SQL_XATTR_PUT, "ibbi", ino, name, (size_t)n, value, (size_t)len,
-                      born);
+        return store_exec(db, SQL_XATTR_H_PUT, "ibbii", ino, name, (size_t)n, value, (size_t)len,
+                          born, died);
+    return store_exec(db, SQL_XATTR_PUT, "ibbi", ino, name, (size_t)n, value, (size_t)len, born);
 }
 
-static int take_content(struct dmt_import *im, struct dmt_cur *c)
+static int take_content(struct store_db *db, struct dmt_cur *c)
 {
     uint64_t ino = dmt_get_u64(c), born = dmt_get_u64(c);
     uint32_t n, map_n;
     const uint8_t *data = dmt_get_bytes(c, &n), *map = dmt_get_bytes(c, &map_n);
     if (dmt_cur_end(c) || n > DMT_SMALL_MAX)
         return DMT_E_CORRUPT;
-    return store_exec(&im->db, SQL_CONTENT_PUT, map_n ? "ibib" : "ibin", ino, data, (size_t)n, born,
-                      map, (size_t)map_n);
+    return store_exec(db, SQL_CONTENT_PUT, map_n ? "ibib" : "ibin", ino, data, (size_t)n, born, map,
+                      (size_t)map_n);
 }
 
-static int take_extent(struct dmt_import *im, struct dmt_cur *c)
+static int take_extent(struct store_db *db, struct dmt_cur *c)
 {
     uint64_t died = dmt_get_u64(c), ino = dmt_get_u64(c), off = dmt_get_u64(c),
              len = dmt_get_u64(c), owner = dmt_get_u64(c);
@@ -328,20 +336,20 @@ static int take_extent(struct dmt_import *im, struct dmt_cur *c)
         (has_data && !died))
         return DMT_E_CORRUPT;
     if (!died)
-        return store_exec(&im->db, SQL_EXTENT_PUT, "iiiiiiii", ino, off, len, owner, serial, foff,
-                          flags, born);
-    return store_exec(&im->db, SQL_EXTENT_H_PUT, has_data ? "iiiiiiiiib" : "iiiiiiiiin", ino, off,
-                      len, owner, serial, foff, flags, born, died, data, (size_t)n);
+        return store_exec(db, SQL_EXTENT_PUT, "iiiiiiii", ino, off, len, owner, serial, foff, flags,
+                          born);
+    return store_exec(db, SQL_EXTENT_H_PUT, has_data ? "iiiiiiiiib" : "iiiiiiiiin", ino, off, len,
+                      owner, serial, foff, flags, born, died, data, (size_t)n);
 }
 
-static int take_file(struct dmt_import *im, struct dmt_cur *c)
+static int take_file(struct store_db *db, struct dmt_cur *c)
 {
     uint64_t ino = dmt_get_u64(c), serial = dmt_get_u32(c), hwm = dmt_get_u64(c);
     return dmt_cur_end(c) ? DMT_E_CORRUPT
-                          : store_exec(&im->db, SQL_DATAFILE_PUT, "iii", ino, serial, hwm);
+                          : store_exec(db, SQL_DATAFILE_PUT, "iii", ino, serial, hwm);
 }
 
-static int take_missing(struct dmt_import *im, struct dmt_cur *c)
+static int take_missing(struct store_db *db, struct dmt_cur *c)
 {
     uint64_t ino = dmt_get_u64(c), off = dmt_get_u64(c), seq = dmt_get_u64(c), len = dmt_get_u64(c),
              owner = dmt_get_u64(c);
@@ -349,16 +357,16 @@ static int take_missing(struct dmt_import *im, struct dmt_cur *c)
              shared = dmt_get_u32(c);
     if (dmt_cur_end(c) || len == 0 || len > DMT_FILE_SIZE_MAX || off > DMT_FILE_SIZE_MAX)
         return DMT_E_CORRUPT;
-    return store_exec(&im->db, SQL_MISSING_PUT, "iiiiiiiii", ino, off, seq, len, owner, serial,
-                      foff, died, shared);
+    return store_exec(db, SQL_MISSING_PUT, "iiiiiiiii", ino, off, seq, len, owner, serial, foff,
+                      died, shared);
 }
 
-static int take_keep(struct dmt_import *im, struct dmt_cur *c)
+int store_take_keep(struct store_db *db, struct dmt_cur *c)
 {
     uint64_t ino = dmt_get_u64(c), src = dmt_get_u64(c), view = dmt_get_u64(c),
              size = dmt_get_u64(c), mtime = dmt_get_u64(c);
     return dmt_cur_end(c) ? DMT_E_CORRUPT
-                          : store_exec(&im->db, SQL_KEEP_PUT, "iiiii", ino, src, view, size, mtime);
+                          : store_exec(db, SQL_KEEP_PUT, "iiiii", ino, src, view, size, mtime);
 }
 
 static int take_end(struct dmt_import *im, struct dmt_cur *c)
@@ -373,16 +381,32 @@ static int take_end(struct dmt_import *im, struct dmt_cur *c)
     return 0;
 }
 
-static int (*const g_take[])(struct dmt_import *im, struct dmt_cur *c) = {
-    [STREAM_HEAD] = take_head,   [STREAM_META] = take_meta,       [STREAM_EPOCH] = take_epoch,
-    [STREAM_SNAP] = take_snap,   [STREAM_INODE] = take_inode,     [STREAM_DENTRY] = take_dentry,
-    [STREAM_XATTR] = take_xattr, [STREAM_CONTENT] = take_content, [STREAM_EXTENT] = take_extent,
-    [STREAM_FILE] = take_file,   [STREAM_MISSING] = take_missing, [STREAM_KEEP] = take_keep,
-    [STREAM_DATA] = take_data,   [STREAM_END] = take_end,
+static int (*const g_rows[])(struct store_db *db, struct dmt_cur *c) = {
+    [STREAM_META] = store_take_meta,     [STREAM_EPOCH] = store_take_epoch,
+    [STREAM_SNAP] = store_take_snap,     [STREAM_INODE] = take_inode,
+    [STREAM_DENTRY] = store_take_dentry, [STREAM_XATTR] = store_take_xattr,
+    [STREAM_CONTENT] = take_content,     [STREAM_EXTENT] = take_extent,
+    [STREAM_FILE] = take_file,           [STREAM_MISSING] = take_missing,
+    [STREAM_KEEP] = store_take_keep,     [STREAM_END] = NULL,
 };
 
-static int take_item(struct dmt_import *im, const uint8_t *p, size_t len)
+static int take_payload(struct dmt_import *im, uint8_t kind, struct dmt_cur *c)
 {
+    switch (kind) {
+    case STREAM_HEAD:
+        return take_head(im, c);
+    case STREAM_DATA:
+        return take_data(im, c);
+    case STREAM_END:
+        return take_end(im, c);
+    default:
+        return g_rows[kind](&im->db, c);
+    }
+}
+
+static int take_item(void *ctx, const uint8_t *p, size_t len)
+{
+    struct dmt_import *im = ctx;
     uint8_t kind = p[0];
     if (kind < STREAM_HEAD || kind > STREAM_END || im->end || (kind == STREAM_HEAD) == im->head)
         return DMT_E_CORRUPT;
@@ -391,7 +415,7 @@ static int take_item(struct dmt_import *im, const uint8_t *p, size_t len)
         r = store_exec(&im->db, SQL_BEGIN_WRITE, "");
     struct dmt_cur c = dmt_cur_of(p + STREAM_HEADER, len - STREAM_HEADER);
     if (r == 0)
-        r = g_take[kind](im, &c);
+        r = take_payload(im, kind, &c);
     if (r < 0)
         return r;
     im->hash = dmt_hash64(im->hash, p, len);
@@ -405,7 +429,7 @@ static int take_item(struct dmt_import *im, const uint8_t *p, size_t len)
 }
 
 /* Whole items at p; returns how much was used, or < 0. */
-static ssize_t take_items(struct dmt_import *im, const uint8_t *p, size_t len)
+static ssize_t take_items(const uint8_t *p, size_t len, store_take_fn take, void *ctx)
 {
     size_t at = 0;
     while (len - at >= STREAM_HEADER) {
@@ -414,7 +438,7 @@ static ssize_t take_items(struct dmt_import *im, const uint8_t *p, size_t len)
             return DMT_E_CORRUPT;
         if (len - at - STREAM_HEADER < n)
             break;
-        int r = take_item(im, p + at, STREAM_HEADER + n);
+        int r = take(ctx, p + at, STREAM_HEADER + n);
         if (r < 0)
             return r;
         at += STREAM_HEADER + n;
@@ -422,24 +446,29 @@ static ssize_t take_items(struct dmt_import *im, const uint8_t *p, size_t len)
     return (ssize_t)at;
 }
 
-int dmt_store_import_feed(struct dmt_import *im, const void *p, size_t len, struct dmt_err *err)
+int store_items_feed(struct dmt_buf *pending, const void *p, size_t len, store_take_fn take,
+                     void *ctx)
 {
     ssize_t used;
-    if (im->pending.len == 0) { /* the usual case takes no copy */
-        used = take_items(im, p, len);
+    if (pending->len == 0) { /* the usual case takes no copy */
+        used = take_items(p, len, take, ctx);
         if (used >= 0)
-            dmt_put_raw(&im->pending, (const uint8_t *)p + used, len - (size_t)used);
+            dmt_put_raw(pending, (const uint8_t *)p + used, len - (size_t)used);
     } else {
-        dmt_put_raw(&im->pending, p, len);
-        used = im->pending.bad ? -ENOMEM : take_items(im, im->pending.p, im->pending.len);
+        dmt_put_raw(pending, p, len);
+        used = pending->bad ? -ENOMEM : take_items(pending->p, pending->len, take, ctx);
         if (used > 0) {
-            im->pending.len -= (size_t)used;
-            memmove(im->pending.p, im->pending.p + used, im->pending.len);
+            pending->len -= (size_t)used;
+            memmove(pending->p, pending->p + used, pending->len);
         }
     }
-    if (used < 0)
-        return dmt_err_set(err, (int)used, "state stream: %s", dmt_strerror((int)used));
-    return im->pending.bad ? dmt_err_set(err, -ENOMEM, "state stream: no memory") : 0;
+    return used < 0 ? (int)used : pending->bad ? -ENOMEM : 0;
+}
+
+int dmt_store_import_feed(struct dmt_import *im, const void *p, size_t len, struct dmt_err *err)
+{
+    int r = store_items_feed(&im->pending, p, len, take_item, im);
+    return r < 0 ? dmt_err_set(err, r, "state stream: %s", dmt_strerror(r)) : 0;
 }
 
 /* --- end */

@@ -242,6 +242,7 @@ struct batch {
     struct pin_set pins;      /* snapshots at the freeze */
     struct keep_pin *keeps;   /* sorted */
     size_t n_keeps;
+    uint64_t peer;            /* position of the other machine: births before and after it stay apart */
     bool sweep;               /* a snapshot or keep went: look through history */
     struct counters count;
 };
@@ -285,6 +286,7 @@ struct dmt_store {
     struct spaces freed;
     struct counters count;
     uint64_t pinned_bytes;
+    uint64_t peer;        /* what the other machine had, as last told (dmt_store_set_peer) */
     uint64_t commits;     /* counted in the database, to recognise a COMMIT whose answer was an error */
 
     struct dmt_snapshot *snaps; /* sorted by seq */
@@ -318,6 +320,8 @@ int store_make_dirs(const struct dmt_io *io, const char *dir, struct dmt_err *er
 int store_ident_write(struct store_db *db, const struct dmt_store_ident *id, const struct dmt_pos *pos);
 int store_db_pos(struct store_db *db, struct dmt_pos *ret);
 int store_intent_write(struct dmt_store *st, const struct dmt_pos *pos);
+/* *floor: where the state is exact at the least; in: the applied position. */
+void store_intent_read(const struct dmt_io *io, const char *dir, struct dmt_pos *floor, unsigned *ret_slot);
 
 /* --- ballast.c */
 void store_ballast_find(struct dmt_store *st);

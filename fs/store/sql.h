@@ -104,6 +104,29 @@
     X(EPOCH_ALL, "SELECT epoch,parent,switch_seq,switch_chain,time_ns,node,reason FROM epoch ORDER BY epoch")            \
     X(EPOCH_PUT, "INSERT OR REPLACE INTO epoch(epoch,parent,switch_seq,switch_chain,time_ns,node,reason) "               \
                  "VALUES(?1,?2,?3,?4,?5,?6,?7)")                                                                         \
+    /* a difference: history by the position where it ends, what one inode has */                                        \
+    X(INODE_H_DIED, "SELECT " SQL_INODE_COLS ",ino,died FROM inode_h WHERE died>?1 ORDER BY ino,died")                   \
+    X(DENTRY_H_DIED, "SELECT name,ino,cookie,type,born,parent,died FROM dentry_h WHERE died>?1 "                         \
+                     "ORDER BY parent,name,died")                                                                        \
+    X(XATTR_H_DIED, "SELECT name,value,born,ino,died FROM xattr_h WHERE died>?1 ORDER BY ino,name,died")                 \
+    X(EXTENT_H_DIED, "SELECT " SQL_EXTENT_COLS ",died,data,ino FROM extent_h WHERE died>?1 ORDER BY ino,off,died")       \
+    X(DENTRY_ROWS, "SELECT name,ino,cookie,type,born,parent FROM dentry WHERE parent=?1 ORDER BY cookie")                \
+    X(XATTR_ROWS, "SELECT name,value,born,ino FROM xattr WHERE ino=?1 ORDER BY name")                                    \
+    X(INODE_VERSIONS, "SELECT ino,epoch,seq,alloc FROM inode ORDER BY ino")                                              \
+    X(DENTRY_COUNT, "SELECT count(*) FROM dentry")                                                                       \
+    X(MISSING_PLACES, "SELECT owner,serial,foff,len FROM missing ORDER BY 1,2,3")                                        \
+    X(MISSING_LIVE, "SELECT off,len,seq,owner,serial,foff,shared FROM missing WHERE ino=?1 AND died=0 AND off<?3 "       \
+                    "AND off+len>?2 ORDER BY off")                                                                       \
+    X(EPOCH_OF_SEQ, "SELECT epoch FROM epoch WHERE switch_seq<?1 ORDER BY switch_seq DESC LIMIT 1")                      \
+    X(DENTRY_CUT, "DELETE FROM dentry WHERE parent=?1 AND cookie>=?2 AND cookie<?3")                                     \
+    X(DENTRY_RANGE, "SELECT count(*) FROM dentry WHERE parent=?1 AND cookie>=?2 AND cookie<?3")                          \
+    X(DENTRY_WIPE, "DELETE FROM dentry WHERE parent=?1")                                                                 \
+    X(INODE_H_FORGET, "DELETE FROM inode_h WHERE ino=?1 AND died>?2")                                                    \
+    X(DENTRY_H_FORGET, "DELETE FROM dentry_h WHERE parent=?1 AND died>?2")                                               \
+    X(XATTR_H_FORGET, "DELETE FROM xattr_h WHERE ino=?1 AND died>?2")                                                    \
+    X(EXTENT_H_FORGET, "DELETE FROM extent_h WHERE ino=?1 AND died>?2 AND off>=?3 AND off<?4")                           \
+    X(MISSING_H_FORGET, "DELETE FROM missing WHERE ino=?1 AND died>?2 AND off>=?3 AND off<?4")                           \
+    X(DATAFILE_IDLE, "SELECT ino,serial FROM datafile WHERE ino NOT IN (SELECT ino FROM inode)")                         \
     /* sweep of history: a step starts behind the last key of the one before */                                          \
     X(SWEEP_INODE, "SELECT ino,died,seq FROM inode_h WHERE (ino,died)>(?1,?2) ORDER BY ino,died LIMIT ?3")               \
     X(SWEEP_INODE_DEL, "DELETE FROM inode_h WHERE ino=?1 AND died=?2")                                                   \

@@ -151,9 +151,9 @@ int dmt_store_create(const struct dmt_store_conf *conf, const struct dmt_store_i
 
 /* --- intent */
 
-static void intent_path(const struct dmt_store *st, char buf[PATH_MAX])
+static void intent_path(const char *dir, char buf[PATH_MAX])
 {
-    snprintf(buf, PATH_MAX, "%s/intent", st->dir);
+    snprintf(buf, PATH_MAX, "%s/intent", dir);
 }
 
 int store_intent_write(struct dmt_store *st, const struct dmt_pos *pos)
@@ -161,7 +161,7 @@ int store_intent_write(struct dmt_store *st, const struct dmt_pos *pos)
     const struct dmt_io *io = st->conf.io;
     char path[PATH_MAX];
     uint8_t rec[INTENT_BYTES];
-    intent_path(st, path);
+    intent_path(st->dir, path);
     dmt_st64(rec, INTENT_MAGIC);
     dmt_st64(rec + 8, pos->epoch);
     dmt_st64(rec + 16, pos->seq);
@@ -182,12 +182,11 @@ int store_intent_write(struct dmt_store *st, const struct dmt_pos *pos)
     return r;
 }
 
-static void intent_read(struct dmt_store *st)
+void store_intent_read(const struct dmt_io *io, const char *dir, struct dmt_pos *floor,
+                       unsigned *ret_slot)
 {
-    const struct dmt_io *io = st->conf.io;
     char path[PATH_MAX];
-    intent_path(st, path);
-    st->floor = st->applied;
+    intent_path(dir, path);
     int fd = io->open(io->ctx, path, O_RDONLY, 0);
     if (fd < 0)
         return;
@@ -199,10 +198,10 @@ static void intent_read(struct dmt_store *st)
         struct dmt_pos pos = {
             .epoch = dmt_le64(rec + 8), .seq = dmt_le64(rec + 16), .chain = dmt_le64(rec + 24)};
         if (dmt_le64(rec) != INTENT_MAGIC || dmt_le64(rec + 32) != dmt_crc32c(0, rec, 32) ||
-            pos.seq <= st->floor.seq)
+            pos.seq <= floor->seq)
             continue;
-        st->floor = pos;
-        st->intent_slot = slot + 1; /* the next one goes to the other slot */
+        *floor = pos;
+        *ret_slot = slot + 1; /* the next one goes to the other slot */
     }
     io->close(io->ctx, fd);
 }
@@ -265,7 +264,8 @@ static int load_tables(struct dmt_store *st)
         (r = store_db_meta_u64(&st->rd, ".live_bytes", &st->count.live_bytes)) < 0 ||
         (r = store_db_meta_u64(&st->rd, ".pinned_bytes", &st->pinned_bytes)) < 0 ||
         (r = store_db_meta_u64(&st->rd, ".commits", &st->commits)) < 0 ||
-        (r = store_db_meta_u64(&st->rd, ".sweep", &sweep)) < 0)
+        (r = store_db_meta_u64(&st->rd, ".sweep", &sweep)) < 0 ||
+        (r = store_db_meta_u64(&st->rd, ".peer", &st->peer)) < 0)
         return r;
     st->sweep_wanted = sweep != 0;
     if ((r = store_meta_load(st, &st->rd)) < 0 || (r = store_snap_load(st)) < 0 ||
@@ -343,7 +343,8 @@ static int state_open(struct dmt_store *st, struct dmt_err *err)
     }
     if ((r = store_db_open(&st->rd, st->dir, STORE_DB_READ, err)) < 0)
         return r;
-    intent_read(st);
+    st->floor = st->applied;
+    store_intent_read(st->conf.io, st->dir, &st->floor, &st->intent_slot);
     store_ballast_find(st);
     if ((r = load_tables(st)) < 0)
         return store_db_fail(&st->rd, err, "store tables");
@@ -403,6 +404,11 @@ const struct dmt_store_ident *dmt_store_ident(const struct dmt_store *st)
 struct dmt_pos dmt_store_applied(const struct dmt_store *st)
 {
     return st->applied;
+}
+
+void dmt_store_set_peer(struct dmt_store *st, uint64_t seq)
+{
+    st->peer = seq;
 }
 
 struct dmt_pos dmt_store_floor(const struct dmt_store *st)

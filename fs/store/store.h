@@ -92,6 +92,9 @@ struct dmt_pos dmt_store_applied(const struct dmt_store *st); /* of the last com
 /* Where the log must at least be replayed to before the state is exact: applied, or later when a checkpoint died after it had
  * begun to overwrite live ranges in place. A log cut before this position needs a full resync. */
 struct dmt_pos dmt_store_floor(const struct dmt_store *st);
+/* The other machine has everything up to seq. Ranges written before and after that stay apart, so that a difference (below) is
+ * small if it stays away from now on. Kept over restarts. */
+void dmt_store_set_peer(struct dmt_store *st, uint64_t seq);
 /* Drops all memory and reopens at the last checkpoint (a loser that truncates its journal; an I/O error). [nolock: exclusive] */
 int dmt_store_reload(struct dmt_store *st, struct dmt_err *err);
 
@@ -255,6 +258,42 @@ int dmt_store_import_feed(struct dmt_import *im, const void *p, size_t len, stru
  * hint). */
 int dmt_store_import_finish(struct dmt_import *im, struct dmt_pos *ret_pos, struct dmt_err *err);
 void dmt_store_import_abort(struct dmt_import *im);
+
+/* --- difference: what a store that has an older state of the same history lacks (a resync) --------------------------------- */
+struct dmt_diff_size {
+    uint64_t bytes;      /* of the stream */
+    uint64_t data;       /* of files, among them */
+    uint64_t inodes;     /* changed ones */
+    uint64_t live_bytes; /* of the whole workspace */
+    bool fresh;          /* nothing of what the other side has is of use */
+};
+/* statement: what the other side has (dmt_patch_statement). Like dmt_store_export; sized (may be NULL) is told before the first
+ * emit. [nolock; lk used briefly] */
+int dmt_store_diff(struct dmt_store *st, const struct dmt_lockfn *lk, const void *statement, size_t len, struct dmt_pos *ret_pos,
+                   void (*sized)(void *ctx, const struct dmt_diff_size *size),
+                   int (*emit)(void *ctx, const void *p, size_t len), void *ctx, struct dmt_err *err);
+
+/* The other end. A new database is made beside the old one (STORE/resync.db); bytes go where the old one refers to nothing: the
+ * old state stays what it is until dmt_patch_switch. The store must not be open. */
+enum dmt_patch_state {
+    DMT_PATCH_NONE,     /* no resync is under way */
+    DMT_PATCH_PARTIAL,  /* one was begun: dmt_patch_open goes on with it */
+    DMT_PATCH_COMPLETE, /* dmt_patch_switch is to be called, after the old journal has been removed */
+};
+enum dmt_patch_state dmt_patch_state(const char *dir);
+struct dmt_patch;
+/* common: position up to which the old state's history is the sender's, as far as known (UINT64_MAX: all of it; 0: nothing).
+ * Counts only when a resync begins. */
+int dmt_patch_open(struct dmt_patch **ret, const struct dmt_store_conf *conf, const struct dmt_store_ident *id, uint64_t common,
+                   struct dmt_err *err);
+int dmt_patch_statement(struct dmt_patch *p, struct dmt_buf *ret, struct dmt_err *err);
+int dmt_patch_feed(struct dmt_patch *p, const void *data, size_t len, struct dmt_err *err);
+/* After the last byte: checks that the result is what the sender has. DMT_E_HISTORY: it is not, and the next attempt starts from
+ * nothing. Closes in any case. */
+int dmt_patch_finish(struct dmt_patch *p, struct dmt_pos *ret_pos, struct dmt_err *err);
+void dmt_patch_close(struct dmt_patch *p); /* what came is kept */
+int dmt_patch_switch(const struct dmt_store_conf *conf, struct dmt_err *err);
+void dmt_patch_drop(const struct dmt_store_conf *conf); /* the old store is good after all */
 
 /* --- check -------------------------------------------------------------------------------------------------------------- */
 /* Verifies invariants of a closed or open store's last checkpoint: fn gets one sentence per finding. Returns findings or < 0.

@@ -3,6 +3,8 @@
 #ifndef DMT_STORE_STREAM_H
 #define DMT_STORE_STREAM_H
 
+#define STREAM_DIFF_MAGIC 0x2e464649444d4454ull /* "TDMDIFF." read as bytes: a difference (section 6) */
+#define STREAM_BASIS_MAGIC 0x53495341424d4454ull /* "TMDBASIS": what the receiver of a difference has */
 #define STREAM_MAGIC    0x45544154534d4454ull /* "TDMSTATE" read as bytes */
 #define STREAM_VERSION  1u
 #define STREAM_HEADER   5u
@@ -25,7 +27,13 @@ enum stream_kind {
     STREAM_MISSING,  /* U64 ino, off, seq, len, owner, U32 serial, U64 foff, U64 died, U32 shared */
     STREAM_KEEP,     /* U64 ino, src, view, size, mtime */
     STREAM_DATA,     /* U64 owner, U32 serial, U64 foff, BYTES data */
-    STREAM_END,      /* U64 inodes, live_bytes, pinned_bytes, U64 XXH3 of the items before (each item seeds the next) */
+    STREAM_END, /* U64 inodes, live_bytes, pinned_bytes, U64 XXH3 of the items before (each item seeds the next) */
+    /* only in a difference; its HEAD and END have other fields */
+    STREAM_GONE,     /* U64 ino */
+    STREAM_KEPT,     /* U64 ino, from, to: entries or bytes in this range are as they were */
+    STREAM_PIECE,    /* U64 ino, off, len, born, died, U32 flags, U8 mode (enum stream_piece), BYTES data */
+    STREAM_KINDS
 };
+enum stream_piece { PIECE_DATA, PIECE_MISSING, PIECE_KEPT };
 
 #endif

@@ -157,3 +157,14 @@ int dmt_ws_export(struct dmt_ws *ws, struct dmt_pos *ret_pos,
     int r = dmt_ws_checkpoint(ws, err);
     return r < 0 ? r : dmt_store_export(ws->st, &lk, ret_pos, emit, ctx, err);
 }
+
+int dmt_ws_export_diff(struct dmt_ws *ws, const void *statement, size_t len,
+                       struct dmt_pos *ret_pos,
+                       void (*sized)(void *ctx, const struct dmt_diff_size *size),
+                       int (*emit)(void *ctx, const void *p, size_t len), void *ctx,
+                       struct dmt_err *err)
+{
+    struct dmt_lockfn lk = dmt_ws_lockfn(ws);
+    int r = dmt_ws_checkpoint(ws, err);
+    return r < 0 ? r : dmt_store_diff(ws->st, &lk, statement, len, ret_pos, sized, emit, ctx, err);
+}

@@ -88,6 +88,13 @@ void dmt_ws_set_retention(struct dmt_ws *ws, uint64_t standby_durable, uint64_t 
     release(ws);
 }
 
+void dmt_ws_set_peer(struct dmt_ws *ws, uint64_t seq)
+{
+    ws_lock(ws);
+    dmt_store_set_peer(ws->st, seq);
+    ws_unlock(ws);
+}
+
 /* Freezes at `applied`. 1 = frozen, 0 = nothing to write. */
 static int freeze(struct dmt_ws *ws, struct dmt_pos *pos, struct dmt_err *err)
 {

@@ -211,9 +211,15 @@ int dmt_ws_checkpoint(struct dmt_ws *ws, struct dmt_err *err); /* [blocks] */
 /* Journal segments may go once all of these allow it: the checkpoint (known here) and the two named here (UINT64_MAX = no such
  * reader). Until the first call nothing goes. */
 void dmt_ws_set_retention(struct dmt_ws *ws, uint64_t standby_durable, uint64_t archived);
+/* Everything up to seq is durable on the standby (dmt_store_set_peer). */
+void dmt_ws_set_peer(struct dmt_ws *ws, uint64_t seq);
 /* checkpoint + dmt_store_export. [blocks] */
 int dmt_ws_export(struct dmt_ws *ws, struct dmt_pos *ret_pos, int (*emit)(void *ctx, const void *p, size_t len), void *ctx,
                   struct dmt_err *err);
+/* checkpoint + dmt_store_diff. [blocks] */
+int dmt_ws_export_diff(struct dmt_ws *ws, const void *statement, size_t len, struct dmt_pos *ret_pos,
+                       void (*sized)(void *ctx, const struct dmt_diff_size *size),
+                       int (*emit)(void *ctx, const void *p, size_t len), void *ctx, struct dmt_err *err);
 /* Digest of a view's tree, the same that tests/lib/bin/treedigest computes by POSIX calls; hex into ret. path NULL = root.
  * [blocks] */
 int dmt_ws_digest(struct dmt_ws *ws, uint64_t view, char ret[65], struct dmt_err *err);

@@ -449,15 +449,16 @@ void node_start(struct node *n)
     n->gen = n->gate_epoch = n->acked = n->deadline = 0;
     n->want_sync = 0;
     n->ping_conn = 0;
-    if (!n->has_ws) { /* the last resync was cut off in the midst: a new, empty standby */
-        new_store(n);
-        say("%s starts over with an empty store", n->name);
-    }
     bool holds = n->disk.hold != 0 && !n->disk.resync && !n->disk.gave_up;
     lease_core_init(&n->s, &c, &n->disk);
     say("%s starts", n->name);
     total.restarts++;
     peer_start(n, holds);
+    if (!n->has_ws) { /* a resync was cut off in the midst: it goes on, and the old state rests */
+        judge_resync(n);
+        (void)peer_post(n, REPLICA_EV_RESYNC_READY);
+        say("%s goes on with its resync", n->name);
+    }
     feed_type(n, LEASE_EV_START);
     if (w.bucket)
         object_start(n);

@@ -292,22 +292,28 @@ static inline void do_resync(void *arg)
 {
     struct chore *c = arg;
     struct node *n = c->n;
+    struct dmt_err err = {0};
+    if (c->seq > 0)
+        check(dmt_ws_apply_upto(n->ws, c->seq, &err), &err);
     node_close(n);
-    shell("rm -rf %s/journal", n->store);
     struct dmt_store_conf sc = {.io = &n->io, .clock = dmt_clock_real(), .dir = n->store};
     dmt_replica_resync(n->r, &sc, &n->ident);
     free(c);
 }
-static inline void o_ordered(void *ctx, uint64_t epoch, bool alone)
+static inline void o_ordered(void *ctx, uint64_t epoch, bool alone, uint64_t common)
 {
     struct node *n = ctx;
     assert_true(alone);
     TELL(n, n->resyncs++);
-    chore(n, do_resync, epoch, 0);
+    chore(n, do_resync, epoch, common);
 }
 static inline void do_open(void *arg)
 {
     struct chore *c = arg;
+    struct dmt_err err = {0};
+    struct dmt_store_conf sc = {.io = &c->n->io, .clock = dmt_clock_real(), .dir = c->n->store};
+    shell("rm -rf %s/journal", c->n->store);
+    check(dmt_patch_switch(&sc, &err), &err);
     node_open(c->n, true);
     dmt_replica_set_ws(c->n->r, c->n->ws);
     TELL(c->n, c->n->imports++);

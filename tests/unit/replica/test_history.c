@@ -132,6 +132,47 @@ static void a_divergent_tail_is_cut_and_kept(void **state)
     assert_int_equal(p->b.needed, 0);
 }
 
+/* The same, but a has checkpointed what it wrote alone: it cannot be cut off. The branch is kept,
+ * and the rest is made equal by what differs. */
+static void a_divergent_checkpoint_is_resynchronised(void **state)
+{
+    struct pair *p = *state;
+    struct dmt_err err = {0};
+    pair_connect(p, true);
+    write_bulk(&p->a, make_file(&p->a, "bulk"), 0, 6u << 20, 3);
+    uint64_t changed = make_file(&p->a, "changed");
+    write_bulk(&p->a, changed, 0, 1u << 20, 4);
+    assert_int_equal(dmt_ws_sync_wait(p->a.ws, 0), 0);
+    WAIT_FOR(same_place(&p->a, &p->b));
+    WAIT_FOR(dmt_replica_have(p->a.r, 0, tail_of(&p->a)));
+    atomic_store(&p->relay.refuse, true);
+    atomic_store(&p->relay.cut_after, 1);
+    WAIT_FOR(!p->a.up && !p->b.up);
+    write_text(&p->a, "lost", "never shipped");
+    write_bulk(&p->a, changed, 0, 256u << 10, 5);
+    atomic_store(&p->a.stable, UINT64_MAX);
+    check(dmt_ws_checkpoint(p->a.ws, &err), &err);
+    check(dmt_ws_promote(p->b.ws, &err), &err);
+    node_begin(&p->b, EPOCH(2, 0), true);
+    write_text(&p->b, "won", "by the new holder");
+    atomic_store(&p->relay.refuse, false);
+    WAIT_FOR(p->a.higher == EPOCH(2, 0));
+    dmt_ws_demote(p->a.ws);
+    node_receive(&p->a, EPOCH(1, 0));
+    for (unsigned i = 0; i < 3; i++) {
+        atomic_store(&p->relay.cut_after, 150000l * (i + 1));
+        WAIT_FOR(atomic_load(&p->relay.cuts) > i + 1 || p->a.follows > 0);
+    }
+    WAIT_FOR(p->a.imports == 1 && p->a.follows >= 1);
+    write_text(&p->b, "more", "more");
+    WAIT_FOR(same_place(&p->b, &p->a));
+    assert_equal_trees(&p->b, &p->a);
+    shell("test -d %s/branches/epoch-1.0-gpu", p->a.store);
+    struct dmt_replica_status s;
+    dmt_replica_status(p->b.r, &s);
+    assert_true(s.state_bytes < 3u << 20); /* the changed file, not the other one */
+}
+
 /* Handover and back, on the same two processes. */
 static void roles_swap_and_swap_again(void **state)
 {
@@ -224,6 +265,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(an_empty_standby_is_made_equal),
         T(a_resync_survives_cuts),
+        T(a_divergent_checkpoint_is_resynchronised),
         T(a_holder_that_is_not_alone_orders_no_resync),
         T(writes_during_the_resync_arrive),
         T(a_divergent_tail_is_cut_and_kept),
