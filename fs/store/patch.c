@@ -210,7 +210,10 @@ static int take_missing_out(struct dmt_patch *p)
         else
             basis_set(&p->basis, ino, off, ino, off + store_col(s, 3), &none);
     }
-    return r == 0 ? run(&p->db, "DELETE FROM missing") : r;
+    return r == 0 ? run(&p->db,
+                        "DELETE FROM extent_h WHERE ino IN (SELECT ino FROM missing WHERE died<>0);"
+                        "DELETE FROM missing")
+                  : r;
 }
 
 /* The copy becomes a state of the sender's. */

@@ -8,7 +8,7 @@
 #include <linux/falloc.h>
 
 #define NAMES 24
-#define SEEDS 12
+#define SEEDS 8
 
 struct work { /* a random user */
     uint32_t x;
@@ -74,7 +74,8 @@ static void one_step(struct fx *f, struct work *w)
         fx_fill(f, ino, 128u << 10, rnd(w, 5) * 100000, 128u << 10, w->x);
         break;
     case 7:
-        fx_fill(f, ino, 512u << 10, rnd(w, 3) * (256u << 10), 256u << 10, w->x);
+        /* the later part goes by reference */
+        fx_fill(f, ino, 2u << 20, rnd(w, 3) * (512u << 10), 256u << 10, w->x);
         break;
     case 8:
         assert_int_equal(dmt_ws_fallocate(f->ws, &op, ino,
@@ -252,7 +253,7 @@ static void interrupted(struct pair *p, struct work *w)
     struct dmt_store_ident id = stop(&p->b);
     work(&p->a, w, 60);
     for (;;) {
-        struct wire wire = {.left = (long)rnd(w, 1200000)};
+        struct wire wire = {.left = (long)rnd(w, 4000000)};
         if (attempt(&p->a, &p->b, &id, UINT64_MAX, &wire) == 0)
             break;
         assert_true(++cuts < 200);
@@ -279,7 +280,7 @@ static void parted(struct pair *p, struct work *w)
     work(&p->b, w, 60);
     struct dmt_store_ident id = stop(&p->a);
     for (unsigned cuts = 0;; cuts++) {
-        struct wire wire = {.left = (long)rnd(w, 2000000)};
+        struct wire wire = {.left = (long)rnd(w, 6000000)};
         if (attempt(&p->b, &p->a, &id, fork, &wire) == 0)
             break;
         assert_true(cuts < 200);
