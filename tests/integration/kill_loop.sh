@@ -28,7 +28,9 @@ for ((round = 1; round <= ROUNDS; round++)); do
     start "writer$round" env -C "$M/$last" "$BIN/ledger" write --dir . --ledger "$SCRATCH/$last.ledger" --clients 4 --sync-every $((3 + round % 20)) --seed "$round" "${bulk[@]}"
     wait_until 10 grep -q '^s' "$SCRATCH/$last.ledger" || die "round $round: no sync was acknowledged"
     sleep "0.$((RANDOM % 6))$((RANDOM % 10))"
+    # three of them at a time: what snapshots hold would fill the disk of a long run
     [ $((round % 7)) = 0 ] && dumont snapshot create w "s$round" >/dev/null
+    [ $((round % 7)) = 0 ] && [ "$round" -gt 21 ] && dumont snapshot delete w "s$((round - 21))" >/dev/null
     ws_crash w || die "round $round: the dead mount stays"
     stop "writer$round"
     acked=$((acked + $(grep -c '^s' "$SCRATCH/$last.ledger")))
