@@ -29,12 +29,13 @@ struct batch {
     struct dmt_pos pos; /* last record of the batch, or the tail */
 };
 
-/* Does the current segment take so many bytes? The last block is for a PAD. A raw one is left as
- * soon as there is a better one. */
+/* Does the current segment take so many bytes? The last block is for a PAD. A raw one that is
+ * synced often is left as soon as there is a better one. */
 static bool fits(const struct dmt_journal *j, size_t len)
 {
     const struct journal_segment *s = journal_current(j);
-    return !s->full && !(s->raw && j->next) && s->end + len <= s->bytes - JOURNAL_BLOCK;
+    bool leave = s->raw && s->syncs >= JOURNAL_RAW_SYNCS && j->next;
+    return !s->full && !leave && s->end + len <= s->bytes - JOURNAL_BLOCK;
 }
 
 int journal_roll(struct dmt_journal *j, struct dmt_err *err)
