@@ -410,6 +410,10 @@ int store_dent_dirty(struct dmt_store *st, struct dent *d)
 
 void store_cache_drop(struct dmt_store *st)
 {
+    /* Directories go, too: nobody may walk their lists while these are taken apart. */
+    for (size_t i = 0; i < st->dents.cap; i++)
+        for (struct dent *d = st->dents.slot[i]; d; d = d->hash_next)
+            d->dir = NULL;
     for (size_t i = 0; i < st->dents.cap; i++)
         while (st->dents.slot[i])
             dent_free(st, st->dents.slot[i]);

@@ -3,8 +3,9 @@
  *
  * A walk merges SQLite's rows (index parent, cookie) with the entries that memory holds for this
  * directory: `kids`, live ones by cookie, and, for a view, `old_kids`, their history. Of a whole
- * directory memory has them all, and no live rows are read. A row whose name has a pinned object in the cache is out of date and skipped; the object
- * speaks for itself at its own cookie, or is gone. Nothing is sorted per call: both sides are
+ * directory memory has them all, and no live rows are read. A row whose name has a pinned object in
+ * the cache is out of date and skipped; the object speaks for itself at its own cookie, or is gone.
+ * Nothing is sorted per call: both sides are
  * ordered already, and rows are fetched in small batches so that the callback may use the store
  * (but not change it). Happy path of a change: the dent is in the cache from the check before it,
  * gets the new value and is marked dirty. Failure modes: SQLite errors on a cold look-up; nothing
