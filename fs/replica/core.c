@@ -666,8 +666,8 @@ int replica_core_takes(const struct replica_core *c, uint8_t type, uint64_t epoc
     enum replica_phase p = replica_core_phase(c);
     /* What a standby sent before it heard of our new epoch on this connection is late, not
      * wrong. */
-    if ((type == REPLICA_HAVE || type == REPLICA_PULL) && c->role == DMT_REPLICA_SENDER &&
-        epoch < c->epoch)
+    if ((type == REPLICA_HAVE || type == REPLICA_PULL || type == REPLICA_AUDITED) &&
+        c->role == DMT_REPLICA_SENDER && epoch < c->epoch)
         return 1;
     if (epoch < c->seen)
         return DMT_E_STALE; /* rule 4 */
@@ -682,10 +682,12 @@ int replica_core_takes(const struct replica_core *c, uint8_t type, uint64_t epoc
     case REPLICA_WANT:
     case REPLICA_BULK:
     case REPLICA_GONE:
+    case REPLICA_AUDIT:
         ok = p == REPLICA_RECEIVING && epoch == c->peer.epoch;
         break;
     case REPLICA_HAVE:
     case REPLICA_PULL:
+    case REPLICA_AUDITED:
         ok = p == REPLICA_STREAMING && epoch == c->epoch;
         break;
     case REPLICA_LIST:

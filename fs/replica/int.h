@@ -47,6 +47,7 @@
 #define WAITING_MAX         512u
 #define GONE_HOLD_MS        1000u
 #define SERVE_READY_MAX     2             /* chunks read ahead */
+#define AUDIT_SAMPLES       64u
 #define DISTRUSTED_MAX      2u            /* resyncs that begin from nothing before it is an error */
 #define STATE_QUEUE_MAX     (1u << 20)    /* bytes of the state stream in memory, each side */
 
@@ -230,6 +231,12 @@ struct replica_resync {
     uint64_t total, start_ms;
 };
 
+struct replica_audit { /* of the holder */
+    uint64_t from; /* when the standby has applied this */
+    unsigned left, equal, moved;
+    bool busy, asked; /* a job picks one; AUDITED is awaited */
+};
+
 struct dmt_replica {
     struct dmt_replica_conf conf;
     char *workspace, *node, *peer_node;
@@ -269,6 +276,7 @@ struct dmt_replica {
     struct replica_pull pull;
     struct replica_serve serve;
     struct replica_resync resync;
+    struct replica_audit audit;
     uint8_t *read_buf; /* CONN_READ_MAX */
 
     struct dmt_ws *ws; /* loop thread's view */
@@ -403,6 +411,12 @@ void replica_serve_read(struct dmt_replica *r);
 void replica_serve_pull(struct dmt_replica *r, const struct replica_msg_PULL *m);
 bool replica_serve_fill(struct dmt_replica *r, struct dmt_buf *out);
 bool replica_serve_tokens(struct dmt_replica *r, size_t bytes); /* may so many bytes go now? (bandwidth) */
+
+/* audit.c */
+void replica_audit_begin(struct dmt_replica *r, uint64_t seq);
+void replica_audit_tick(struct dmt_replica *r);
+void replica_audit_check(struct dmt_replica *r, const struct replica_msg_AUDIT *m);
+void replica_audit_result(struct dmt_replica *r, const struct replica_msg_AUDITED *m);
 
 /* resync.c */
 void replica_resync_init(struct dmt_replica *r);

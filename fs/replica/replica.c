@@ -229,6 +229,7 @@ static void on_tick(void *arg)
     }
     if (r->ws) {
         replica_sender_tick(r);
+        replica_audit_tick(r);
         replica_receiver_tick(r);
         replica_pull_tick(r);
         replica_receiver_ack(r, true);

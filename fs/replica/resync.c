@@ -206,6 +206,8 @@ static void export_ended(struct dmt_replica *r, struct dmt_buf *out, int err)
             (unsigned long long)(replica_now_ms(r) - x->start_ms) / 1000,
             (unsigned long long)there);
     }
+    if (err == 0)
+        replica_audit_begin(r, x->pos.seq);
     x->exporting = false;
     struct replica_event ev = {.type = REPLICA_EV_EXPORTED, .err = err, .text = x->why};
     replica_do(r, &ev);

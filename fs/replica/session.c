@@ -585,6 +585,12 @@ static void take_lane(struct dmt_replica *r, const struct replica_msg *m)
     case REPLICA_PULL:
         replica_serve_pull(r, &m->PULL);
         break;
+    case REPLICA_AUDIT:
+        replica_audit_check(r, &m->AUDIT);
+        break;
+    case REPLICA_AUDITED:
+        replica_audit_result(r, &m->AUDITED);
+        break;
     case REPLICA_LIST:
         replica_export_list(r, &m->LIST);
         break;
@@ -604,6 +610,8 @@ _Static_assert(offsetof(struct replica_msg_RECORDS, epoch) == 0 &&
                    offsetof(struct replica_msg_WANT, epoch) == 0 &&
                    offsetof(struct replica_msg_STATE, epoch) == 0 &&
                    offsetof(struct replica_msg_LIST, epoch) == 0 &&
+                   offsetof(struct replica_msg_AUDIT, epoch) == 0 &&
+                   offsetof(struct replica_msg_AUDITED, epoch) == 0 &&
                    offsetof(struct replica_msg_COMMIT, epoch) == 0 &&
                    offsetof(struct replica_msg_NEED, epoch) == 0 &&
                    offsetof(struct replica_msg_STATE_END, epoch) == 0,

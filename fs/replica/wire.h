@@ -55,7 +55,10 @@
     MSG(PONG, 21, REPLICA_SMALL, F(U64, stamp))                                                                        \
     MSG(BYE, 22, REPLICA_SMALL, F(U32, code) F(U64, epoch) F(STR, text))                                               \
     MSG(NEED, 23, REPLICA_SMALL, F(U64, epoch) F(U64, seq))                                                            \
-    MSG(LIST, 24, 2 * REPLICA_STATE_MAX, F(U64, epoch) F(U64, off) F(U32, raw_len) F(BYTES, data))
+    MSG(LIST, 24, 2 * REPLICA_STATE_MAX, F(U64, epoch) F(U64, off) F(U32, raw_len) F(BYTES, data))                     \
+    MSG(AUDIT, 25, REPLICA_SMALL, F(U64, epoch) F(U64, ino) F(U64, off) F(U64, length) F(U64, version_epoch)           \
+        F(U64, version_seq) F(U64, hash))                                                                              \
+    MSG(AUDITED, 26, REPLICA_SMALL, F(U64, epoch) F(U64, ino) F(U8, result))
 
 struct replica_span {
     const uint8_t *p;

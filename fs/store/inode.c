@@ -152,3 +152,16 @@ int dmt_store_inode_del(struct dmt_store *st, uint64_t ino, uint64_t seq)
     }
     return 0;
 }
+
+int dmt_store_inode_near(struct dmt_store *st, uint64_t ino, struct dmt_inode *ret)
+{
+    sqlite3_stmt *s;
+    int r = store_sql(&st->rd, SQL_INODE_NEAR, &s, "i", ino);
+    if (r == 0)
+        r = store_sql_step(&st->rd, s);
+    if (r <= 0)
+        return r < 0 ? r : -ENOENT;
+    ino = store_col(s, 0);
+    store_sql_done(s);
+    return dmt_store_inode_get(st, DMT_LIVE, ino, ret);
+}

@@ -31,6 +31,7 @@
 #define DB_NEXT         "workspace.db.next"
 #define ROWS_PER_COMMIT 20000u
 #define DATA_PER_COMMIT (64u << 20)
+#define SUSPECT_MAX     4096u
 #define NS_PER_COMMIT   (2 * DMT_S)
 
 static void path_of(const char *dir, const char *name, const char *suffix, char buf[PATH_MAX])
@@ -247,6 +248,46 @@ static int trim(struct dmt_patch *p, uint64_t applied, uint64_t seq)
     return r == 0 ? take_missing_out(p) : r;
 }
 
+/* Inodes that an audit found different: 8 bytes each, little-endian. */
+static int take_suspects_out(struct dmt_patch *p)
+{
+    struct basis_seg none = {0};
+    char path[PATH_MAX], *text = NULL;
+    size_t n = 0;
+    path_of(p->dir, "suspect", "", path);
+    int r = dmt_io_read_file(p->conf.io, path, SUSPECT_MAX, &text, &n);
+    if (r == -ENOENT)
+        return 0;
+    for (size_t i = 0; r == 0 && i + 8 <= n; i += 8) {
+        uint64_t ino = dmt_le64(text + i);
+        basis_set(&p->basis, ino, 0, ino + 1, 0, &none);
+        basis_set(&p->hist, ino, 0, ino + 1, 0, &none);
+        r = store_exec(&p->db, SQL_EXTENT_H_FORGET, "iiii", ino, (uint64_t)0, (uint64_t)0,
+                       (uint64_t)INT64_MAX);
+    }
+    free(text);
+    return r;
+}
+
+int dmt_patch_suspect(const struct dmt_io *io, const char *dir, uint64_t ino)
+{
+    char path[PATH_MAX];
+    uint8_t all[SUSPECT_MAX + 8];
+    char *text = NULL;
+    size_t n = 0;
+    path_of(dir, "suspect", "", path);
+    int r = dmt_io_read_file(io, path, SUSPECT_MAX, &text, &n);
+    if (r < 0 && r != -ENOENT)
+        return r;
+    if (n > SUSPECT_MAX - 8)
+        n = 0;
+    if (n > 0)
+        memcpy(all, text, n);
+    free(text);
+    dmt_st64(all + n, ino);
+    return dmt_io_write_file(io, path, all, n + 8, 0600);
+}
+
 static int copy_pages(struct store_db *to, struct store_db *from)
 {
     sqlite3_backup *b = sqlite3_backup_init(to->h, "main", from->h, "main");
@@ -278,6 +319,8 @@ static int fill(struct dmt_patch *p, struct store_db *old, uint64_t common)
             r = store_exec(&p->db, SQL_BEGIN_WRITE, "");
         if (r == 0)
             r = trim(p, pos.seq, at.seq);
+        if (r == 0)
+            r = take_suspects_out(p);
     } else {
         basis_init(&p->basis, 0, 0);
         basis_init(&p->hist, 0, 0);
@@ -619,6 +662,9 @@ int dmt_patch_switch(const struct dmt_store_conf *conf, struct dmt_err *err)
     r = sweep_files(conf, &db);
     store_db_close(&db);
     path_of(conf->dir, "intent", "", to);
+    if (r == 0 && (r = io->unlink(io->ctx, to)) == -ENOENT)
+        r = 0;
+    path_of(conf->dir, "suspect", "", to);
     if (r == 0 && (r = io->unlink(io->ctx, to)) == -ENOENT)
         r = 0;
     if (r == 0) {

@@ -17,6 +17,7 @@
     X(META_DEL, "DELETE FROM meta WHERE key=?1")                                                                         \
     /* inodes */                                                                                                         \
     X(INODE_GET, "SELECT " SQL_INODE_COLS ",ino FROM inode WHERE ino=?1")                                                \
+    X(INODE_NEAR, "SELECT ino FROM inode WHERE ino>=?1 ORDER BY ino LIMIT 1")                                            \
     X(INODE_PUT, "INSERT OR REPLACE INTO inode(ino," SQL_INODE_COLS ") "                                                 \
                  "VALUES(?17,?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16)")                                   \
     X(INODE_DEL, "DELETE FROM inode WHERE ino=?1")                                                                       \

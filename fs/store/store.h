@@ -106,6 +106,8 @@ int dmt_store_meta_u64(struct dmt_store *st, const char *key, uint64_t dflt, uin
 int dmt_store_meta_put_u64(struct dmt_store *st, const char *key, uint64_t v);
 
 int dmt_store_inode_get(struct dmt_store *st, uint64_t view, uint64_t ino, struct dmt_inode *ret); /* -ENOENT */
+/* The first inode at or after ino that the last checkpoint has, as it is now. -ENOENT */
+int dmt_store_inode_near(struct dmt_store *st, uint64_t ino, struct dmt_inode *ret);
 /* Inserts or replaces; n->seq is the record's seq (= q of the rule above). */
 int dmt_store_inode_put(struct dmt_store *st, const struct dmt_inode *n);
 /* Removes inode, its xattrs, content map and missing ranges at seq. */
@@ -292,6 +294,8 @@ int dmt_patch_feed(struct dmt_patch *p, const void *data, size_t len, struct dmt
  * nothing. Closes in any case. */
 int dmt_patch_finish(struct dmt_patch *p, struct dmt_pos *ret_pos, struct dmt_err *err);
 void dmt_patch_close(struct dmt_patch *p); /* what came is kept */
+/* This inode is not what it should be, whatever its version: a resync that begins after it takes it anew. */
+int dmt_patch_suspect(const struct dmt_io *io, const char *dir, uint64_t ino);
 int dmt_patch_switch(const struct dmt_store_conf *conf, struct dmt_err *err);
 void dmt_patch_drop(const struct dmt_store_conf *conf); /* the old store is good after all */
 

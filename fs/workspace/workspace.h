@@ -216,6 +216,17 @@ void dmt_ws_set_peer(struct dmt_ws *ws, uint64_t seq);
 /* checkpoint + dmt_store_export. [blocks] */
 int dmt_ws_export(struct dmt_ws *ws, struct dmt_pos *ret_pos, int (*emit)(void *ctx, const void *p, size_t len), void *ctx,
                   struct dmt_err *err);
+/* One inode and its version, hashed (sample.c). sample: picked by `random`; 0, -EAGAIN (it moves), -ENOENT. check: 0 equal; 1
+ * not comparable (another version, bytes pending); DMT_E_HISTORY: different. suspect: the next resync takes this inode anew.
+ * [blocks] */
+#define DMT_SAMPLE_MAX (1u << 20)
+struct dmt_sample {
+    uint64_t ino, off, length; /* of a file: these bytes */
+    uint64_t epoch, seq, hash;
+};
+int dmt_ws_sample(struct dmt_ws *ws, uint64_t random, struct dmt_sample *ret);
+int dmt_ws_sample_check(struct dmt_ws *ws, const struct dmt_sample *s);
+int dmt_ws_suspect(struct dmt_ws *ws, uint64_t ino);
 /* checkpoint + dmt_store_diff. [blocks] */
 int dmt_ws_export_diff(struct dmt_ws *ws, const void *statement, size_t len, struct dmt_pos *ret_pos,
                        void (*sized)(void *ctx, const struct dmt_diff_size *size),

@@ -4,7 +4,7 @@
 
 /* b has no store at all: a workspace that is not empty is shipped whole, then the journal from
  * there. */
-static void connect_with_empty_b(struct pair *p, bool relay)
+static void connect_with_empty(struct pair *p, bool relay, int files)
 {
     node_tls(&p->a, p->dir);
     node_tls(&p->b, p->dir);
@@ -12,7 +12,7 @@ static void connect_with_empty_b(struct pair *p, bool relay)
     node_create(&p->a);
     node_open(&p->a, false);
     node_begin(&p->a, EPOCH(3, 0), true);
-    for (int i = 0; i < 300; i++) {
+    for (int i = 0; i < files; i++) {
         char name[32];
         (void)snprintf(name, sizeof(name), "old-%d", i);
         write_text(&p->a, name, name);
@@ -24,6 +24,11 @@ static void connect_with_empty_b(struct pair *p, bool relay)
     uint16_t port = dmt_replica_port(p->a.r);
     node_dial(&p->b, relay ? relay_start(&p->relay, port) : port);
     node_receive(&p->b, 0);
+}
+
+static void connect_with_empty_b(struct pair *p, bool relay)
+{
+    connect_with_empty(p, relay, 300);
 }
 
 static void an_empty_standby_is_made_equal(void **state)
@@ -40,6 +45,18 @@ static void an_empty_standby_is_made_equal(void **state)
     struct dmt_replica_status s;
     dmt_replica_status(p->a.r, &s);
     assert_true(s.state_bytes > 9u << 20);
+}
+
+/* A disk that loses what it was given: the audit finds the file, and that file comes anew. */
+static void the_audit_finds_what_differs(void **state)
+{
+    struct pair *p = *state;
+    atomic_store(&p->b.spoil, true);
+    connect_with_empty(p, false, 0);
+    WAIT_FOR(p->b.imports == 2 && p->b.follows >= 2);
+    write_text(&p->a, "new", "after the resync");
+    WAIT_FOR(same_place(&p->a, &p->b));
+    assert_equal_trees(&p->a, &p->b);
 }
 
 static void a_resync_survives_cuts(void **state)
@@ -264,6 +281,7 @@ int main(void)
 #define T(name) cmocka_unit_test_setup_teardown(name, pair_setup, pair_teardown)
     const struct CMUnitTest tests[] = {
         T(an_empty_standby_is_made_equal),
+        T(the_audit_finds_what_differs),
         T(a_resync_survives_cuts),
         T(a_divergent_checkpoint_is_resynchronised),
         T(a_holder_that_is_not_alone_orders_no_resync),
