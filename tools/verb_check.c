@@ -1,11 +1,12 @@
 /* verb_check.c: `dumont check NAME`: is what is stored sound? and `dumont verify NAME`: are the
  * copies equal?
  *
- * check works on a workspace that is not running: every record of the journal (checksum, chain,
- * order), the database's own check, invariants of rows and data files. It changes nothing. verify
+ * check works on a workspace that is not running: the journal, the database, the data files, and
+ * what each says about the others (fs/workspace/check.c). It changes nothing; with --repair it puts
+ * right what can be put right without losing anything, each step told before it is done. verify
  * makes a snapshot, has everything up to it arrive at the standby, and compares the digests of both
  * there; with --archive it restores into a scratch store and compares that one. Exit 4 when
- * something is found. One thread.
+ * something is found, and is still there at the end. One thread.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -13,102 +14,164 @@
 #include <string.h>
 #include <unistd.h>
 #include "fs/base/clock.h"
-#include "fs/journal/journal.h"
-#include "fs/store/store.h"
+#include "fs/base/mountinfo.h"
+#include "fs/workspace/workspace.h"
 #include "tools/dumont.h"
 #include "tools/restore.h"
 
-struct findings {
-    json_t *list;
-    uint64_t records, last_seq, chain, last_epoch;
+struct report {
+    json_t *found, *repaired, *left; /* left: what is found after a repair */
+    bool again;
+    char todo[512]; /* of the findings printed last, said behind them */
 };
 
-static void found(void *ctx, const char *text)
+static void say_todo(struct report *r)
 {
-    struct findings *f = ctx;
-    json_array_append_new(f->list, json_string(text));
-    if (!opt_json)
-        printf("%s\n", text);
+    if (r->todo[0] && !opt_json)
+        printf("  %s\n", r->todo);
+    r->todo[0] = '\0';
 }
 
-static int record(void *ctx, const struct dmt_rec *r)
+static void found(void *ctx, const struct dmt_finding *f)
 {
-    struct findings *f = ctx;
-    char text[160];
-    if (f->records && r->seq != f->last_seq + 1) {
-        snprintf(text, sizeof text, "journal: position %" PRIu64 " is followed by %" PRIu64,
-                 f->last_seq, r->seq);
-        found(f, text);
+    struct report *r = ctx;
+    json_array_append_new(r->again ? r->left : r->found,
+                          json_pack("{s:s, s:o, s:s, s:b}", "kind", f->kind, "text",
+                                    json_bytes(f->text), "todo", f->todo, "repairable",
+                                    f->repairable));
+    if (opt_json)
+        return;
+    progress_end();
+    if (*f->todo && strcmp(f->todo, r->todo) != 0) {
+        say_todo(r);
+        snprintf(r->todo, sizeof r->todo, "%s", f->todo);
     }
-    if (r->epoch < f->last_epoch) {
-        snprintf(text, sizeof text, "journal: the epoch goes back at position %" PRIu64, r->seq);
-        found(f, text);
+    printf("%s\n", f->text);
+}
+
+static void repairing(void *ctx, const char *text)
+{
+    struct report *r = ctx;
+    r->again = true;
+    json_array_append_new(r->repaired, json_bytes(text));
+    if (opt_json)
+        return;
+    progress_end();
+    say_todo(r);
+    printf("repair: %s\n", text);
+    fflush(stdout);
+}
+
+static void step(void *ctx, const char *what, uint64_t records)
+{
+    (void)ctx;
+    progress(what, records, 0, records ? "records" : "");
+}
+
+/* What is to be said at the end, and the exit code. */
+static int conclude(const struct dmt_ws_check *k, const char *name)
+{
+    if (k->findings == 0) {
+        if (!opt_json)
+            printf("%s is sound: %" PRIu64 " records, last position %" PRIu64 "\n", name,
+                   k->records, k->last_seq);
+        return EXIT_OK;
     }
-    if (++f->records % 1024 == 0)
-        progress("reading the journal", f->records, 0, "records");
-    f->last_seq = r->seq;
-    f->last_epoch = r->epoch;
-    f->chain = r->chain;
-    return 0;
+    const char *many = k->findings == 1 ? "finding" : "findings";
+    if (k->repair && k->repaired)
+        return failf(EXIT_DIFFERS,
+                     "Keep this store as it is; a standby or the archive has the same workspace.",
+                     "%" PRIu64 " %s left after the repair of %s", k->findings, many, name);
+    if (k->repair && k->lossy)
+        return failf(
+            EXIT_DIFFERS,
+            "Promote the standby (dumont promote), or restore (dumont workspace create NEW "
+            "--from URL); `dumont check` lists what is repairable.",
+            "nothing was repaired: something in %s may be lost, and a repair would hide it", name);
+    if (k->repair)
+        return failf(
+            EXIT_DIFFERS,
+            "Mount it and unmount it once (a standby: start and stop it), then repair.",
+            "nothing was repaired: the journal of %s has records that the database has not", name);
+    if (opt_json)
+        return EXIT_DIFFERS;
+    printf("%" PRIu64 " %s.\n", k->findings, many);
+    if (k->lossy)
+        printf(
+            "Keep this store as it is; a standby or the archive has the same workspace:\n"
+            "  dumont promote %s   (on the standby)     dumont workspace create NEW --from URL\n",
+            name);
+    else
+        printf("Nothing is lost. To put it right:\n  dumont check %s --repair\n", name);
+    return EXIT_DIFFERS;
+}
+
+static void print_report(const struct report *r, bool repair)
+{
+    json_t *o = repair ? json_pack("{s:O, s:O, s:O}", "found", r->found, "repaired", r->repaired,
+                                   "left", r->again ? r->left : r->found)
+                       : json_incref(r->found);
+    print_json(o);
+    json_decref(o);
+}
+
+static int in_use(const char *name, struct dmt_err *err)
+{
+    dmt_err_hint(err,
+                 "Unmount it first; `dumont verify %s` compares the copies of a running "
+                 "workspace.",
+                 name);
+    return fail(EXIT_FAILED, err);
 }
 
 static int run_check(int argc, char **argv)
 {
     struct dmt_err err = {0};
     struct dmt_conf *c = NULL;
-    struct dmt_store *st = NULL;
-    struct findings f = {0};
-    char store[4096], dir[4200];
-    if (argc != 2)
+    struct dmt_mount m;
+    char store[4096];
+    bool repair = argc == 3 && strcmp(argv[2], "--repair") == 0;
+    if ((argc != 2 && !repair) || argv[1][0] == '-')
         return usage_of(&verb_check);
     int rc = ws_load(argv[1], &c, store, &err);
     if (rc != 0)
         return fail_conf(rc, &err);
     dmt_conf_free(c);
-    struct dmt_store_conf sc = {.io = dmt_io_real(), .clock = dmt_clock_real(), .dir = store};
-    rc = dmt_store_open(&st, &sc, &err);
-    if (rc == -EBUSY) {
-        dmt_err_hint(
-            &err,
-            "Unmount it first; `dumont verify %s` compares the copies of a running workspace.",
-            argv[1]);
-        return fail(EXIT_FAILED, &err);
+    if (repair && dmt_mountinfo_workspace(argv[1], &m) > 0) {
+        dmt_err_set(&err, -EBUSY, "%s is mounted on %s, so its store is in use", argv[1], m.dir);
+        return in_use(argv[1], &err);
     }
-    f.list = json_array();
-    if (rc != 0)
-        found(&f, err.msg);
-    progress("reading the journal", 0, 0, "records");
-    snprintf(dir, sizeof dir, "%s/journal", store);
-    if (dmt_journal_scan(dmt_io_real(), dir, record, &f, &err) < 0)
-        found(&f, err.msg);
-    if (st) {
-        struct dmt_pos applied = dmt_store_applied(st);
-        if (f.records && f.last_seq < applied.seq)
-            found(&f, "journal: it ends before the database's position (records are missing)");
-        progress("checking the database and the data files", 0, 0, "");
-        if (dmt_store_check(st, found, &f, &err) < 0)
-            found(&f, err.msg);
-        dmt_store_close(st);
-    }
+    struct report r = {.found = json_array(), .repaired = json_array(), .left = json_array()};
+    struct dmt_ws_check k = {.io = dmt_io_real(),
+                             .clock = dmt_clock_real(),
+                             .dir = store,
+                             .repair = repair,
+                             .found = found,
+                             .repairing = repairing,
+                             .step = step,
+                             .ctx = &r};
+    rc = dmt_ws_check(&k, &err);
     progress_end();
-    size_t n = json_array_size(f.list);
-    if (opt_json)
-        print_json(f.list);
-    else if (n == 0)
-        printf("%s is sound: %" PRIu64 " records, last position %" PRIu64 "\n", argv[1], f.records,
-               f.last_seq);
-    else
-        printf(
-            "%zu findings. Keep this store as it is; a standby or the archive has the same workspace:\n"
-            "  dumont promote %s   (on the standby)     dumont workspace create NEW --from URL\n",
-            n, argv[1]);
-    json_decref(f.list);
-    return n ? EXIT_DIFFERS : EXIT_OK;
+    say_todo(&r);
+    int code = EXIT_OK;
+    if (rc == -EBUSY)
+        code = in_use(argv[1], &err);
+    else if (rc < 0)
+        code = fail(EXIT_FAILED, &err);
+    else {
+        if (opt_json)
+            print_report(&r, repair);
+        code = conclude(&k, argv[1]);
+    }
+    json_decref(r.found);
+    json_decref(r.repaired);
+    json_decref(r.left);
+    return code;
 }
 
 const struct verb verb_check = {
-    "check", "NAME", "verify journal, database and data files of a workspace that is not running",
-    run_check};
+    "check", "NAME [--repair]",
+    "verify journal, database and data files of a workspace that is not running", run_check};
 
 /* --- verify -----------------------------------------------------------------------------------
  * Copies are compared at a snapshot made for it: a moment that all of them have, whoever writes

@@ -120,8 +120,13 @@ int dmt_rec_decode(const void *p, size_t n, struct dmt_rec *ret, size_t *used);
 /* The chain value that a record extending prev must have (J2). */
 uint64_t dmt_rec_chain(uint64_t prev_chain, const void *record, size_t len);
 
-/* Reads the segments of a directory without opening it for writing (dumont check, dumont log): calls fn for each record. */
+/* Reads the segments of a directory without opening it for writing (dumont log): calls fn for each record. */
 int dmt_journal_scan(const struct dmt_io *io, const char *dir, int (*fn)(void *ctx, const struct dmt_rec *r), void *ctx,
                      struct dmt_err *err);
+
+/* The same, judged as an open would with that lineage and floor (either may be NULL), for dumont check: 1, 0 when there is no
+ * segment at all, or the open's error. */
+int dmt_journal_check(const struct dmt_io *io, const char *dir, const uint8_t *lineage, const struct dmt_pos *floor,
+                      struct dmt_pos *ret_tail, int (*fn)(void *ctx, const struct dmt_rec *r), void *ctx, struct dmt_err *err);
 
 #endif

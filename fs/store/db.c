@@ -113,9 +113,22 @@ static int pragmas(struct store_db *db, enum store_db_mode mode)
     snprintf(
         text, sizeof(text),
         "PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=0; PRAGMA cache_size=%d; PRAGMA mmap_size=0;"
-        "PRAGMA temp_store=MEMORY; PRAGMA trusted_schema=OFF; PRAGMA query_only=%d;",
-        mode == STORE_DB_READ ? -16384 : -65536, mode == STORE_DB_READ);
+        "PRAGMA temp_store=%s; PRAGMA trusted_schema=OFF; PRAGMA query_only=%d;",
+        mode >= STORE_DB_READ ? -16384 : -65536, mode == STORE_DB_CHECK ? "FILE" : "MEMORY",
+        mode == STORE_DB_READ);
+    if (mode == STORE_DB_CHECK)
+        sqlite3_db_config(db->h, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
     return sqlite3_exec(db->h, text, NULL, NULL, NULL) == SQLITE_OK ? 0 : store_db_code(db);
+}
+
+sqlite3 *store_db_model(void)
+{
+    sqlite3 *h = NULL;
+    if (sqlite3_open(":memory:", &h) == SQLITE_OK &&
+        sqlite3_exec(h, g_schema, NULL, NULL, NULL) == SQLITE_OK)
+        return h;
+    sqlite3_close(h);
+    return NULL;
 }
 
 static int create_schema(struct store_db *db)

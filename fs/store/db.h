@@ -14,12 +14,15 @@ struct store_db {
     sqlite3_stmt *st[SQL_COUNT];
 };
 
-enum store_db_mode { STORE_DB_CREATE, STORE_DB_WRITE, STORE_DB_READ };
+enum store_db_mode { STORE_DB_CREATE, STORE_DB_WRITE, STORE_DB_READ, STORE_DB_CHECK };
 /* CREATE makes workspace.db.new with the schema, to be renamed when it is filled and closed. WRITE: synchronous=FULL, own
- * checkpoints. READ: query_only. */
+ * checkpoints. READ: query_only. CHECK: for temporary tables, on disk; changes nothing else, not even the WAL when it is
+ * closed. */
 int store_db_open(struct store_db *db, const char *dir, enum store_db_mode mode, struct dmt_err *err);
 int store_db_open_as(struct store_db *db, const char *dir, const char *name, enum store_db_mode mode, struct dmt_err *err);
 void store_db_close(struct store_db *db);
+/* An empty database in memory, with the schema. NULL: no memory. */
+sqlite3 *store_db_model(void);
 /* A negative code for the connection's last error. */
 int store_db_code(const struct store_db *db);
 int store_db_fail(const struct store_db *db, struct dmt_err *err, const char *what);

@@ -318,6 +318,7 @@ struct dmt_store {
 int store_lock(const char *dir, int *ret_fd, struct dmt_err *err);
 int store_make_dirs(const struct dmt_io *io, const char *dir, struct dmt_err *err);
 int store_ident_write(struct store_db *db, const struct dmt_store_ident *id, const struct dmt_pos *pos);
+int store_ident_load(struct store_db *db, struct dmt_store_ident *id, struct dmt_pos *pos);
 int store_db_pos(struct store_db *db, struct dmt_pos *ret);
 int store_intent_write(struct dmt_store *st, const struct dmt_pos *pos);
 /* *floor: where the state is exact at the least; in: the applied position. */

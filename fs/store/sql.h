@@ -24,6 +24,7 @@
     X(INODE_MAX, "SELECT max((SELECT coalesce(max(ino),0) FROM inode), (SELECT coalesce(max(ino),0) FROM inode_h), "     \
                  "(SELECT coalesce(max(ino),0) FROM extent_h), (SELECT coalesce(max(ino),0) FROM datafile), "            \
                  "(SELECT coalesce(max(ino),0) FROM garbage))")                                                          \
+    X(ORPHAN_ALL, "SELECT ino FROM inode WHERE flags & 1 ORDER BY ino")                                                  \
     X(INODE_ALL, "SELECT " SQL_INODE_COLS ",ino FROM inode ORDER BY ino")                                                \
     X(INODE_H_AT, "SELECT " SQL_INODE_COLS ",ino,died FROM inode_h WHERE ino=?1 AND died>?2 ORDER BY died LIMIT 1")      \
     X(INODE_H_PUT, "INSERT OR REPLACE INTO inode_h(ino,died," SQL_INODE_COLS ") "                                        \
@@ -99,6 +100,7 @@
     X(KEEP_ALL, "SELECT ino,src,view,size,mtime FROM keep ORDER BY ino")                                                 \
     X(KEEP_PUT, "INSERT OR REPLACE INTO keep(ino,src,view,size,mtime) VALUES(?1,?2,?3,?4,?5)")                           \
     X(KEEP_DEL, "DELETE FROM keep WHERE ino=?1")                                                                         \
+    X(SNAP_MAX, "SELECT coalesce(max(serial),0) FROM snapshot")                                                          \
     X(SNAP_ALL, "SELECT serial,seq,epoch,time_ns,name,note FROM snapshot ORDER BY seq,serial")                           \
     X(SNAP_PUT, "INSERT OR REPLACE INTO snapshot(serial,seq,epoch,time_ns,name,note) VALUES(?1,?2,?3,?4,?5,?6)")         \
     X(SNAP_DEL, "DELETE FROM snapshot WHERE name=?1")                                                                    \

@@ -226,14 +226,14 @@ static int load_blob(struct store_db *db, const char *key, void *buf, size_t siz
     return fits ? 0 : DMT_E_CORRUPT;
 }
 
-static int load_ident(struct dmt_store *st)
+int store_ident_load(struct store_db *db, struct dmt_store_ident *id, struct dmt_pos *pos)
 {
-    int r = load_blob(&st->wr, ".lineage", st->ident.lineage, sizeof(st->ident.lineage), false);
+    int r = load_blob(db, ".lineage", id->lineage, sizeof(id->lineage), false);
     if (r == 0)
-        r = load_blob(&st->wr, ".store_id", st->ident.store_id, sizeof(st->ident.store_id), false);
+        r = load_blob(db, ".store_id", id->store_id, sizeof(id->store_id), false);
     if (r == 0)
-        r = load_blob(&st->wr, ".name", st->ident.name, sizeof(st->ident.name), true);
-    return r == 0 ? store_db_pos(&st->wr, &st->applied) : r;
+        r = load_blob(db, ".name", id->name, sizeof(id->name), true);
+    return r == 0 ? store_db_pos(db, pos) : r;
 }
 
 static int load_garbage(struct dmt_store *st)
@@ -337,7 +337,7 @@ static int state_open(struct dmt_store *st, struct dmt_err *err)
                     st->dir);
         return dmt_err_hint(err, "let the synchronisation start again; the old content is gone");
     }
-    if ((r = load_ident(st)) < 0) {
+    if ((r = store_ident_load(&st->wr, &st->ident, &st->applied)) < 0) {
         dmt_err_set(err, r, "the store %s has no valid identity", st->dir);
         return dmt_err_hint(err, "restore it from the archive, or make it anew from the standby");
     }

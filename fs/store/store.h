@@ -300,9 +300,45 @@ int dmt_patch_switch(const struct dmt_store_conf *conf, struct dmt_err *err);
 void dmt_patch_drop(const struct dmt_store_conf *conf); /* the old store is good after all */
 
 /* --- check -------------------------------------------------------------------------------------------------------------- */
-/* Verifies invariants of a closed or open store's last checkpoint: fn gets one sentence per finding. Returns findings or < 0.
- * [nolock] */
-int dmt_store_check(struct dmt_store *st, void (*fn)(void *ctx, const char *finding), void *ctx, struct dmt_err *err);
+/* What is looked at, and what a repair does: docs/operations.md, "What dumont check looks at". */
+struct dmt_finding {
+    const char *kind; /* one word */
+    const char *text; /* one sentence */
+    const char *todo; /* what to do now */
+    bool repairable;  /* without losing anything that was acknowledged */
+};
+typedef void (*dmt_finding_fn)(void *ctx, const struct dmt_finding *f);
+/* Told before it is done. */
+typedef void (*dmt_tell_fn)(void *ctx, const char *text);
+/* Verifies rows and data files of an open store's last checkpoint. Returns the number of findings, or < 0. [nolock] */
+int dmt_store_check(struct dmt_store *st, dmt_finding_fn fn, void *ctx, struct dmt_err *err);
+
+/* A store that nobody has open, to be checked and repaired: holds STORE/lock (-EBUSY when in use), changes nothing until
+ * dmt_checker_repair. One thread. */
+struct dmt_checker;
+struct dmt_checked {
+    bool open; /* the database can be read and says who it is */
+    struct dmt_store_ident ident;
+    struct dmt_pos applied, floor;
+};
+int dmt_checker_open(struct dmt_checker **ret, const struct dmt_store_conf *conf, struct dmt_err *err);
+void dmt_checker_close(struct dmt_checker *k);
+/* Reads the database's identity and position, for the first time or after a repair. An error is a finding: the rows cannot be
+ * looked at then. */
+int dmt_checker_look(struct dmt_checker *k, struct dmt_err *err);
+const struct dmt_checked *dmt_checker_state(const struct dmt_checker *k);
+/* settled: the journal has nothing beyond the applied position. Returns the number of findings. */
+uint64_t dmt_checker_run(struct dmt_checker *k, bool settled, dmt_finding_fn fn, void *ctx);
+/* Values of the workspace: -ENOENT; the caller frees *ret. */
+int dmt_checker_meta(struct dmt_checker *k, const char *key, void **ret, size_t *ret_len);
+int dmt_checker_meta_put(struct dmt_checker *k, const char *key, const void *val, size_t len); /* within a repair only */
+/* Inodes marked orphan, ascending; not 0 stops. */
+int dmt_checker_orphans(struct dmt_checker *k, int (*fn)(void *ctx, uint64_t ino), void *ctx);
+/* Greatest numbers that any row has. */
+int dmt_checker_greatest(struct dmt_checker *k, uint64_t *ret_ino, uint64_t *ret_snap);
+/* Puts right everything repairable: rows, in one transaction in which `more` (may be NULL) adds its own; then strays move to
+ * STORE/lost+found. To be called after a run, with the journal settled and no finding that is not repairable. */
+int dmt_checker_repair(struct dmt_checker *k, int (*more)(void *ctx), dmt_tell_fn tell, void *ctx, struct dmt_err *err);
 /* statfs of the data directory's filesystem: bytes. */
 int dmt_store_space(struct dmt_store *st, uint64_t *ret_total, uint64_t *ret_free);
 

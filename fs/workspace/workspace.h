@@ -250,4 +250,24 @@ void dmt_ws_status(struct dmt_ws *ws, struct dmt_ws_status *ret);
 /* INCOMPLETE reports, of files that still bear the attribute. */
 int dmt_ws_incomplete_each(struct dmt_ws *ws, int (*fn)(void *ctx, const struct dmt_rec_INCOMPLETE *r), void *ctx);
 
+/* --- check (dumont check) --------------------------------------------------------------------------------------------------- */
+struct dmt_ws_check {
+    const struct dmt_io *io;
+    const struct dmt_clock *clock;
+    const char *dir;             /* STORE, which nobody may have open */
+    bool repair;
+    dmt_finding_fn found;        /* in order; those of one kind follow each other */
+    dmt_tell_fn repairing;       /* before each repair; then findings start over with what is left */
+    void (*step)(void *ctx, const char *what, uint64_t records);
+    void *ctx;
+    /* out */
+    uint64_t records, last_seq;  /* of the journal */
+    uint64_t findings;           /* of the last look: after a repair, what is left */
+    bool lossy, settled;         /* some cannot be repaired; the journal has nothing that the rows do not have */
+    bool repaired;
+};
+/* Journal, rows, data files, and what each says about the others. 0, or < 0 when it could not be done (-EBUSY: in use). A repair
+ * that would lose something, or that would come between rows and journal, is not begun. [blocks] */
+int dmt_ws_check(struct dmt_ws_check *k, struct dmt_err *err);
+
 #endif

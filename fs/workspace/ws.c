@@ -67,11 +67,8 @@ struct dmt_lockfn dmt_ws_lockfn(struct dmt_ws *ws)
 
 /* --- memory derived from records -------------------------------------------------------------- */
 
-/* One value of the store's meta table is at most META_PIECE bytes; a longer one goes on in KEY.1,
- * KEY.2 ... Pieces that a shorter value no longer needs are emptied. */
-#define META_PIECE DMT_XATTR_VALUE_MAX
-
-static void piece_key(char buf[64], const char *key, unsigned i)
+/* Pieces that a shorter value no longer needs are emptied. */
+void ws_meta_key(char buf[64], const char *key, unsigned i)
 {
     (void)snprintf(buf, 64, i ? "%s.%u" : "%s", key, i);
 }
@@ -81,9 +78,9 @@ static int save_blob(struct dmt_ws *ws, const char *key, const void *p, size_t l
     char name[64];
     int r = 0;
     for (unsigned i = 0; r == 0; i++) {
-        size_t n = len < META_PIECE ? len : META_PIECE, was = 0;
+        size_t n = len < WS_META_PIECE ? len : WS_META_PIECE, was = 0;
         void *old = NULL;
-        piece_key(name, key, i);
+        ws_meta_key(name, key, i);
         if (i > 0 && n == 0 && dmt_store_meta_get(ws->st, name, &old, &was) == -ENOENT)
             break;
         free(old);
@@ -103,7 +100,7 @@ static int load_blob(struct dmt_ws *ws, const char *key, void **ret, size_t *len
     for (unsigned i = 0; r == 0; i++) {
         void *p = NULL;
         size_t n = 0;
-        piece_key(name, key, i);
+        ws_meta_key(name, key, i);
         r = dmt_store_meta_get(ws->st, name, &p, &n);
         if (r == 0)
             dmt_put_raw(&b, p, n);

@@ -148,6 +148,9 @@ void ws_unlock(struct dmt_ws *ws);
 /* Marks the workspace read-only (W2); the callback is delivered at the next unlock. */
 void ws_fail(struct dmt_ws *ws, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Row state that is derived from records but lives in memory, to and from the checkpoint's meta values. */
+/* A longer value of the store's meta table goes on in KEY.1, KEY.2 ...; the i-th key. */
+#define WS_META_PIECE DMT_XATTR_VALUE_MAX
+void ws_meta_key(char ret[64], const char *key, unsigned i);
 int ws_meta_load(struct dmt_ws *ws, struct dmt_err *err);
 int ws_meta_save(struct dmt_ws *ws);
 void ws_memory_clear(struct dmt_ws *ws);

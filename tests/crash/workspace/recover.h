@@ -51,11 +51,11 @@ __attribute__((format(printf, 2, 3))) static inline void report(const struct seq
         fprintf(stderr, "[%s]\n    %s\n", seq, text);
 }
 
-static inline void finding(void *ctx, const char *text)
+static inline void finding(void *ctx, const struct dmt_finding *f)
 {
     char *buf = ctx;
     if (!*buf)
-        snprintf(buf, 300, "check: %.250s", text);
+        snprintf(buf, 300, "check: %.250s", f->text);
 }
 
 static inline bool check_store(struct dmt_ws *ws, char why[300])

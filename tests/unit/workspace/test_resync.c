@@ -149,10 +149,10 @@ static int attempt(struct fx *from, struct fx *to, struct dmt_store_ident *id, u
     return 0;
 }
 
-static void say_finding(void *ctx, const char *finding)
+static void say_finding(void *ctx, const struct dmt_finding *f)
 {
     (void)ctx;
-    print_error("  %s\n", finding);
+    print_error("  %s\n", f->text);
 }
 
 static void take_over(struct fx *to)
