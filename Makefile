@@ -66,7 +66,7 @@ PROGRAMS := $(if $(SRC_dumontfs),$(BUILD)/dumontfs) $(if $(SRC_holder),$(BUILD)/
 	$(if $(SRC_mount),$(BUILD)/mount.dumont) $(if $(SRC_dumont),$(BUILD)/dumont) $(if $(SRC_dumontd),$(BUILD)/dumontd)
 
 .DEFAULT_GOAL := all
-.PHONY: all clean install demo test test-programs fuzz-programs fuzz-smoke mutants bench bench-peers lint asan ubsan tsan deps deps-test check-layers format kill-loop takeover-loop sim help
+.PHONY: all clean install demo test test-programs fuzz-programs fuzz-smoke mutants bench bench-grow bench-peers lint asan ubsan tsan deps deps-test check-layers format kill-loop takeover-loop sim help
 all: $(PROGRAMS)
 
 link = $(call quiet,LD)$(CC) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(libs-pkg) -lm
@@ -132,6 +132,11 @@ BENCH_BIN := $(BUILD)/tests/bench/bench $(BUILD)/tests/bench/fusefloor $(BUILD)/
 bench: deps
 	@$(MAKE) --no-print-directory -s all $(BENCH_BIN)
 	@BUILD=$(BUILD) tests/bench/run
+
+# how cost, memory, mount and recovery grow: make bench-grow [FILES=1000000] [MIB=10000] [RECOVER=1024]
+bench-grow: deps
+	@$(MAKE) --no-print-directory -s all $(BENCH_BIN)
+	@BUILD=$(BUILD) tests/bench/grow
 
 # beside the filesystems that people would use instead
 bench-peers: deps
