@@ -305,11 +305,13 @@ void lease_ping_close(struct dmt_lease *l)
     for (int i = 0; i < LEASE_CHANNELS_MAX; i++)
         if (l->chan[i].fd >= 0)
             drop(l, &l->chan[i]);
+    pthread_mutex_lock(&l->lock); /* another thread may just be handing one over */
     for (int i = 0; i < l->handed_n; i++) {
         dmt_tls_free(l->handed[i].tls);
         close(l->handed[i].fd);
     }
     l->handed_n = 0;
+    pthread_mutex_unlock(&l->lock);
 }
 
 /* --- from other threads --- */

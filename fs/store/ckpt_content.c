@@ -15,6 +15,8 @@
  * checkpointer's, without the lock.
  */
 #include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -456,10 +458,31 @@ out:
 
 /* --- (3) marks of the data files */
 
+/* A process that was killed may have made a file that no row came to know of. */
+static int suspect_unknown(struct file_work *w, uint32_t serial)
+{
+    const struct dmt_io *io = w->c->st->conf.io;
+    char path[PATH_MAX];
+    store_file_path(w->c->st, w->ino, serial, path, sizeof(path));
+    int fd = io->open(io->ctx, path, O_RDONLY, 0);
+    if (fd == -ENOENT)
+        return 0;
+    if (fd < 0)
+        return fd;
+    (void)io->close(io->ctx, fd);
+    store_spaces_add(&w->c->freed, w->ino, serial, 0, 0);
+    return 0;
+}
+
 /* Every data file of this inode is to be looked at: the inode is gone, or a new serial began. */
 static int suspect_files(struct file_work *w)
 {
     sqlite3_stmt *s;
+    int known = (w->fz->bits & NODE_DEAD) ? suspect_unknown(w, 0) : 0;
+    if (known == 0 && (w->fz->bits & NODE_DEAD))
+        known = suspect_unknown(w, w->fz->serial);
+    if (known < 0)
+        return known;
     int r = store_sql(w->c->db, SQL_DATAFILE_OF, &s, "i", w->ino);
     while (r == 0 && (r = store_sql_step(w->c->db, s)) > 0) {
         store_spaces_add(&w->c->freed, w->ino, store_col32(s, 0), 0, 0);

@@ -264,7 +264,7 @@ struct dmt_store {
     struct dmt_store_conf conf;
     char *dir;
     int lock_fd;
-    struct dmt_store_ident ident;
+    struct dmt_store_ident ident; /* from here on: what a reload makes anew */
     struct dmt_pos applied, floor; /* floor > applied: bytes up to it may be in live ranges already */
     unsigned intent_slot;
     struct store_db rd;   /* under the lock */

@@ -15,6 +15,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -317,11 +318,9 @@ static void state_free(struct dmt_store *st)
     store_hash_free(&st->files);
     store_db_close(&st->rd);
     store_db_close(&st->wr);
-    struct dmt_store keep = *st;
-    memset(st, 0, sizeof(*st));
-    st->conf = keep.conf;
-    st->dir = keep.dir;
-    st->lock_fd = keep.lock_fd;
+    /* What stands in front of it stays, and may be read meanwhile (dmt_store_space). */
+    size_t from = offsetof(struct dmt_store, ident);
+    memset((char *)st + from, 0, sizeof(*st) - from);
 }
 
 static int state_open(struct dmt_store *st, struct dmt_err *err)
