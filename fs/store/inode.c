@@ -136,7 +136,9 @@ int dmt_store_inode_del(struct dmt_store *st, uint64_t ino, uint64_t seq)
     n->live = false;
     n->alloc = 0;
     n->map_hi = 0;
-    if (n->disk || n->frozen || n->hwm || n->serial > 1 || (n->dirty & NODE_HIST)) {
+    /* Until the first checkpoint a process that was killed may have made files of it. */
+    bool unsure = st->commits == st->commits_found;
+    if (n->disk || n->frozen || n->hwm || n->serial > 1 || (n->dirty & NODE_HIST) || unsure) {
         store_node_dirty(st, n, NODE_ROW | NODE_DEAD);
     } else {
         /* SQLite never heard of it, and need not. */

@@ -288,6 +288,7 @@ struct dmt_store {
     uint64_t pinned_bytes;
     uint64_t peer;        /* what the other machine had, as last told (dmt_store_set_peer) */
     uint64_t commits;     /* counted in the database, to recognise a COMMIT whose answer was an error */
+    uint64_t commits_found; /* when it was opened */
 
     struct dmt_snapshot *snaps; /* sorted by seq */
     size_t snap_n, snap_cap;

@@ -268,6 +268,7 @@ static int load_tables(struct dmt_store *st)
         (r = store_db_meta_u64(&st->rd, ".sweep", &sweep)) < 0 ||
         (r = store_db_meta_u64(&st->rd, ".peer", &st->peer)) < 0)
         return r;
+    st->commits_found = st->commits;
     st->sweep_wanted = sweep != 0;
     if ((r = store_meta_load(st, &st->rd)) < 0 || (r = store_snap_load(st)) < 0 ||
         (r = store_missing_load(st)) < 0 || (r = store_keep_load(st)) < 0)

@@ -1,4 +1,7 @@
 /* test_content.c: what bytes are where: memory, rows, data files, holes; in place or redirected. */
+#include <limits.h>
+#include <unistd.h>
+
 #include "tests/unit/store/util.h"
 
 static uint64_t allocated(struct ts *t, uint64_t ino)
@@ -275,6 +278,39 @@ static void freed_space_survives_a_crash(void **state)
     ts_free(t);
 }
 
+/* A file that a killed process made, and of which no row knows: it goes with its inode, also with
+ * one that no checkpoint has seen. */
+static void unknown_files_go_with_their_inode(void **state)
+{
+    (void)state;
+    struct ts *t = ts_new();
+    ts_file(t, 5);
+    ts_cold(t);
+    ts_file(t, 7);
+    static const struct {
+        uint64_t ino;
+        uint32_t serial;
+    } left[] = {{5, 0}, {5, 1}, {7, 0}, {7, 1}};
+    char path[PATH_MAX];
+    for (size_t i = 0; i < 4; i++) {
+        store_file_path(t->st, left[i].ino, left[i].serial, path, sizeof(path));
+        FILE *f = fopen(path, "w");
+        assert_non_null(f);
+        assert_int_equal(fclose(f), 0);
+    }
+    OK(dmt_store_inode_del(t->st, 5, ++t->seq));
+    OK(dmt_store_inode_del(t->st, 7, ++t->seq));
+    ts_checkpoint(t);
+    ts_file(t, 8);
+    ts_checkpoint(t);
+    for (size_t i = 0; i < 4; i++) {
+        store_file_path(t->st, left[i].ino, left[i].serial, path, sizeof(path));
+        assert_int_equal(access(path, F_OK), -1);
+    }
+    assert_int_equal(ts_findings(t), 0);
+    ts_free(t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(small_and_large),
@@ -285,6 +321,7 @@ int main(void)
                                        cmocka_unit_test(births_are_exact),
                                        cmocka_unit_test(changed_while_frozen),
                                        cmocka_unit_test(mapped_reads_stay_valid),
+                                       cmocka_unit_test(unknown_files_go_with_their_inode),
                                        cmocka_unit_test(freed_space_survives_a_crash)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
