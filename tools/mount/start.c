@@ -124,7 +124,16 @@ static bool store_is_locked(const char *store)
     return locked;
 }
 
-/* A process of this workspace runs here. EX_OK: it has ended meanwhile. */
+/* Where its process says it is mounted: is it still, as far as can be seen from here? */
+static bool is_shown(const struct mount_args *a, const char *dir)
+{
+    struct dmt_mount *m = calloc(1, sizeof(*m));
+    bool shown = m && dmt_mountinfo_at(dir, m) == 1 && strcmp(m->workspace, a->name) == 0;
+    free(m);
+    return shown;
+}
+
+/* A process of this workspace runs here. EX_OK: it has ended meanwhile, or may be about to. */
 static int deal_with_running(const struct mount_args *a, const struct ws_state *st, int waited_ms)
 {
     if (!st->holder && dmt_conf_get(a->conf, "standby-view")) {
@@ -139,7 +148,8 @@ static int deal_with_running(const struct mount_args *a, const struct ws_state *
                              "%s is held by %s since epoch %.*s; a standby runs here already",
                              a->name, st->holder_node[0] ? st->holder_node : "another machine",
                              (int)strcspn(st->epoch, "."), st->epoch);
-    if (st->mountpoint[0])
+    /* One that was unmounted this moment may not know of it yet. */
+    if (st->mountpoint[0] && (waited_ms >= CLOSING_MAX_MS || is_shown(a, st->mountpoint)))
         return complain_text(EX_FAIL,
                              "unmount it there first; to see it in two places use mount --bind",
                              "%s is already mounted on %s", a->name, st->mountpoint);

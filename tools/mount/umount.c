@@ -131,8 +131,13 @@ static int do_umount(const struct dmt_mount *m, const struct umount_args *a)
     else if (!a->lazy)
         rc = drain(m, a);
     bool view = alive == 0 && !st.holder; /* of a standby, which goes on without it */
-    if (rc == EX_OK && !a->lazy && !view && control_status(m->workspace, &st, NULL) == 0 &&
-        st.pid > 0)
+    /* Once more: a successor may have taken over. Without an answer it is still the first. */
+    struct ws_state now;
+    if (rc == EX_OK && !a->lazy && !view && control_status(m->workspace, &now, NULL) == 0) {
+        st = now;
+        alive = 0;
+    }
+    if (rc == EX_OK && !a->lazy && !view && alive == 0 && st.pid > 0)
         pidfd = (int)syscall(SYS_pidfd_open, (pid_t)st.pid, 0);
     if (rc == EX_OK && !view)
         mount_mark_stopped(m->workspace, true);
