@@ -48,12 +48,12 @@ done
 blocks
 check "the README has blocks for all four machines" sh -c "for h in one ctl cpu gpu; do ls $SCRATCH/[0-9]*-\$h >/dev/null || exit 1; done"
 paired() { on gpu dumont status train-42 --json | jq -e '.standby.in_sync' >/dev/null; }
-on_cpu() { on cpu mountpoint -q /home/ana/work; }
+on_cpu() { on cpu mountpoint -q /srv/work; }
 for b in "$SCRATCH"/[0-9][0-9]-*; do
     host=${b##*-}
     # what the page says between the blocks
     grep -q 'dumont handover' "$b" && { check "the pair is in sync" wait_until 60 paired || on gpu dumont status train-42; }
-    grep -q '^cat /home/ana' "$b" && check "the workspace is mounted on cpu after the handover" wait_until 60 on_cpu
+    grep -q '^cat /srv' "$b" && check "the workspace is mounted on cpu after the handover" wait_until 60 on_cpu
     check "on $host: $(grep -c . "$b") lines from '$(head -1 "$b")'" on "$host" bash -euo pipefail "$b"
     cp "$SCRATCH/.check" "$SCRATCH/said"
     sed 's/^/#   /' "$SCRATCH/said"
@@ -61,8 +61,8 @@ for b in "$SCRATCH"/[0-9][0-9]-*; do
     case $(cat "$b") in
     *'dumont rollback notes'*) check_eq "the snapshot and the rollback showed the first thought" "$(grep -cx 'first thought' "$SCRATCH/said")" 2 ;;
     *'mount -a'*) check "mount -a mounts it" on one sh -c 'grep -qx "first thought" /mnt/idea.txt && umount /mnt' ;;
-    *'cat /home/ana'*) check_eq "what gpu wrote is on cpu" "$(cat "$SCRATCH/said")" "epoch 1" ;;
+    *'cat /srv'*) check_eq "what gpu wrote is on cpu" "$(cat "$SCRATCH/said")" "epoch 1" ;;
     esac
 done
-on cpu umount /home/ana/work 2>/dev/null
+on cpu umount /srv/work 2>/dev/null
 finish
