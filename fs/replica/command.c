@@ -223,7 +223,8 @@ void dmt_replica_need(struct dmt_replica *r, uint64_t seq)
 uint64_t dmt_replica_peer_durable(struct dmt_replica *r, const uint8_t store_id[16])
 {
     pthread_mutex_lock(&r->pub_lock);
-    uint64_t seq = r->pub_streaming && memcmp(r->pub_store, store_id, 16) == 0 ? r->pub_durable : 0;
+    uint64_t seq =
+        r->wants.streaming && memcmp(r->pub_store, store_id, 16) == 0 ? r->wants.durable : 0;
     pthread_mutex_unlock(&r->pub_lock);
     return seq;
 }

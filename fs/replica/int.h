@@ -5,6 +5,7 @@
  *   session.c  hello, messages, actions of the core
  *   sender.c   ordered lane out, acks in, wants, drain     receiver.c  ordered lane in, acks out; rep-sync and applier threads
  *   pull.c     bulk lane, the side that lacks bytes        serve.c     bulk lane, the side that has them
+ *   pull_core.c, lane.c   their decisions
  *   resync.c   state stream out (export thread) and in
  */
 #ifndef DMT_REPLICA_INT_H
@@ -15,6 +16,7 @@
 #include <uv.h>
 #include "fs/base/list.h"
 #include "fs/replica/core.h"
+#include "fs/replica/lane.h"
 #include "fs/replica/replica.h"
 #include "fs/replica/wire.h"
 
@@ -33,19 +35,7 @@
 #define SEND_GAP_MS         2u            /* between two frames of records that nobody waits for */
 #define UNSYNCED_MAX        (8u << 20)    /* received bytes that are not on the disk yet; TICK_MS is the time limit */
 #define FLIGHTS_MAX         4096u         /* frames under way whose bytes are told apart */
-#define WANTS_MAX           256u          /* files that syncs wait for, told apart */
 #define APPLY_STEP          4096u         /* records applied between two looks at the target */
-#define PULLS_MAX           512u          /* ranges asked for and not answered */
-#define PULL_LEN_MAX        (256u << 10)
-#define PULL_WINDOW_BYTES   (4u << 20)
-#define FILLED_SYNC_BYTES   (16u << 20)   /* filled bytes before they are made durable */
-#define ASKS_MAX            8192u
-#define PLAN_ROWS_MAX       8192u         /* missing rows looked at for one plan */
-#define PLAN_INOS_MAX       1024u
-#define HULLS_MAX           4096u         /* files that one WANT of everything waits for, told apart */
-#define HULL_ROWS_MAX       2048u         /* rows looked at to find the end of a hull */
-#define WAITING_MAX         512u
-#define GONE_HOLD_MS        1000u
 #define SERVE_READY_MAX     2             /* chunks read ahead */
 #define AUDIT_SAMPLES       64u
 #define DISTRUSTED_MAX      2u            /* resyncs that begin from nothing before it is an error */
@@ -77,12 +67,6 @@ struct replica_conn {
 
 struct replica_flight {
     uint64_t last_seq, chain, bytes, sent_ns;
-};
-
-struct replica_want {
-    uint64_t ino, want, have, sent;
-    uint64_t asked_ms;
-    bool used;
 };
 
 struct replica_sender {
@@ -127,64 +111,8 @@ struct replica_receiver {
     struct dmt_buf raw;
 };
 
-enum replica_ask_state { ASK_OUT, ASK_ARRIVED, ASK_FILLED, ASK_GONE };
-struct replica_ask { /* a range asked for, until its row is gone from the list of what is missing */
-    struct dmt_list bucket, all;
-    uint64_t ino, off, len, seq;
-    uint64_t got, filled;     /* bytes arrived, from off, and filled in */
-    uint64_t until, until_ms; /* ASK_GONE: asked again when applied and clock are past these */
-    uint64_t sync_no;         /* ASK_FILLED: the first sync started after that covers it */
-    bool urgent;
-    enum replica_ask_state state;
-};
-struct replica_hull { /* all that is missing of ino (0: of anything) before hi must come */
-    uint64_t ino, hi;
-};
-struct replica_waiting { /* a WANT of the peer; or our own, that moves `whole` */
-    struct dmt_list node;
-    uint64_t ino, seq;
-    bool started, own;
-    struct replica_hull *hulls;
-    size_t n;     /* done from the end */
-    uint64_t off; /* asked for, of the last hull */
-};
-struct replica_chunk {
-    struct replica_chunk *next;
-    struct dmt_missing m;
-    struct replica_ask *ask; /* valid while the stream is the same */
-    uint8_t data[];
-};
-struct replica_plan_ino {
-    uint64_t ino, bytes;
-};
-struct replica_pull {
-    bool on;
-    uint64_t gen; /* of the stream: results of jobs of an older one are dropped */
-    struct dmt_list buckets[256];
-    struct dmt_list asks;
-    size_t asks_n, outstanding_n, urgent_n; /* urgent_n: urgent ones that are not filled */
-    uint64_t outstanding_bytes, filled_bytes;
-    struct dmt_list waiting;
-    size_t waiting_n, wanted_n; /* wanted_n: of the peer */
-    struct replica_plan_ino *plan;
-    size_t plan_n, plan_at;
-    uint64_t plan_off, plan_ms;
-    bool planning, plan_stale;
-    struct replica_chunk *arrived, **arrived_tail;
-    bool filling;
-    uint64_t sync_no, synced_no; /* syncs started, of all streams; the newest that succeeded */
-    uint64_t dirty_no;           /* what an earlier stream filled in is durable when this one has */
-    unsigned fill_jobs;          /* running, of all streams */
-    bool sync_job;               /* one is running, of whatever stream: two at a time are not allowed */
-    uint64_t whole;
-};
-
-struct replica_served { /* a range the peer asked for */
-    uint64_t ino, off, len, seq;
-};
 struct replica_serve {
-    struct replica_served queue[2][PULLS_MAX]; /* ring; [1]: urgent */
-    unsigned at[2], n[2];
+    struct lane_queue queue;
     struct dmt_buf ready[SERVE_READY_MAX]; /* encoded frames, oldest first */
     unsigned ready_n;
     bool reading;
@@ -301,9 +229,7 @@ struct dmt_replica {
 
     pthread_mutex_t pub_lock; /* leaf: the rest */
     uint8_t pub_store[16];
-    uint64_t pub_durable, pub_whole;
-    bool pub_streaming, pub_ask; /* pub_ask: a want is new */
-    struct replica_want wants[WANTS_MAX];
+    struct lane_wants wants;
     struct dmt_replica_status status;
 
     /* statistics, loop thread */

@@ -1,32 +1,11 @@
-/* pull.c: the bulk lane of the side that lacks bytes: asks for missing ranges, fills them in, makes
- * them durable, says HAVE.
+/* pull.c: the driver of the bulk lane on the side that lacks bytes: carries out what pull_core.c
+ * decides.
  *
- * The list of what is missing is the workspace's (dmt_ws_missing_next): rows appear when a
- * WRITE_REF is applied, shrink when the range is overwritten or cut, and go when what was filled is
- * durable. This file owns what it has done about them: `asks`, each a range from PULL to the end of
- * its row.
- *
- *   1. pump: ranges that a WANT waits for first, then files by the size of what they lack, small
- *      ones first (`plan`, made by a pool job). At most PULL_WINDOW_BYTES and PULLS_MAX are
- *      outstanding.
- *   2. BULK: must be the next bytes of an outstanding ask, of its position, with its checksum (R5).
- *      It goes to a pool job that fills.
- *   3. a pool job syncs what was filled (dmt_ws_missing_sync) when there is much of it, when
- *      nothing else is under way, or a WANT waits only for that.
- *   4. after it, asks that it covered are forgotten, and each WANT is looked at: all that was
- *      missing when its record was applied has come or was replaced by something that has come ->
- *      HAVE.
- *
- * A WANT waits for everything missing of its file below `hi`, the end of the last missing range at
- * the time its record was applied: so what replaces an awaited range is awaited, too
- * (docs/protocol.md, two lanes), while an appending writer does not extend the wait. Our own WANT
- * of everything moves `whole`.
- *
- * Failure modes: GONE (overwritten at the holder): the record that replaced it is on its way; the
- * range is held back until it is applied. A fill or sync that fails is ops.failed. The stream ends:
- * all asks are forgotten; rows stay in the list and are asked for again; those that were filled in
- * but not synced are no longer told of, so nothing is called durable before the first sync of the
- * next stream.
+ * Owns nothing but its jobs. Happy path: PULL leaves on the session; BULK is unpacked, compared with
+ * its checksum and handed to the core, which has it filled in by a pool job (dmt_ws_missing_fill)
+ * and made durable by another (dmt_ws_missing_sync); the list of what is missing is the workspace's
+ * (dmt_ws_missing_next). Failure modes: bytes that nobody asked for, or with a wrong checksum: the
+ * connection is closed (R5). A fill or sync that fails is ops.failed.
  * Threads: loop; pool jobs touch only their own structs and the workspace.
  */
 #include "fs/replica/int.h"
@@ -37,99 +16,23 @@
 #include "fs/base/hash.h"
 #include "fs/base/log.h"
 
-static void pump(struct dmt_replica *r);
-static void maybe_sync(struct dmt_replica *r);
+/* --- what the core asks for ------------------------------------------------------------------- */
 
-/* --- asks ------------------------------------------------------------------------------------- */
-
-static struct dmt_list *bucket_of(struct replica_pull *p, uint64_t ino)
+static bool op_connected(void *ctx)
 {
-    return &p->buckets[(ino * 0x9e3779b97f4a7c15ull) >> 56];
+    struct dmt_replica *r = ctx;
+    return r->conn != NULL;
 }
 
-static struct replica_ask *ask_new(struct replica_pull *p, const struct dmt_missing *m, bool urgent)
+static int op_missing_next(void *ctx, uint64_t ino, uint64_t off, struct dmt_missing *ret)
 {
-    struct replica_ask *a = calloc(1, sizeof(*a));
-    DMT_ASSERT(a);
-    a->ino = m->ino;
-    a->off = m->off;
-    a->len = m->len;
-    a->seq = m->seq;
-    a->urgent = urgent;
-    dmt_list_add_tail(bucket_of(p, a->ino), &a->bucket);
-    dmt_list_add_tail(&p->asks, &a->all);
-    p->asks_n++;
-    return a;
+    struct dmt_replica *r = ctx;
+    return dmt_ws_missing_next(r->ws, ino, off, ret);
 }
 
-static void ask_free(struct replica_pull *p, struct replica_ask *a)
+static void op_pull(void *ctx, const struct dmt_missing *m, bool urgent)
 {
-    dmt_list_del(&a->bucket);
-    dmt_list_del(&a->all);
-    p->asks_n--;
-    free(a);
-}
-
-/* The first part of row at or after pos that no ask covers: 1 and *ret, or 0. */
-static int uncovered(struct replica_pull *p, const struct dmt_missing *row, uint64_t pos,
-                     struct dmt_missing *ret)
-{
-    uint64_t end = row->off + row->len;
-    if (pos < row->off)
-        pos = row->off;
-    for (bool moved = true; moved && pos < end;) {
-        moved = false;
-        DMT_LIST_EACH(it, tmp, bucket_of(p, row->ino))
-        {
-            const struct replica_ask *a = DMT_CONTAINER(it, struct replica_ask, bucket);
-            if (a->ino == row->ino && a->seq == row->seq && a->off <= pos &&
-                pos < a->off + a->len) {
-                pos = a->off + a->len;
-                moved = true;
-            }
-        }
-    }
-    if (pos >= end)
-        return 0;
-    if (end - pos > PULL_LEN_MAX)
-        end = pos + PULL_LEN_MAX;
-    DMT_LIST_EACH(it, tmp, bucket_of(p, row->ino))
-    {
-        const struct replica_ask *a = DMT_CONTAINER(it, struct replica_ask, bucket);
-        if (a->ino == row->ino && a->seq == row->seq && a->off > pos && a->off < end)
-            end = a->off;
-    }
-    *ret = (struct dmt_missing){row->ino, pos, end - pos, row->seq};
-    return 1;
-}
-
-/* Next range of ino in [*off, hi) that is missing and not asked for; *off moves past it. */
-static int next_unasked(struct dmt_replica *r, uint64_t ino, uint64_t *off, uint64_t hi,
-                        struct dmt_missing *ret)
-{
-    struct dmt_missing row;
-    uint64_t at = *off;
-    /* A row that began before `off` was looked at when `off` passed its beginning; what is left of
-     * it follows there. */
-    while (dmt_ws_missing_next(r->ws, ino, at, &row) == 1 && row.ino == ino && row.off < hi) {
-        if (uncovered(&r->pull, &row, *off, ret)) {
-            /* Stay in this row: the next look begins at its start and skips what is asked for by
-             * then. */
-            *off = row.off;
-            return 1;
-        }
-        at = *off = row.off + row.len;
-    }
-    return 0;
-}
-
-static void send_pull(struct dmt_replica *r, const struct dmt_missing *m, bool urgent)
-{
-    struct replica_pull *p = &r->pull;
-    ask_new(p, m, urgent);
-    p->outstanding_n++;
-    p->outstanding_bytes += m->len;
-    p->urgent_n += urgent;
+    struct dmt_replica *r = ctx;
     struct replica_msg msg = {.type = REPLICA_PULL};
     msg.PULL.epoch = r->core.peer.epoch;
     msg.PULL.ino = m->ino;
@@ -140,7 +43,15 @@ static void send_pull(struct dmt_replica *r, const struct dmt_missing *m, bool u
     replica_conn_send(r->conn, &msg);
 }
 
-/* --- plan: which files first ------------------------------------------------------------------ */
+static void op_have(void *ctx, uint64_t ino, uint64_t seq)
+{
+    struct dmt_replica *r = ctx;
+    struct replica_msg m = {.type = REPLICA_HAVE};
+    m.HAVE.epoch = r->core.peer.epoch;
+    m.HAVE.ino = ino;
+    m.HAVE.seq = seq;
+    replica_post_send(r, &m);
+}
 
 struct plan_job {
     uv_work_t work;
@@ -151,340 +62,42 @@ struct plan_job {
     size_t n;
 };
 
-static int by_bytes(const void *a, const void *b)
+static int plan_missing_next(void *ctx, uint64_t ino, uint64_t off, struct dmt_missing *ret)
 {
-    const struct replica_plan_ino *x = a, *y = b;
-    return x->bytes < y->bytes ? -1 : x->bytes > y->bytes;
+    return dmt_ws_missing_next(ctx, ino, off, ret);
 }
 
 static void plan_work(uv_work_t *w)
 {
+    static const struct pull_ops list = {.missing_next = plan_missing_next};
     struct plan_job *job = w->data;
-    struct dmt_missing m = {0};
-    uint64_t ino = 0, off = 0;
-    unsigned of_this = 0;
-    for (unsigned rows = 0; rows < PLAN_ROWS_MAX && dmt_ws_missing_next(job->ws, ino, off, &m) == 1;
-         rows++) {
-        if (job->n == 0 || job->v[job->n - 1].ino != m.ino) {
-            if (job->n == PLAN_INOS_MAX)
-                break;
-            job->v[job->n++] = (struct replica_plan_ino){m.ino, 0};
-            of_this = 0;
-        }
-        job->v[job->n - 1].bytes += m.len;
-        bool enough =
-            ++of_this == 64; /* that many rows are a large file: where it ends does not matter */
-        ino = enough ? m.ino + 1 : m.ino;
-        off = enough ? 0 : m.off + m.len;
-    }
-    qsort(job->v, job->n, sizeof(job->v[0]), by_bytes);
+    job->n = pull_plan(&list, job->ws, job->v);
 }
 
 static void plan_done(uv_work_t *w, int status)
 {
     struct plan_job *job = w->data;
     struct dmt_replica *r = job->r;
-    struct replica_pull *p = &r->pull;
     (void)status;
-    if (job->gen == p->gen && p->on) {
-        p->planning = false;
-        free(p->plan);
-        p->plan = job->v;
-        p->plan_n = job->n;
-        p->plan_at = 0;
-        p->plan_off = 0;
-        p->plan_ms = replica_now_ms(r);
-    } else {
-        free(job->v);
-    }
-    free(job);
     replica_job_end(r, true);
-    pump(r);
+    pull_planned(&r->pull, job->gen, job->v, job->n, replica_now_ms(r));
+    free(job);
 }
 
-static void plan_start(struct dmt_replica *r)
+static void op_plan(void *ctx, uint64_t gen)
 {
-    struct replica_pull *p = &r->pull;
-    struct dmt_missing m;
-    p->plan_stale = false;
-    if (dmt_ws_missing_next(r->ws, 0, 0, &m) != 1)
-        return;
+    struct dmt_replica *r = ctx;
     struct plan_job *job = calloc(1, sizeof(*job));
     DMT_ASSERT(job);
     job->work.data = job;
     job->r = r;
     job->ws = r->ws;
-    job->gen = p->gen;
+    job->gen = gen;
     job->v = calloc(PLAN_INOS_MAX, sizeof(job->v[0]));
     DMT_ASSERT(job->v);
-    p->planning = true;
     replica_job_start(r, true);
     DMT_ASSERT(uv_queue_work(r->uv, &job->work, plan_work, plan_done) == 0);
 }
-
-/* --- pump ------------------------------------------------------------------------------------- */
-
-static bool room(const struct replica_pull *p)
-{
-    return p->outstanding_n < PULLS_MAX && p->outstanding_bytes < PULL_WINDOW_BYTES &&
-           p->asks_n < ASKS_MAX && p->filled_bytes < 4ull * FILLED_SYNC_BYTES;
-}
-
-static bool ask_for_waiting(struct dmt_replica *r, struct replica_waiting *w)
-{
-    struct dmt_missing m;
-    if (!w->started || w->own)
-        return false;
-    for (size_t i = w->n; i-- > 0;) {
-        uint64_t off = i + 1 == w->n ? w->off : 0;
-        if (w->hulls[i].ino == 0 || !next_unasked(r, w->hulls[i].ino, &off, w->hulls[i].hi, &m))
-            continue;
-        if (i + 1 == w->n)
-            w->off = off;
-        send_pull(r, &m, true);
-        return true;
-    }
-    return false;
-}
-
-static bool ask_next(struct dmt_replica *r)
-{
-    struct replica_pull *p = &r->pull;
-    DMT_LIST_EACH(it, tmp, &p->waiting)
-    {
-        if (ask_for_waiting(r, DMT_CONTAINER(it, struct replica_waiting, node)))
-            return true;
-    }
-    struct dmt_missing m;
-    for (; p->plan_at < p->plan_n; p->plan_at++, p->plan_off = 0)
-        if (next_unasked(r, p->plan[p->plan_at].ino, &p->plan_off, UINT64_MAX, &m)) {
-            send_pull(r, &m, false);
-            return true;
-        }
-    return false;
-}
-
-static void pump(struct dmt_replica *r)
-{
-    struct replica_pull *p = &r->pull;
-    while (p->on && r->conn && room(p) && ask_next(r))
-        ;
-    if (!p->on || !r->conn)
-        return;
-    bool old_plan = p->plan_at >= p->plan_n || replica_now_ms(r) - p->plan_ms > 1000;
-    if (p->plan_stale && !p->planning && old_plan)
-        plan_start(r);
-    maybe_sync(r);
-}
-
-/* --- WANT and whole --------------------------------------------------------------------------- */
-
-static void add_hull(struct replica_waiting *w, uint64_t ino, uint64_t hi)
-{
-    struct replica_hull *v = realloc(w->hulls, (w->n + 1) * sizeof(*v));
-    DMT_ASSERT(v);
-    w->hulls = v;
-    v[w->n++] = (struct replica_hull){ino, hi};
-}
-
-/* Of what an earlier stream has filled in we know no ranges any more: until a sync has covered all
- * of it no wait can be judged. */
-static bool is_clean(const struct replica_pull *p)
-{
-    return p->synced_no >= p->dirty_no && p->fill_jobs <= p->filling;
-}
-
-/* The list no longer tells of a range that is filled in, but it is only there once it is
- * durable. */
-static bool is_undurable(const struct replica_ask *a, const struct replica_hull *h)
-{
-    return (h->ino == 0 || (a->ino == h->ino && a->off < h->hi)) &&
-           (a->state == ASK_ARRIVED || a->state == ASK_FILLED ||
-            (a->state == ASK_OUT && a->got > 0));
-}
-
-static bool any_undurable(struct replica_pull *p, const struct replica_hull *h)
-{
-    if (h->ino == 0) {
-        DMT_LIST_EACH(it, tmp, &p->asks)
-        {
-            if (is_undurable(DMT_CONTAINER(it, struct replica_ask, all), h))
-                return true;
-        }
-        return false;
-    }
-    DMT_LIST_EACH(it, tmp, bucket_of(p, h->ino))
-    {
-        if (is_undurable(DMT_CONTAINER(it, struct replica_ask, bucket), h))
-            return true;
-    }
-    return false;
-}
-
-/* Ranges that are filled in and not durable yet count like missing ones: their files' hulls reach
- * over them. */
-static void add_hulls_of_asks(struct dmt_replica *r, struct replica_waiting *w)
-{
-    struct replica_hull all = {w->ino, UINT64_MAX};
-    DMT_LIST_EACH(it, tmp, &r->pull.asks)
-    {
-        const struct replica_ask *a = DMT_CONTAINER(it, struct replica_ask, all);
-        if (!is_undurable(a, &all))
-            continue;
-        struct replica_hull *h = NULL;
-        for (size_t i = 0; i < w->n && !h; i++)
-            h = w->hulls[i].ino == a->ino ? &w->hulls[i] : NULL;
-        if (!h && w->n < HULLS_MAX) {
-            add_hull(w, a->ino, 0);
-            h = &w->hulls[w->n - 1];
-        }
-        if (!h) { /* too many to tell apart */
-            w->n = 0;
-            add_hull(w, 0, UINT64_MAX);
-            return;
-        }
-        if (h->hi < a->off + a->len)
-            h->hi = a->off + a->len;
-    }
-}
-
-/* What the WANT waits for: the ends of what is missing now, file by file. */
-static void find_hulls(struct dmt_replica *r, struct replica_waiting *w)
-{
-    struct dmt_missing m;
-    uint64_t ino = w->ino, off = 0;
-    unsigned rows = 0;
-    w->started = true;
-    while (dmt_ws_missing_next(r->ws, ino, off, &m) == 1 && (w->ino == 0 || m.ino == w->ino)) {
-        if (w->n == 0 || w->hulls[w->n - 1].ino != m.ino) {
-            if (w->n == HULLS_MAX) { /* too many to tell apart: until nothing is missing at all */
-                w->n = 0;
-                add_hull(w, 0, UINT64_MAX);
-                return;
-            }
-            add_hull(w, m.ino, 0);
-        }
-        bool enough = ++rows >= HULL_ROWS_MAX;
-        w->hulls[w->n - 1].hi = enough ? UINT64_MAX : m.off + m.len;
-        ino = enough ? m.ino + 1 : m.ino;
-        off = enough ? 0 : m.off + m.len;
-    }
-    /* Nothing is missing, but is all of it durable? */
-    struct replica_hull all = {w->ino, UINT64_MAX};
-    if (any_undurable(&r->pull, &all))
-        add_hulls_of_asks(r, w);
-}
-
-static bool hull_done(struct dmt_replica *r, const struct replica_hull *h)
-{
-    struct dmt_missing m;
-    bool more = dmt_ws_missing_next(r->ws, h->ino, 0, &m) == 1 &&
-                (h->ino == 0 || (m.ino == h->ino && m.off < h->hi));
-    return !more && !any_undurable(&r->pull, h);
-}
-
-static void waiting_free(struct replica_pull *p, struct replica_waiting *w)
-{
-    dmt_list_del(&w->node);
-    p->waiting_n--;
-    p->wanted_n -= !w->own;
-    free(w->hulls);
-    free(w);
-}
-
-static void say_have(struct dmt_replica *r, uint64_t ino, uint64_t seq)
-{
-    struct replica_msg m = {.type = REPLICA_HAVE};
-    m.HAVE.epoch = r->core.peer.epoch;
-    m.HAVE.ino = ino;
-    m.HAVE.seq = seq;
-    replica_post_send(r, &m);
-}
-
-static struct replica_waiting *waiting_new(struct replica_pull *p, uint64_t ino, uint64_t seq,
-                                           bool own)
-{
-    struct replica_waiting *w = calloc(1, sizeof(*w));
-    DMT_ASSERT(w);
-    w->ino = ino;
-    w->seq = seq;
-    w->own = own;
-    dmt_list_add_tail(&p->waiting, &w->node);
-    p->waiting_n++;
-    p->wanted_n += !own;
-    return w;
-}
-
-static void check_waiting(struct dmt_replica *r)
-{
-    struct replica_pull *p = &r->pull;
-    bool own = false;
-    if (!is_clean(p))
-        return;
-    DMT_LIST_EACH(it, tmp, &p->waiting)
-    {
-        struct replica_waiting *w = DMT_CONTAINER(it, struct replica_waiting, node);
-        if (!w->started && r->applied >= w->seq)
-            find_hulls(r, w);
-        for (; w->started && w->n > 0 && hull_done(r, &w->hulls[w->n - 1]); w->n--)
-            w->off = 0;
-        if (!w->started || w->n > 0) {
-            own = own || w->own;
-            continue;
-        }
-        uint64_t ino = w->ino, seq = w->seq;
-        bool is_own = w->own;
-        waiting_free(p,
-                     w); /* before anything is sent: a connection that ends frees the whole list */
-        if (is_own)
-            p->whole = seq;
-        else
-            say_have(r, ino, seq);
-        if (!p->on)
-            return;
-    }
-    if (own || p->whole >= r->applied)
-        return;
-    struct replica_hull all = {0, UINT64_MAX};
-    uint64_t applied =
-        r->applied; /* read before the look: what comes later is not part of the claim */
-    if (hull_done(r, &all))
-        p->whole = applied;
-    else
-        find_hulls(r, waiting_new(p, 0, applied, true));
-}
-
-void replica_pull_want(struct dmt_replica *r, uint64_t ino, uint64_t seq)
-{
-    struct replica_pull *p = &r->pull;
-    DMT_LIST_EACH(it, tmp, &p->waiting)
-    {
-        struct replica_waiting *w = DMT_CONTAINER(it, struct replica_waiting, node);
-        if (!w->own && !w->started && w->ino == ino) {
-            w->seq = seq > w->seq ? seq : w->seq;
-            return;
-        }
-    }
-    if (p->waiting_n >= WAITING_MAX) {
-        replica_conn_close(r->conn, -EPROTO, "more is wanted at once than agreed");
-        return;
-    }
-    waiting_new(p, ino, seq, false);
-    replica_pull_applied(r);
-}
-
-void replica_pull_applied(struct dmt_replica *r)
-{
-    struct replica_pull *p = &r->pull;
-    if (!p->on || !r->conn)
-        return;
-    p->plan_stale = true;
-    check_waiting(r);
-    if (r->conn)
-        pump(r);
-}
-
-/* --- sync ------------------------------------------------------------------------------------- */
 
 struct sync_job {
     uv_work_t work;
@@ -500,37 +113,17 @@ static void sync_work(uv_work_t *w)
     job->rc = dmt_ws_missing_sync(job->ws);
 }
 
-static void forget_synced(struct replica_pull *p, uint64_t no)
-{
-    DMT_LIST_EACH(it, tmp, &p->asks)
-    {
-        struct replica_ask *a = DMT_CONTAINER(it, struct replica_ask, all);
-        if (a->state == ASK_FILLED && a->sync_no <= no) {
-            p->filled_bytes -= a->len;
-            ask_free(p, a);
-        }
-    }
-}
-
 static void sync_done(uv_work_t *w, int status)
 {
     struct sync_job *job = w->data;
     struct dmt_replica *r = job->r;
-    struct replica_pull *p = &r->pull;
-    (void)status;
-    bool current = job->gen == p->gen && p->on;
     int rc = job->rc;
-    if (rc >= 0 && job->no > p->synced_no)
-        p->synced_no = job->no;
-    p->sync_job = false;
-    if (current && rc >= 0)
-        forget_synced(p, job->no);
+    uint64_t gen = job->gen, no = job->no;
+    (void)status;
     free(job);
     replica_job_end(r, true);
-    if (!current) {
-        pump(r);
+    if (!pull_synced(&r->pull, gen, no, rc))
         return;
-    }
     if (rc < 0) {
         replica_fail(r, "cannot make bulk data durable: %s", dmt_strerror(rc));
         return;
@@ -540,28 +133,19 @@ static void sync_done(uv_work_t *w, int status)
         replica_receiver_ack(r, false);
 }
 
-static void maybe_sync(struct dmt_replica *r)
+static void op_sync(void *ctx, uint64_t gen, uint64_t no)
 {
-    struct replica_pull *p = &r->pull;
-    bool dirty = p->synced_no < p->dirty_no;
-    if (p->sync_job || p->fill_jobs > 0 || (p->filled_bytes == 0 && !dirty))
-        return;
-    bool asked_for = dirty || (p->wanted_n > 0 && p->urgent_n == 0);
-    if (p->filled_bytes < FILLED_SYNC_BYTES && p->outstanding_n > 0 && !asked_for)
-        return;
+    struct dmt_replica *r = ctx;
     struct sync_job *job = calloc(1, sizeof(*job));
     DMT_ASSERT(job);
     job->work.data = job;
     job->r = r;
     job->ws = r->ws;
-    job->gen = p->gen;
-    job->no = ++p->sync_no;
-    p->sync_job = true;
+    job->gen = gen;
+    job->no = no;
     replica_job_start(r, true);
     DMT_ASSERT(uv_queue_work(r->uv, &job->work, sync_work, sync_done) == 0);
 }
-
-/* --- fill ------------------------------------------------------------------------------------- */
 
 struct fill_job {
     uv_work_t work;
@@ -579,94 +163,60 @@ static void fill_work(uv_work_t *w)
         job->rc = dmt_ws_missing_fill(job->ws, &c->m, c->data);
 }
 
-/* All that came of it is filled in? The next sync to start makes it durable. */
-static void note_filled(struct replica_pull *p, struct replica_ask *a)
-{
-    if (a->state != ASK_ARRIVED || a->filled < a->len)
-        return;
-    a->state = ASK_FILLED;
-    a->sync_no = p->sync_no + 1;
-    p->filled_bytes += a->len;
-    p->urgent_n -= a->urgent;
-}
-
-static void fill_start(struct dmt_replica *r);
-
 static void fill_done(uv_work_t *w, int status)
 {
     struct fill_job *job = w->data;
     struct dmt_replica *r = job->r;
-    struct replica_pull *p = &r->pull;
-    (void)status;
-    bool current = job->gen == p->gen && p->on;
     int rc = job->rc;
-    for (struct replica_chunk *c = job->list, *next; c; c = next) {
-        next = c->next;
-        if (current) {
-            c->ask->filled += c->m.len;
-            note_filled(p, c->ask);
-        }
-        free(c);
-    }
-    free(job);
+    (void)status;
     replica_job_end(r, true);
-    p->fill_jobs--;
-    if (!current) {
-        p->dirty_no = p->sync_no + 1;
-        pump(r);
-        return;
-    }
-    p->filling = false;
-    if (rc < 0) {
+    bool current = pull_filled(&r->pull, job->gen, job->list, rc);
+    free(job);
+    if (current && rc < 0)
         replica_fail(r, "cannot store bulk data: %s", dmt_strerror(rc));
-        return;
-    }
-    fill_start(r);
-    pump(r);
 }
 
-static void fill_start(struct dmt_replica *r)
+static void op_fill(void *ctx, uint64_t gen, struct replica_chunk *list)
 {
-    struct replica_pull *p = &r->pull;
-    if (p->filling || !p->arrived)
-        return;
+    struct dmt_replica *r = ctx;
     struct fill_job *job = calloc(1, sizeof(*job));
     DMT_ASSERT(job);
     job->work.data = job;
     job->r = r;
     job->ws = r->ws;
-    job->gen = p->gen;
-    job->list = p->arrived;
-    p->arrived = NULL;
-    p->arrived_tail = &p->arrived;
-    p->filling = true;
-    p->fill_jobs++;
+    job->gen = gen;
+    job->list = list;
     replica_job_start(r, true);
     DMT_ASSERT(uv_queue_work(r->uv, &job->work, fill_work, fill_done) == 0);
 }
 
-/* --- BULK and GONE ---------------------------------------------------------------------------- */
+static const struct pull_ops ops = {.connected = op_connected,
+                                    .missing_next = op_missing_next,
+                                    .pull = op_pull,
+                                    .have = op_have,
+                                    .plan = op_plan,
+                                    .sync = op_sync,
+                                    .fill = op_fill};
 
-/* The ask that these bytes answer: outstanding, same position, exactly where it goes on (R5). */
-static struct replica_ask *asked(struct replica_pull *p, uint64_t ino, uint64_t off, uint64_t len,
-                                 uint64_t seq)
+/* --- what the peer and the workspace tell ----------------------------------------------------- */
+
+void replica_pull_want(struct dmt_replica *r, uint64_t ino, uint64_t seq)
 {
-    DMT_LIST_EACH(it, tmp, bucket_of(p, ino))
-    {
-        struct replica_ask *a = DMT_CONTAINER(it, struct replica_ask, bucket);
-        if (a->state == ASK_OUT && a->ino == ino && a->seq == seq && a->off + a->got == off &&
-            len <= a->len - a->got)
-            return a;
-    }
-    return NULL;
+    r->pull.applied = r->applied;
+    if (pull_want(&r->pull, ino, seq, replica_now_ms(r)) < 0)
+        replica_conn_close(r->conn, -EPROTO, "more is wanted at once than agreed");
+}
+
+void replica_pull_applied(struct dmt_replica *r)
+{
+    pull_applied(&r->pull, r->applied, replica_now_ms(r));
 }
 
 void replica_pull_bulk(struct dmt_replica *r, const struct replica_msg_BULK *m)
 {
-    struct replica_pull *p = &r->pull;
     struct replica_ask *a = NULL;
     if (m->raw_len > 0 && m->raw_len <= REPLICA_BULK_MAX)
-        a = asked(p, m->ino, m->off, m->raw_len, m->seq);
+        a = pull_asked(&r->pull, m->ino, m->off, m->raw_len, m->seq);
     if (!a) {
         r->refused++;
         replica_event(r, "refused", "bulk data that was not asked for (file %llu)",
@@ -683,98 +233,32 @@ void replica_pull_bulk(struct dmt_replica *r, const struct replica_msg_BULK *m)
         replica_conn_close(r->conn, DMT_E_CORRUPT, "bulk data with a wrong checksum");
         return;
     }
-    a->got += m->raw_len;
-    p->outstanding_bytes -= m->raw_len;
     r->bulk_bytes += m->raw_len;
-    c->next = NULL;
-    c->m = (struct dmt_missing){m->ino, m->off, m->raw_len, m->seq};
-    c->ask = a;
-    if (a->got == a->len) {
-        p->outstanding_n--;
-        a->state = ASK_ARRIVED;
-    }
-    *p->arrived_tail = c;
-    p->arrived_tail = &c->next;
-    fill_start(r);
-    pump(r);
+    pull_arrived(&r->pull, a, c, m->raw_len);
 }
 
 void replica_pull_gone(struct dmt_replica *r, const struct replica_msg_GONE *m)
 {
-    struct replica_pull *p = &r->pull;
-    struct replica_ask *a = asked(p, m->ino, m->off, 0, m->seq);
-    if (!a || m->length != a->len - a->got) {
+    struct dmt_missing range = {m->ino, m->off, m->length, m->seq};
+    if (pull_gone(&r->pull, &range, m->tail, replica_now_ms(r)) < 0)
         replica_conn_close(r->conn, -EPROTO, "an answer to what was not asked for");
-        return;
-    }
-    /* What came before the gap counts; the rest is held until the record that replaced it is
-     * applied. */
-    p->outstanding_n--;
-    p->outstanding_bytes -= m->length;
-    if (a->got > 0) {
-        struct dmt_missing rest = {a->ino, a->off + a->got, m->length, a->seq};
-        a->len = a->got;
-        a->state = ASK_ARRIVED;
-        note_filled(p, a);
-        a = ask_new(p, &rest, false);
-    } else {
-        p->urgent_n -= a->urgent;
-        a->urgent = false;
-    }
-    a->state = ASK_GONE;
-    a->until = m->tail;
-    a->until_ms = replica_now_ms(r) + GONE_HOLD_MS;
-    pump(r);
 }
 
 /* --- life ------------------------------------------------------------------------------------- */
 
 void replica_pull_init(struct dmt_replica *r)
 {
-    struct replica_pull *p = &r->pull;
-    for (unsigned i = 0; i < 256; i++)
-        dmt_list_init(&p->buckets[i]);
-    dmt_list_init(&p->asks);
-    dmt_list_init(&p->waiting);
-    p->arrived_tail = &p->arrived;
+    pull_init(&r->pull, &ops, r);
 }
 
 void replica_pull_start(struct dmt_replica *r)
 {
-    struct replica_pull *p = &r->pull;
-    DMT_ASSERT(!p->on && p->asks_n == 0);
-    p->on = true;
-    p->whole = 0;
-    p->plan_stale = true;
-    p->dirty_no = p->sync_no + 1;
-    replica_pull_applied(r);
+    pull_start(&r->pull, r->applied, replica_now_ms(r));
 }
 
 void replica_pull_stop(struct dmt_replica *r)
 {
-    struct replica_pull *p = &r->pull;
-    p->on = false;
-    p->gen++;
-    DMT_LIST_EACH(it, tmp, &p->asks)
-    {
-        ask_free(p, DMT_CONTAINER(it, struct replica_ask, all));
-    }
-    DMT_LIST_EACH(it, tmp, &p->waiting)
-    {
-        waiting_free(p, DMT_CONTAINER(it, struct replica_waiting, node));
-    }
-    for (struct replica_chunk *c = p->arrived, *next; c; c = next) {
-        next = c->next;
-        free(c);
-    }
-    p->arrived = NULL;
-    p->arrived_tail = &p->arrived;
-    free(p->plan);
-    p->plan = NULL;
-    p->plan_n = p->plan_at = 0;
-    p->outstanding_n = p->urgent_n = 0;
-    p->outstanding_bytes = p->filled_bytes = 0;
-    p->planning = p->filling = false;
+    pull_stop(&r->pull);
 }
 
 void replica_pull_free(struct dmt_replica *r)
@@ -784,17 +268,6 @@ void replica_pull_free(struct dmt_replica *r)
 
 void replica_pull_tick(struct dmt_replica *r)
 {
-    struct replica_pull *p = &r->pull;
-    if (!p->on || !r->conn)
-        return;
-    uint64_t now = replica_now_ms(r);
-    DMT_LIST_EACH(it, tmp, &p->asks)
-    {
-        struct replica_ask *a = DMT_CONTAINER(it, struct replica_ask, all);
-        if (a->state == ASK_GONE && r->applied >= a->until && now >= a->until_ms) {
-            ask_free(p, a);
-            p->plan_stale = true;
-        }
-    }
-    pump(r);
+    r->pull.applied = r->applied;
+    pull_tick(&r->pull, replica_now_ms(r));
 }

@@ -128,7 +128,7 @@ static void take_status(struct dmt_replica *r)
     (void)snprintf(s.last_error, sizeof(s.last_error), "%s", r->last_error);
     pthread_mutex_lock(&r->pub_lock);
     if (p == REPLICA_STREAMING)
-        s.whole = r->pub_whole;
+        s.whole = r->wants.whole;
     r->status = s;
     pthread_mutex_unlock(&r->pub_lock);
 }
@@ -168,7 +168,7 @@ void replica_poll(struct dmt_replica *r)
     if (r->ws)
         take_thread_news(r);
     pthread_mutex_lock(&r->pub_lock);
-    bool ask = r->pub_ask;
+    bool ask = r->wants.ask;
     pthread_mutex_unlock(&r->pub_lock);
     if (ask)
         replica_sender_wants(r);
@@ -268,9 +268,9 @@ void dmt_replica_status(struct dmt_replica *r, struct dmt_replica_status *ret)
     pthread_mutex_lock(&r->pub_lock);
     *ret = r->status;
     /* What moves with every acknowledgement is not left to the tick. */
-    if (ret->streaming && ret->role == DMT_REPLICA_SENDER && r->pub_streaming) {
-        ret->durable = r->pub_durable > ret->durable ? r->pub_durable : ret->durable;
-        ret->whole = r->pub_whole;
+    if (ret->streaming && ret->role == DMT_REPLICA_SENDER && r->wants.streaming) {
+        ret->durable = r->wants.durable > ret->durable ? r->wants.durable : ret->durable;
+        ret->whole = r->wants.whole;
     }
     pthread_mutex_unlock(&r->pub_lock);
     ret->unacked_bytes = dmt_replica_unacked_bytes(r);

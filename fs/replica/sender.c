@@ -37,18 +37,9 @@ static struct replica_flight *flight(struct replica_sender *s, unsigned i)
 static void publish_stream(struct dmt_replica *r, bool on)
 {
     pthread_mutex_lock(&r->pub_lock);
-    r->pub_streaming = on;
-    r->pub_durable = r->pub_whole = 0;
+    lane_stream(&r->wants, on);
     if (on)
         memcpy(r->pub_store, r->core.peer.store_id, 16);
-    for (unsigned i = 0; i < WANTS_MAX; i++) {
-        struct replica_want *w = &r->wants[i];
-        /* What was had belongs to the stream it was said on; what is wanted is asked for again. */
-        if (w->used && w->want <= w->have)
-            w->used = false;
-        w->have = w->sent = 0;
-        r->pub_ask = r->pub_ask || w->used;
-    }
     pthread_mutex_unlock(&r->pub_lock);
 }
 
@@ -358,10 +349,7 @@ void replica_sender_acked(struct dmt_replica *r, uint64_t durable, uint64_t whol
         r->ack_us = r->ack_us ? (7 * r->ack_us + us) / 8 : us;
     }
     pthread_mutex_lock(&r->pub_lock);
-    r->pub_durable = durable;
-    if (whole > r->pub_whole)
-        r->pub_whole = whole;
-    whole = r->pub_whole;
+    whole = lane_acked(&r->wants, durable, whole);
     pthread_mutex_unlock(&r->pub_lock);
     replica_sender_publish(r);
     r->conf.ops->peer_acked(r->conf.ctx, r->core.peer.store_id, s->epoch, durable, whole);
@@ -397,41 +385,11 @@ void replica_sender_publish(struct dmt_replica *r)
 
 /* --- wants: what syncs wait for --------------------------------------------------------------- */
 
-/* Entry of ino, or a new one; NULL when all are busy. Entry 0 is for ino 0. Under pub_lock. */
-static struct replica_want *want_of(struct dmt_replica *r, uint64_t ino)
-{
-    struct replica_want *spare = NULL;
-    for (unsigned i = ino == 0 ? 0 : 1; i < (ino == 0 ? 1 : WANTS_MAX); i++) {
-        struct replica_want *w = &r->wants[i];
-        if (w->used && w->ino == ino)
-            return w;
-        bool rests = !w->used || w->want <= w->have;
-        if (rests && (!spare || !w->used || w->asked_ms < spare->asked_ms))
-            spare = w;
-    }
-    if (spare)
-        *spare = (struct replica_want){.ino = ino, .used = true};
-    return spare;
-}
-
 bool dmt_replica_have(struct dmt_replica *r, uint64_t ino, uint64_t ref_seq)
 {
-    bool wake = false;
+    bool wake;
     pthread_mutex_lock(&r->pub_lock);
-    bool have = ref_seq == 0 || (r->pub_streaming && r->pub_whole >= ref_seq);
-    if (!have) {
-        struct replica_want *w = want_of(r, ino);
-        if (!w)
-            w = want_of(r, 0); /* too many files at once: wait for everything instead */
-        DMT_ASSERT(w);
-        w->asked_ms = replica_now_ms(r);
-        have = r->pub_streaming && w->have >= ref_seq;
-        if (!have && w->want < ref_seq) {
-            w->want = ref_seq;
-            wake = !r->pub_ask;
-            r->pub_ask = true;
-        }
-    }
+    bool have = lane_have(&r->wants, ino, ref_seq, replica_now_ms(r), &wake);
     pthread_mutex_unlock(&r->pub_lock);
     if (wake)
         uv_async_send(&r->poke);
@@ -445,32 +403,17 @@ void replica_sender_wants(struct dmt_replica *r)
     struct replica_sender *s = &r->sender;
     if (!s->reader || s->serve_upto > 0 || !r->conn)
         return;
-    struct {
-        uint64_t ino, seq;
-    } new_wants[WANTS_MAX];
-    unsigned n = 0;
+    struct replica_want news[WANTS_MAX];
     pthread_mutex_lock(&r->pub_lock);
-    r->pub_ask = false;
-    for (unsigned i = 0; i < WANTS_MAX; i++) {
-        struct replica_want *w = &r->wants[i];
-        if (!w->used || w->want <= w->have || w->sent >= w->want)
-            continue;
-        if (w->want > s->sent_seq) {
-            r->pub_ask = true; /* its record goes first */
-            continue;
-        }
-        w->sent = w->want;
-        new_wants[n].ino = w->ino;
-        new_wants[n++].seq = w->want;
-    }
+    unsigned n = lane_collect(&r->wants, s->sent_seq, news);
     pthread_mutex_unlock(&r->pub_lock);
     if (n > 0)
         replica_sender_commit(r, true);
     for (unsigned i = 0; i < n && r->conn; i++) {
         struct replica_msg m = {.type = REPLICA_WANT};
         m.WANT.epoch = s->epoch;
-        m.WANT.ino = new_wants[i].ino;
-        m.WANT.seq = new_wants[i].seq;
+        m.WANT.ino = news[i].ino;
+        m.WANT.seq = news[i].want;
         replica_conn_send(r->conn, &m);
     }
 }
@@ -478,14 +421,7 @@ void replica_sender_wants(struct dmt_replica *r)
 void replica_sender_have(struct dmt_replica *r, const struct replica_msg_HAVE *h)
 {
     pthread_mutex_lock(&r->pub_lock);
-    for (unsigned i = 0; i < WANTS_MAX; i++) {
-        struct replica_want *w = &r->wants[i];
-        /* Only what was asked for on this stream (sent) can be answered. */
-        if (w->used && w->ino == h->ino && h->seq <= w->sent && h->seq > w->have)
-            w->have = h->seq;
-    }
-    if (h->ino == 0 && h->seq <= r->wants[0].sent && h->seq > r->pub_whole)
-        r->pub_whole = h->seq;
+    lane_got(&r->wants, h->ino, h->seq);
     pthread_mutex_unlock(&r->pub_lock);
     r->conf.ops->changed(r->conf.ctx);
     replica_sender_drain_check(r, 0);
@@ -501,8 +437,8 @@ void replica_sender_drain_check(struct dmt_replica *r, int err)
         return;
     if (err == 0) {
         pthread_mutex_lock(&r->pub_lock);
-        bool ordered = r->pub_streaming && r->pub_durable >= s->drain_seq;
-        bool whole = ordered && r->pub_whole >= s->drain_seq;
+        bool ordered = r->wants.streaming && r->wants.durable >= s->drain_seq;
+        bool whole = ordered && r->wants.whole >= s->drain_seq;
         pthread_mutex_unlock(&r->pub_lock);
         if (!whole && replica_now_ms(r) < s->drain_deadline_ms)
             return;

@@ -1,7 +1,7 @@
 /* serve.c: the bulk lane of the side that has the bytes: answers PULL with BULK or GONE, behind the
  * ordered lane.
  *
- * Owns the queue of ranges the peer asked for (two rings: urgent ones, for which a sync waits, go
+ * Owns the queue of ranges the peer asked for (lane.c: urgent ones, for which a sync waits, go
  * first) and up to SERVE_READY_MAX encoded frames.
  * Happy path: a pool job reads at most REPLICA_BULK_MAX of the first range (dmt_ws_bulk_read checks
  * before and after that these are the bytes of that position), hashes, packs and encodes it; the
@@ -35,7 +35,7 @@ void replica_serve_reset(struct dmt_replica *r)
 {
     struct replica_serve *s = &r->serve;
     s->gen++;
-    s->at[0] = s->at[1] = s->n[0] = s->n[1] = 0;
+    lane_clear(&s->queue);
     for (unsigned i = 0; i < s->ready_n; i++)
         dmt_buf_free(&s->ready[i]);
     s->ready_n = 0;
@@ -104,16 +104,6 @@ static void read_work(uv_work_t *w)
     free(raw);
 }
 
-/* The rest of a range goes back to the front of its ring. */
-static void push_front(struct replica_serve *s, bool urgent, const struct replica_served *want)
-{
-    unsigned *at = &s->at[urgent];
-    DMT_ASSERT(s->n[urgent] < PULLS_MAX);
-    *at = (*at + PULLS_MAX - 1) % PULLS_MAX;
-    s->queue[urgent][*at] = *want;
-    s->n[urgent]++;
-}
-
 static void read_done(uv_work_t *w, int status)
 {
     struct read_job *job = w->data;
@@ -127,7 +117,7 @@ static void read_done(uv_work_t *w, int status)
         if (job->got > 0 && job->got < job->want.len) {
             job->want.off += job->got;
             job->want.len -= job->got;
-            push_front(s, job->urgent, &job->want);
+            lane_rest(&s->queue, &job->want, job->urgent);
         }
         s->ready[s->ready_n++] = job->frame;
     } else {
@@ -148,8 +138,10 @@ static void read_done(uv_work_t *w, int status)
 void replica_serve_read(struct dmt_replica *r)
 {
     struct replica_serve *s = &r->serve;
-    bool urgent = s->n[1] > 0;
-    if (s->reading || s->ready_n == SERVE_READY_MAX || s->n[urgent] == 0 || !r->ws)
+    struct replica_served want;
+    bool urgent;
+    if (s->reading || s->ready_n == SERVE_READY_MAX || !r->ws ||
+        !lane_next(&s->queue, &want, &urgent))
         return;
     struct read_job *job = calloc(1, sizeof(*job));
     DMT_ASSERT(job);
@@ -159,9 +151,7 @@ void replica_serve_read(struct dmt_replica *r)
     job->gen = s->gen;
     job->epoch = r->sender.epoch;
     job->urgent = urgent;
-    job->want = s->queue[urgent][s->at[urgent]];
-    s->at[urgent] = (s->at[urgent] + 1) % PULLS_MAX;
-    s->n[urgent]--;
+    job->want = want;
     s->reading = true;
     replica_job_start(r, true);
     DMT_ASSERT(uv_queue_work(r->uv, &job->work, read_work, read_done) == 0);
@@ -171,16 +161,12 @@ void replica_serve_read(struct dmt_replica *r)
 
 void replica_serve_pull(struct dmt_replica *r, const struct replica_msg_PULL *m)
 {
-    struct replica_serve *s = &r->serve;
-    bool urgent = m->urgent != 0;
-    /* One place is kept for the rest of the range that is being read. */
-    if (s->n[urgent] >= PULLS_MAX - 1 || m->length == 0 || m->length > PULL_LEN_MAX ||
-        m->off > DMT_FILE_SIZE_MAX) {
+    struct replica_served want = {m->ino, m->off, m->length, m->seq};
+    if (m->length == 0 || m->length > PULL_LEN_MAX || m->off > DMT_FILE_SIZE_MAX ||
+        !lane_push(&r->serve.queue, &want, m->urgent != 0)) {
         replica_conn_close(r->conn, -EPROTO, "more was asked for at once than agreed");
         return;
     }
-    s->queue[urgent][(s->at[urgent] + s->n[urgent]++) % PULLS_MAX] =
-        (struct replica_served){m->ino, m->off, m->length, m->seq};
     replica_serve_read(r);
 }
 
