@@ -95,6 +95,7 @@ struct node {
     uint32_t pins;         /* entries that have it as `dir`, keeps on it */
     bool live;             /* the row exists */
     bool disk, frozen_live;
+    bool marked;           /* a sync has acknowledged what it held (MARK), perhaps before any checkpoint */
     bool xattrs_loaded, base_loaded, file_loaded;
     bool dir_fresh;        /* SQLite has no entries of this directory */
     bool whole;            /* all live entries of this directory are in memory: those not there do not exist */

@@ -6,7 +6,7 @@
  * file's own keep). It pins the position for the content of the source only, so it must be made
  * before the record changes the source. It goes as soon as the file was complete once: when the
  * last missing range goes, or, if nothing was ever missing (a small file rewritten inline), at the
- * next freeze; then neither it nor the history it pinned ever reaches SQLite. A file without
+ * next freeze or MARK (a sync of it says that this content counts now); then neither it nor the history it pinned ever reaches SQLite. A file without
  * content is no fallback: the incomplete one is cut at its first missing byte instead. Failure
  * modes: SQLite errors while the source is loaded. Thread: workspace lock.
  */
@@ -70,6 +70,19 @@ void store_keep_complete(struct dmt_store *st, struct node *n)
 {
     if (n->keep && !store_missing_any(st, n->ino))
         store_keep_drop(st, n);
+}
+
+int dmt_store_kept_each(struct dmt_store *st, uint64_t ino, int (*fn)(void *ctx, uint64_t ino),
+                        void *ctx)
+{
+    DMT_LIST_EACH(l, tmp, &st->keeps)
+    {
+        uint64_t one = KEEP_OF_ALL(l)->node->ino;
+        int r = (!ino || one == ino) && !store_missing_any(st, one) ? fn(ctx, one) : 0;
+        if (r)
+            return r;
+    }
+    return 0;
 }
 
 int dmt_store_keep_replace(struct dmt_store *st, uint64_t ino, uint64_t replaced, uint64_t seq)

@@ -430,9 +430,11 @@ int dmt_store_mark(struct dmt_store *st, uint64_t ino, uint64_t upto_seq, bool c
 {
     struct node *n;
     int r = store_node(st, ino, &n);
-    if (r < 0 || !complete_here)
+    if (r < 0)
         return r;
-    for (struct mrow *m = row_from(st, ino, 0, 0); m && m->ino == ino;) {
+    n->marked = true;
+    struct mrow *first = complete_here ? row_from(st, ino, 0, 0) : NULL;
+    for (struct mrow *m = first; m && m->ino == ino;) {
         uint64_t off = m->off, seq = m->seq;
         if (seq <= upto_seq && m->died && !store_needed(st, seq, m->died))
             row_remove(

@@ -62,9 +62,10 @@ int dmt_store_write_ref(struct dmt_store *st, uint64_t ino, uint64_t off, uint64
         r = store_base_load(st, n);
     if (r < 0)
         return r;
-    /* From complete to incomplete: what the file holds now is what it falls back to, if it is
-     * known to somebody by now. */
-    if ((n->disk || n->frozen) && n->map_hi && (r = store_keep_self(st, n, seq - 1, false)) < 0)
+    /* From complete to incomplete: what the file holds now is what it falls back to, if it is known
+     * to somebody by now: to a checkpoint, or to who called for a sync. */
+    if ((n->disk || n->frozen || n->marked) && n->map_hi &&
+        (r = store_keep_self(st, n, seq - 1, false)) < 0)
         return r;
     if ((r = store_content_change(st, n, off, off + len, seq)) < 0)
         return r;

@@ -200,6 +200,8 @@ int dmt_store_mark(struct dmt_store *st, uint64_t ino, uint64_t upto_seq, bool c
 int dmt_store_keep_replace(struct dmt_store *st, uint64_t ino, uint64_t replaced, uint64_t seq);
 /* Fallback of an incomplete file: source inode and view of its content, that content's size and mtime; -ENOENT = none: cut at the
  * first missing byte. */
+/* Files (ino 0: any) that have a fallback although nothing of them is missing: a MARK lets it go. fn: not 0 ends it. */
+int dmt_store_kept_each(struct dmt_store *st, uint64_t ino, int (*fn)(void *ctx, uint64_t ino), void *ctx);
 int dmt_store_fallback(struct dmt_store *st, uint64_t ino, uint64_t *ret_src, uint64_t *ret_view, uint64_t *ret_size,
                        uint64_t *ret_mtime);
 

@@ -160,8 +160,21 @@ int dmt_ws_ack(struct dmt_ws *ws, uint64_t seq, dmt_ack_fn fn, void *arg)
 
 /* --- sync ------------------------------------------------------------------------------------- */
 
+static int add_ino(void *ctx, uint64_t ino)
+{
+    dmt_put_u64(ctx, ino);
+    return 0;
+}
+
+static int is_one(void *ctx, uint64_t ino)
+{
+    (void)ctx, (void)ino;
+    return 1;
+}
+
 /* Inodes with missing ranges, also those that only a snapshot shows any more: it must be complete
- * after a crash too. Lock held. */
+ * after a crash too; and those with an older content to fall back to, which a sync puts behind them.
+ * Lock held. */
 static int unmarked(struct dmt_ws *ws, uint64_t ino, struct dmt_buf *ret)
 {
     struct dmt_missing m;
@@ -173,13 +186,16 @@ static int unmarked(struct dmt_ws *ws, uint64_t ino, struct dmt_buf *ret)
         if (ino)
             break;
     }
+    if (r >= 0 && ws->bulk_ok)
+        r = dmt_store_kept_each(ws->st, ino, add_ino, ret);
     return r < 0 ? r : ret->bad ? -ENOMEM : 0;
 }
 
 static bool is_unmarked(struct dmt_ws *ws, uint64_t ino)
 {
     struct dmt_missing m;
-    return dmt_store_missing_next(ws->st, ino, 0, &m) == 1 && (ino == 0 || m.ino == ino);
+    return (dmt_store_missing_next(ws->st, ino, 0, &m) == 1 && (ino == 0 || m.ino == ino)) ||
+           (ws->bulk_ok && dmt_store_kept_each(ws->st, ino, is_one, NULL) != 0);
 }
 
 static int log_mark(struct dmt_ws *ws, uint64_t ino, uint64_t upto, uint64_t *ret_seq)

@@ -20,20 +20,24 @@ static struct ws_run *run_of(struct dmt_ws *ws, uint64_t ino)
 {
     struct ws_run *run = &ws->runs[ino % WS_RUNS];
     if (run->ino != ino)
-        *run = (struct ws_run){.ino = ino, .sync_gen = ws->sync_gen};
+        *run = (struct ws_run){.ino = ino, .sync_gen = ws->sync_gen, .synced = true};
     if (run->sync_gen != ws->sync_gen) {
         run->sync_gen = ws->sync_gen;
         run->unsynced = 0;
+        run->synced = true;
     }
     return run;
 }
 
 void ws_runs_synced(struct dmt_ws *ws, uint64_t ino)
 {
-    if (ino == 0)
+    struct ws_run *run = ino ? run_of(ws, ino) : NULL;
+    if (!run) {
         ws->sync_gen++;
-    else
-        run_of(ws, ino)->unsynced = 0;
+        return;
+    }
+    run->unsynced = 0;
+    run->synced = true;
 }
 
 uint64_t ws_ref_seq(struct dmt_ws *ws, uint64_t ino)
@@ -43,9 +47,11 @@ uint64_t ws_ref_seq(struct dmt_ws *ws, uint64_t ino)
     return seq > ws->epoch_seq ? seq : ws->epoch_seq;
 }
 
-static bool by_reference(struct dmt_ws *ws, uint64_t ino, uint64_t off, size_t len)
+static bool by_reference(struct dmt_ws *ws, const struct dmt_inode *n, uint64_t off, size_t len)
 {
-    struct ws_run *run = run_of(ws, ino);
+    struct ws_run *run = run_of(ws, n->ino);
+    if (n->size == 0)
+        run->synced = false;
     bool over = run->unsynced >= DMT_INLINE_BUDGET;
     run->length = off == run->end ? run->length + len : len;
     run->end = off + len;
@@ -53,11 +59,26 @@ static bool by_reference(struct dmt_ws *ws, uint64_t ino, uint64_t off, size_t l
     return over && run->length >= DMT_REF_RUN_MIN && ws->conf.level != DMT_SYNC_WRITE;
 }
 
+/* What a sync acknowledged of a file that is about to become incomplete is what it falls back to. A
+ * sync of inline data leaves no trace in the journal, so a MARK says it now; without one a file that
+ * no checkpoint knows falls back to nothing. */
+static int end_generation(struct dmt_ws *ws, uint64_t ino)
+{
+    struct ws_run *run = run_of(ws, ino);
+    if (!run->synced || dmt_store_missing_ino(ws->st, ino, UINT64_MAX))
+        return 0;
+    run->synced = false;
+    struct dmt_body b = {.type = DMT_REC_MARK, .MARK = {.ino = ino, .upto = 0}};
+    return ws_log(ws, NULL, &b, 0);
+}
+
 static int write_ref(struct dmt_ws *ws, struct dmt_op *op, uint64_t ino, const void *p, size_t len,
                      uint64_t off, uint32_t mode, bool drop_caps)
 {
     struct dmt_place pl;
-    int r = dmt_store_ref_place(ws->st, ino, off, len, &pl);
+    int r = end_generation(ws, ino);
+    if (r == 0)
+        r = dmt_store_ref_place(ws->st, ino, off, len, &pl);
     if (r == 0)
         r = dmt_store_ref_put(ws->st, &pl, p, len);
     if (r < 0)
@@ -123,7 +144,7 @@ static int write_part(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, const
     if (r < 0 || caps < 0)
         return r < 0 ? r : caps;
     uint32_t mode = ws_kill_mode(&n, kill);
-    if (by_reference(ws, node, off, len))
+    if (by_reference(ws, &n, off, len))
         return write_ref(ws, op, node, p, len, off, mode, caps > 0);
     return write_inline(ws, op, node, p, len, off, mode, caps > 0);
 }

@@ -18,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "fs/workspace/settle.h"
 #include "fs/workspace/ws.h"
 
 #define CHUNK (1u << 20)
@@ -78,9 +79,8 @@ static int find_losses(struct dmt_ws *ws, struct losses *l)
     return r;
 }
 
-/* Is the older content still there, unchanged, as the beginning of the file? Then cutting loses
- * less than falling back. Lock held. */
-static int only_appended(struct dmt_ws *ws, const struct lost *f, const struct dmt_rec_CONTENT *old)
+/* Is the older content still there, unchanged, as the beginning of the file? Lock held. */
+static int old_unchanged(struct dmt_ws *ws, const struct lost *f, const struct dmt_rec_CONTENT *old)
 {
     uint8_t *buf = malloc(CHUNK);
     int r = buf ? old->src == f->ino && f->first >= old->size : -ENOMEM;
@@ -107,10 +107,14 @@ static int decide(struct dmt_ws *ws, const struct lost *f, struct dmt_body *ret,
     if (r < 0)
         return r;
     r = dmt_store_fallback(ws->st, f->ino, &c.src, &c.view, &c.size, &c.mtime);
-    int keep = r == 0 ? only_appended(ws, f, &c) : 1;
-    if (keep < 0 || (r < 0 && r != -ENOENT))
-        return keep < 0 ? keep : r;
-    *fallback = r == 0 && !keep;
+    int unchanged = r == 0 ? old_unchanged(ws, f, &c) : 0;
+    if (unchanged < 0 || (r < 0 && r != -ENOENT))
+        return unchanged < 0 ? unchanged : r;
+    *fallback = settle_falls_back(&(struct settle_case){.has_old = r == 0,
+                                                        .same_file = c.src == f->ino,
+                                                        .old_size = c.size,
+                                                        .first = f->first,
+                                                        .old_unchanged = unchanged});
     *ret_size = *fallback ? c.size : f->first;
     if (*fallback)
         *ret = (struct dmt_body){.type = DMT_REC_CONTENT, .CONTENT = c};

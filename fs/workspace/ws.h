@@ -62,6 +62,7 @@ void ws_map_clear(struct ws_map *m); /* frees its memory */
 /* How a file is being written: decides inline or by reference. */
 struct ws_run {
     uint64_t ino, end, length, unsynced, sync_gen;
+    bool synced; /* what the file holds may have been acknowledged by a sync since it was empty, and no MARK says so */
 };
 
 /* The end of the journal that a successor must be able to read (resend.c). */

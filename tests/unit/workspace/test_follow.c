@@ -311,6 +311,43 @@ static void overwritten_in_place_falls_back(void **state)
     fx_expect_pattern(&p->b, x, 1u << 20, 2u << 20, 1);
 }
 
+/* What a sync acknowledged inline is what a file falls back to, also before any checkpoint knows it. */
+static void synced_inline_content_is_fallen_back_to(void **state)
+{
+    struct pair *p = *state;
+    uint64_t x = fx_file(&p->a, DMT_ROOT, "x");
+    for (uint64_t off = 0; off < 4u << 20; off += 512u << 10) {
+        fx_fill(&p->a, x, 512u << 10, off, 128u << 10, 1);
+        assert_int_equal(dmt_ws_sync_wait(p->a.ws, x), 0);
+    }
+    fx_fill(&p->a, x, 4u << 20, 0, 128u << 10, 2);
+    pair_send(&p->a, &p->b, UINT64_MAX);
+    pair_apply(&p->b);
+    assert_true(dmt_ws_missing_ino(p->b.ws, x, UINT64_MAX));
+    pair_promote(&p->b, "beta", FX_EPOCH(2, 0));
+    struct reports r = settle(&p->b, 1);
+    assert_true(r.size == 4u << 20);
+    fx_expect_pattern(&p->b, x, 2u << 20, 2u << 20, 1);
+}
+
+/* A sync after "truncate, write a little" is a new generation: the one before does not come back. */
+static void synced_small_content_is_not_given_up_for_an_older_one(void **state)
+{
+    struct pair *p = *state;
+    uint64_t x = complete_file(p, "x");
+    fx_truncate(&p->a, x, 0);
+    fx_fill(&p->a, x, 512u << 10, 0, 128u << 10, 2);
+    assert_int_equal(dmt_ws_sync_wait(p->a.ws, x), 0);
+    fx_fill(&p->a, x, 4u << 20, 512u << 10, 128u << 10, 2);
+    pair_send(&p->a, &p->b, UINT64_MAX);
+    pair_apply(&p->b);
+    assert_true(dmt_ws_missing_ino(p->b.ws, x, UINT64_MAX));
+    pair_promote(&p->b, "beta", FX_EPOCH(2, 0));
+    struct reports r = settle(&p->b, 1);
+    assert_true(r.size >= 512u << 10);
+    fx_expect_pattern(&p->b, x, 512u << 10, 0, 2);
+}
+
 /* --- the loser -------------------------------------------------------------------------------- */
 
 /* b was promoted at b's tail; a gives up and follows b. */
@@ -545,6 +582,8 @@ int main(void)
         T(file_rewritten_in_place_falls_back),
         T(file_renamed_over_falls_back_to_the_replaced_content),
         T(appended_file_keeps_all_up_to_the_first_missing_byte),
+        T(synced_inline_content_is_fallen_back_to),
+        T(synced_small_content_is_not_given_up_for_an_older_one),
         T(overwritten_in_place_falls_back),
         T(loser_keeps_its_tail_as_a_branch_and_follows),
         T(checkpoint_beyond_the_switch_asks_for_resync),
