@@ -397,6 +397,16 @@ void app_settled(struct app *a)
     free(now);
 }
 
+/* This store follows another from now on: what it will lack never was in this machine's page cache. */
+void app_follows(struct app *a)
+{
+    char path[DMT_PATH_MAX + 16];
+    snprintf(path, sizeof(path), "%s/boot_id", a->store_dir);
+    if (unlink(path) != 0 && errno != ENOENT)
+        dmt_warn("cannot remove %s: %s", path, strerror(errno));
+    a->same_boot = false;
+}
+
 /* --- the lease -------------------------------------------------------------------------------- */
 void app_split_addr(const char *addr, char host[256], uint16_t *port)
 {

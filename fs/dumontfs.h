@@ -99,7 +99,7 @@ struct app {
     atomic_bool closed_mount; /* mounted read-only because of after_promotion=readonly: opened when the lease is */
     atomic_bool resends;  /* the kernel can pass the mount on to a successor */
     char mounted_dir[DMT_PATH_MAX]; /* parts_lock */
-    bool same_boot;       /* our predecessor settled in this boot of the machine: what it wrote is in the page cache */
+    atomic_bool same_boot;      /* our predecessor settled in this boot of the machine: what it wrote is in the page cache */
     atomic_bool own_bulk;     /* we are, or were until now, the holder, and our unsynced bulk data is in the data files */
     atomic_bool resync_waits; /* imported; ops.following is to prove it */
     bool resync_begun;        /* at the start: one was under way, the workspace is not open */
@@ -125,6 +125,7 @@ void app_stop(struct app *a, int exit_code);
 /* Takes the workspace for use on this thread, or NULL while it is away; always followed by app_ws_put when not NULL. */
 /* What an earlier boot left behind is settled. */
 void app_settled(struct app *a);
+void app_follows(struct app *a);
 struct dmt_ws *app_ws_get(struct app *a);
 void app_ws_put(struct app *a);
 /* Opens the store as holder or follower, as the lease says. main. */

@@ -15,8 +15,8 @@
 #include "fs/dumontfs_past.h"
 
 /* kept for a standby that is away, or on a standby for the archive of its later epoch */
-#define PRECOPY_MS         600000
-#define FROZEN_MS          10000
+#define PRECOPY_MS 600000
+#define FROZEN_MS  10000
 
 struct decision {
     uint64_t epoch, seq;
@@ -277,6 +277,7 @@ static void do_follow(struct app *a, void *arg)
         else
             dmt_warn("%s", err.msg);
     }
+    app_follows(a);
     if (a->replica)
         dmt_replica_follow(a->replica, d->epoch);
     free(d);
@@ -285,9 +286,12 @@ static void do_follow(struct app *a, void *arg)
 static void follow(void *ctx, uint64_t epoch)
 {
     struct app *a = ctx;
-    if (atomic_load(&a->own_bulk))
+    if (atomic_load(&a->own_bulk)) {
         app_post(a, do_follow, decision(epoch, 0, ""));
-    else if (a->replica)
+        return;
+    }
+    app_follows(a);
+    if (a->replica)
         dmt_replica_follow(a->replica, epoch);
 }
 

@@ -28,8 +28,12 @@ void lease_gate_apply(struct dmt_lease *l, const struct lease_action *a)
     bool fresh = a->gen > g->gen;
     if (fresh) {
         g->gen = a->gen;
-        if (a->epoch != g->epoch || memcmp(a->peer.store, g->peer, 16) != 0)
-            g->acked = 0; /* R3: acks of another epoch or store count for nothing */
+        if (a->epoch != g->epoch || memcmp(a->peer.store, g->peer, 16) != 0) {
+            /* R3: acks of another epoch or store count for nothing. One of this epoch may have
+             * come before its gate, and a peer that has everything may never send another. */
+            bool early = a->epoch == g->heard_epoch && memcmp(a->peer.store, g->heard, 16) == 0;
+            g->acked = early ? g->heard_durable : 0;
+        }
         g->epoch = a->epoch;
         memcpy(g->peer, a->peer.store, 16);
         atomic_store(&g->mode, (int)a->mode);
@@ -146,6 +150,9 @@ void dmt_lease_peer_acked(struct dmt_lease *l, const uint8_t store_id[16], uint6
 {
     struct lease_gate_box *g = &l->gate;
     pthread_mutex_lock(&g->lock);
+    g->heard_epoch = epoch;
+    g->heard_durable = durable_seq;
+    memcpy(g->heard, store_id, 16);
     bool counts = epoch != 0 && epoch == g->epoch && memcmp(store_id, g->peer, 16) == 0;
     bool moved = counts && durable_seq > g->acked;
     if (moved)

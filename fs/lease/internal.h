@@ -35,6 +35,8 @@ struct lease_gate_box {
     uint64_t gen, epoch; /* protected by lock, like all below */
     uint8_t peer[16];
     uint64_t acked; /* durable at that store in that epoch */
+    uint64_t heard_epoch, heard_durable; /* of the newest acknowledgement, whatever the gate is */
+    uint8_t heard[16];
 };
 
 struct dmt_lease {

@@ -52,6 +52,10 @@ void fault_character(void)
     w.lossy = one_in(3) ? 5 + (uint32_t)rnd(40) : 0;
     w.block = one_in(6);
     w.all_sync = one_in(5);
+    w.level = one_in(4) ? one_in(2) ? DMT_SYNC_LOCAL : DMT_SYNC_WRITE : DMT_SYNC_FSYNC;
+    w.bulk = w.level != DMT_SYNC_WRITE && rnd(3) != 0; /* with sync=write everything is inline */
+    static const uint64_t range[] = {1, 10, 60, 250};
+    w.bulk_ns = range[rnd(4)] * MS;
 }
 
 static uint64_t a_while(void)
@@ -299,6 +303,7 @@ void fault_heal_all(void)
     struct lease_event spot = {.type = LEASE_EV_SPOT};
     say("--- everything is healed ---");
     w.healed = true;
+    w.bulk_ns = MS; /* a link that is slower than its writers overwrite never has all */
     wire_direction(0, true);
     wire_direction(1, true);
     w.arb_up = true;

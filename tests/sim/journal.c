@@ -54,15 +54,25 @@ static void put(struct node *n, const struct rec *r)
     judge_record(n, n->tail);
 }
 
-bool journal_append(struct node *n, uint64_t epoch, bool opens)
+bool journal_append(struct node *n, uint64_t epoch, bool opens, const struct rec *what)
 {
     if (n->full_until > w.now || n->tail >= RECS_MAX - 1)
         return false;
-    struct rec r = {.epoch = epoch, .id = ++w.next_id};
-    if (opens)
+    struct rec r = what ? *what : (struct rec){0};
+    r.epoch = epoch;
+    r.id = ++w.next_id;
+    if (r.op == OP_CREATE)
+        r.ino = r.id;
+    if (opens) {
         r.fork = (uint32_t)n->tail + 1;
+        r.ino = (uint32_t)n->disk.self.store[0] << 8 | n->disk.self.store[1];
+    }
     r.chain = mix(pos_of(n, n->tail).chain ^ mix(epoch ^ (uint64_t)r.id << 40));
     put(n, &r);
+    files_say(n, &r);
+    if (r.op == OP_REF)
+        files_wrote(n, &r);
+    files_apply(n, n->tail);
     fsync_soon(n);
     return true;
 }
@@ -91,18 +101,23 @@ void journal_cut(struct node *n, int keep)
 {
     judge_cut(n, keep);
     shorten(n, keep);
+    files_reload(n, n->tail);
 }
 
-/* The whole store makes room for another state; the old one is kept as a snapshot. */
+/* The whole store makes room for another state; the old one rests, and what is the same in the new
+ * one is taken from it. */
 void journal_clear(struct node *n)
 {
     shorten(n, 0);
+    memset(&n->f, 0, sizeof(n->f));
+    memset(&n->ckpt, 0, sizeof(n->ckpt));
 }
 
 /* Power is gone: what was not synced goes with it. */
 void journal_forget(struct node *n)
 {
     shorten(n, n->durable);
+    files_power(n);
 }
 
 void journal_sync(struct node *n)
@@ -131,5 +146,7 @@ void new_store(struct node *n)
     n->bk_disk.self = n->disk.self;
     n->tail = n->durable = n->oldest = n->ep_n = 0;
     n->jgen++;
+    files_clear(n);
+    n->unsettled = false;
     n->has_ws = n->empty = true;
 }

@@ -10,6 +10,8 @@
  *   - with the bucket, one holder for each epoch that is written down (R18);
  *   - nobody becomes a candidate without a fresh word of the register (R13);
  *   - nothing acknowledged is ever cut (R5, R15);
+ *   - sync=local: in place of the first, what the standby had acknowledged, and on the disk that
+ *     acknowledged everything, as long as no other takes over;
  *   - a plain call returns nowhere once another node has opened a higher epoch, as long as no
  *     operator vouched for a death (R12, R25);
  * and when all faults have been healed: somebody serves, syncs are acknowledged, the pair is in
@@ -53,6 +55,26 @@ void judge_record(const struct node *n, int at)
     }
 }
 
+/* sync=local: the disk that acknowledged has it, as long as nobody else has taken over since; what a
+ * failover loses is only counted. */
+static void judge_local(const struct node *n, uint64_t epoch, int upto)
+{
+    for (int i = 0; i < 2; i++) {
+        int must = w.alone_ack[i].n;
+        bool has = must <= upto && (must == 0 || n->j[must - 1].chain == w.alone_ack[i].chain);
+        bool own = memcmp(w.alone_ack[i].store, n->disk.self.store, 16) == 0;
+        for (int k = 0; k < w.opened_n; k++)
+            own = own && (w.opened[k].epoch < w.alone_ack[i].epoch || w.opened[k].node == i);
+        if (must == 0 || has)
+            continue;
+        if (own)
+            bad("%s opens epoch %s without what it acknowledged itself (%d records of %d)", n->name,
+                epoch_text(epoch), upto, must);
+        total.lost_local += (uint64_t)(must > upto ? must - upto : 1);
+        w.alone_ack[i].n = 0;
+    }
+}
+
 void judge_opened(struct node *n, uint64_t epoch)
 {
     if (find(epoch))
@@ -69,6 +91,7 @@ void judge_opened(struct node *n, uint64_t epoch)
     if (must > upto || (must && w.canon[must - 1] != n->j[must - 1].chain))
         bad("%s opens epoch %s without what was acknowledged (%d records of %d)", n->name,
             epoch_text(epoch), upto, must);
+    judge_local(n, epoch, upto);
     DMT_ASSERT(w.opened_n < EPOCHS_MAX);
     struct opened *o = &w.opened[w.opened_n++];
     memset(o, 0, sizeof(*o));
@@ -87,8 +110,9 @@ void judge_opened(struct node *n, uint64_t epoch)
     o->log[o->log_n++] = n->j[upto].chain;
 }
 
-void judge_ack(struct node *n, int upto)
+void judge_ack(struct node *n, const struct waiting *q)
 {
+    int upto = q->seq;
     total.acks++;
     w.last_ack = w.now;
     struct opened *o = find(n->gate_epoch);
@@ -102,12 +126,23 @@ void judge_ack(struct node *n, int upto)
     o->acker = idx(n);
     if (n->disk.resync || !n->has_ws)
         bad("%s acknowledges while it is being resynchronised", n->name);
+    /* sync=local: on this disk; beyond what the standby has it may be lost with this machine. */
+    bool local_only = w.level == DMT_SYNC_LOCAL && n->mode == LEASE_GATE_PAIR;
+    if (w.level == DMT_SYNC_LOCAL) {
+        w.alone_ack[idx(n)].n = upto;
+        w.alone_ack[idx(n)].chain = n->j[upto - 1].chain;
+        w.alone_ack[idx(n)].epoch = o->epoch;
+        memcpy(w.alone_ack[idx(n)].store, n->disk.self.store, 16);
+    }
+    if (local_only && n->acked < (uint64_t)upto)
+        upto = (int)n->acked;
     int same = upto < w.canon_n ? upto : w.canon_n;
     if (same && n->j[same - 1].chain != w.canon[same - 1])
         bad("%s acknowledges another history than what was acknowledged before", n->name);
     for (int i = 0; i < w.opened_n; i++) {
         const struct opened *h = &w.opened[i];
-        if (h->epoch > o->epoch && (h->hist_n < upto || h->chain[upto - 1] != n->j[upto - 1].chain))
+        if (upto && h->epoch > o->epoch &&
+            (h->hist_n < upto || h->chain[upto - 1] != n->j[upto - 1].chain))
             bad("%s acknowledges record %d in epoch %s, but epoch %s was opened without it",
                 n->name, upto, epoch_text(o->epoch), epoch_text(h->epoch));
     }
@@ -117,6 +152,7 @@ void judge_ack(struct node *n, int upto)
     }
     for (int i = upto; i > 0 && w.canon_ep[i - 1] > o->epoch; i--)
         w.canon_ep[i - 1] = o->epoch;
+    judge_whole(n, q);
 }
 
 void judge_plain(struct node *n)

@@ -70,8 +70,10 @@ static void apply_gate(struct node *n, const struct lease_action *a)
     if (a->gen <= n->gen)
         return;
     n->gen = a->gen;
-    if (a->epoch != n->gate_epoch || memcmp(a->peer.store, n->gate_peer, 16) != 0)
-        n->acked = 0; /* R3 */
+    if (a->epoch != n->gate_epoch || memcmp(a->peer.store, n->gate_peer, 16) != 0) {
+        bool early = a->epoch == n->heard_epoch && memcmp(a->peer.store, n->heard_store, 16) == 0;
+        n->acked = early ? n->heard_durable : 0; /* R3 */
+    }
     n->gate_epoch = a->epoch;
     memcpy(n->gate_peer, a->peer.store, 16);
     n->mode = a->mode;
@@ -92,14 +94,24 @@ static int gate_plain(struct node *n)
     }
 }
 
-static int gate_sync(struct node *n, int seq)
+/* fs/dumontfs_gate.c and fs/lease/gate.c. */
+static int gate_sync(struct node *n, const struct waiting *q)
 {
     int p = gate_plain(n);
-    return p != 0 ? p : n->mode == LEASE_GATE_PAIR && n->acked < (uint64_t)seq ? 1 : 0;
+    if (p != 0 || w.level == DMT_SYNC_LOCAL)
+        return p;
+    bool dual = n->s.rec.hold != 0 && !n->s.rec.alone;
+    if (dual && q->ref_seq != 0 && !bulk_have(n, q->ino, q->ref_seq))
+        return 1;
+    return n->mode == LEASE_GATE_PAIR && n->acked < (uint64_t)q->seq ? 1 : 0;
 }
 
-void node_acked(struct node *n, const uint8_t store[16], uint64_t epoch, uint64_t durable)
+void node_acked(struct node *n, const uint8_t store[16], uint64_t epoch, uint64_t durable,
+                uint64_t whole)
 {
+    n->heard_epoch = epoch;
+    n->heard_durable = durable;
+    memcpy(n->heard_store, store, 16);
     if (epoch != 0 && epoch == n->gate_epoch && memcmp(store, n->gate_peer, 16) == 0 &&
         durable > n->acked)
         n->acked = durable;
@@ -109,7 +121,8 @@ void node_acked(struct node *n, const uint8_t store[16], uint64_t epoch, uint64_
         memcpy(e->id.node, n->rc.peer.node, sizeof(e->id.node));
         memcpy(e->id.store, store, 16);
         e->epoch = epoch;
-        e->durable = e->whole = durable;
+        e->durable = durable;
+        e->whole = whole;
     }
     node_synced(n);
 }
@@ -118,28 +131,147 @@ void node_acked(struct node *n, const uint8_t store[16], uint64_t epoch, uint64_
 
 void node_synced(struct node *n)
 {
-    if (n->want_sync == 0 || n->durable < n->want_sync)
+    for (int i = 0; i < SYNCS_MAX; i++) {
+        struct waiting *q = &n->waiting[i];
+        if (q->seq == 0 || q->preparing || n->durable < q->seq)
+            continue;
+        int r = gate_sync(n, q);
+        if (r == 0)
+            judge_ack(n, q);
+        if (r <= 0)
+            q->seq = 0;
+    }
+}
+
+static void forget_waiting(struct node *n)
+{
+    memset(n->waiting, 0, sizeof(n->waiting));
+}
+
+static bool waits_for(const struct node *n, uint32_t ino)
+{
+    for (int i = 0; i < SYNCS_MAX; i++)
+        if (n->waiting[i].seq && (n->waiting[i].ino == 0 || n->waiting[i].ino == ino))
+            return true;
+    return false;
+}
+
+static struct waiting *free_place(struct node *n)
+{
+    for (int i = 0; i < SYNCS_MAX; i++)
+        if (n->waiting[i].seq == 0)
+            return &n->waiting[i];
+    return NULL;
+}
+
+/* The bytes are durable here: MARK says so, then the gate is asked. */
+void node_data(struct node *n, int i)
+{
+    struct waiting *q = &n->waiting[i];
+    if (q->seq == 0 || !q->preparing)
         return;
-    int r = gate_sync(n, n->want_sync);
-    if (r == 0)
-        judge_ack(n, n->want_sync);
-    if (r <= 0)
-        n->want_sync = 0;
+    files_data_durable(n, q->ino);
+    q->preparing = false;
+    if (!n->opened || !files_mark(n, q->ino, q->called)) {
+        q->seq = 0;
+        return;
+    }
+    q->seq = n->tail;
+    peer_appended(n);
+    node_synced(n);
+}
+
+/* fsync of one file, or of all. */
+static void call_sync(struct node *n, uint32_t ino)
+{
+    struct waiting *q = free_place(n);
+    if (!q || n->tail == 0)
+        return;
+    *q = (struct waiting){.seq = n->tail, .called = n->tail, .ino = ino};
+    for (int i = 0; i < NAMES; i++)
+        n->f.v[i].synced = n->f.v[i].synced || ino == 0 || n->f.v[i].ino == ino;
+    if (!w.bulk)
+        return;
+    q->ref_seq = files_ref_seq(n, ino);
+    q->preparing = files_unmarked(n, ino);
+    if (q->preparing)
+        push(w.now + MS / 2 + rnd(w.fsync_max), W_DATA, idx(n))->n = (uint64_t)(q - n->waiting);
+}
+
+/* What a program does next with its files. A file is one program's: while that waits for a sync of
+ * it, it does not write to it. */
+static struct rec next_op(struct node *n)
+{
+    struct rec r = {.op = OP_PLAIN};
+    if (!w.bulk || rnd(3) == 0)
+        return r;
+    int name = (int)rnd(NAMES), to = (int)rnd(NAMES);
+    const struct file *f = &n->f.v[name];
+    if (f->ino == 0)
+        return (struct rec){.op = OP_CREATE, .name = (uint8_t)name};
+    r.ino = f->ino;
+    r.off = (uint8_t)(rnd(3) && f->c.size < BLOCKS ? f->c.size : (int)rnd(BLOCKS));
+    if (r.off > f->c.size)
+        r.off = (uint8_t)f->c.size;
+    if (r.off == BLOCKS)
+        r.off = BLOCKS - 1;
+    uint64_t what = rnd(16);
+    bool busy = waits_for(n, f->ino);
+    if (what < 8 && !busy && w.next_ref < REFS_MAX - 1) {
+        r.op = OP_REF;
+        r.len = (uint8_t)(1 + rnd((uint64_t)(BLOCKS - r.off)));
+        r.ref = ++w.next_ref;
+    } else if (what < 11 && !busy) {
+        r.op = OP_WRITE;
+        r.len = 1;
+    } else if (what == 11 && !busy) {
+        r.op = OP_TRUNC;
+        r.off = (uint8_t)(rnd(3) ? 0 : rnd((uint64_t)f->c.size + 1));
+    } else if (what < 14 && to != name) {
+        r.op = OP_RENAME;
+        r.name = (uint8_t)name;
+        r.to = (uint8_t)to;
+    } else if (what == 14) {
+        r.op = OP_UNLINK;
+        r.name = (uint8_t)name;
+    }
+    return r;
+}
+
+static bool mutate(struct node *n)
+{
+    struct rec r = next_op(n);
+    struct file *f = files_of(&n->f, r.ino);
+    if (f && f->c.size == 0)
+        f->synced = false;
+    if (n->tail >= RECS_MAX - 700 || (r.op == OP_REF && !files_end_generation(n, r.ino)) ||
+        !journal_append(n, n->write_epoch, false, &r))
+        return false;
+    peer_appended(n);
+    return true;
+}
+
+/* sync=write: every call is acknowledged like a sync, and the next one waits for it. */
+static void client_of_write(struct node *n)
+{
+    if (n->waiting[0].seq || !mutate(n))
+        return;
+    n->waiting[0] = (struct waiting){.seq = n->tail, .called = n->tail, .plain = true};
 }
 
 void node_client(struct node *n)
 {
     bool writes = n->opened && n->mode != LEASE_GATE_CLOSED && n->mode != LEASE_GATE_READONLY;
     /* A call that begins while it must wait has its record logged and waits then. */
-    if (writes && n->tail < RECS_MAX - 700 && gate_plain(n) >= 0 &&
-        journal_append(n, n->write_epoch, false)) {
-        peer_appended(n);
+    if (writes && gate_plain(n) >= 0 && w.level == DMT_SYNC_WRITE) {
+        client_of_write(n);
+    } else if (writes && gate_plain(n) >= 0 && mutate(n)) {
         if (gate_plain(n) == 0)
             judge_plain(n);
-        if (n->want_sync == 0 && (w.all_sync || rnd(2) == 0))
-            n->want_sync = n->tail;
-    } else if (writes && n->want_sync == 0) {
-        n->want_sync = n->tail;
+        if (w.all_sync || rnd(2) == 0)
+            call_sync(n, w.bulk && rnd(4) ? n->f.v[rnd(NAMES)].ino : 0);
+    } else if (writes && n->waiting[0].seq == 0) {
+        call_sync(n, 0);
     }
     node_synced(n);
     push(w.now + MS + rnd(w.think), W_CLIENT, idx(n));
@@ -210,7 +342,10 @@ static void say_role(struct node *n, enum dmt_replica_role role, uint64_t epoch,
 
 static bool begin_epoch(struct node *n, uint64_t epoch)
 {
-    if (!n->has_ws || !journal_append(n, epoch, true))
+    if (!n->has_ws)
+        return false;
+    files_apply(n, n->tail);
+    if (!journal_append(n, epoch, true, NULL))
         return false;
     journal_sync(n);
     n->write_epoch = epoch;
@@ -221,10 +356,14 @@ static bool begin_epoch(struct node *n, uint64_t epoch)
 static void open_epoch(struct node *n, const struct lease_action *a)
 {
     say("%s opens epoch %s (%s)", n->name, epoch_text(a->epoch), a->text);
-    if (!begin_epoch(n, a->epoch)) {
+    bool good = begin_epoch(n, a->epoch);
+    if (good && !n->settled) /* what the process before left behind */
+        good = n->unsettled ? files_settle(n, a->epoch) : files_take_up(n, a->epoch);
+    if (!good) {
         node_break_down(n, "the epoch cannot be opened");
         return;
     }
+    n->settled = n->own_bulk = true;
     total.solos += strcmp(a->text, "solo") == 0;
     total.pairs += strcmp(a->text, "pair") == 0;
     n->opened = true;
@@ -263,10 +402,12 @@ static void do_one(struct node *n, const struct lease_action *a)
         return;
     case LEASE_ACT_DEMOTE:
         n->opened = false;
-        n->want_sync = 0;
+        forget_waiting(n);
         say_role(n, DMT_REPLICA_RECEIVER, 0, false);
         return;
     case LEASE_ACT_FOLLOW:
+        files_keep_own(n);
+        n->unsettled = true; /* from now on what is missing here is another's */
         peer_post_follow(n, a->epoch);
         return;
     case LEASE_ACT_LOSE:
@@ -327,7 +468,7 @@ static void promote(struct node *n)
     say("%s is promoted, epoch %s (%s)", n->name, epoch_text(a->epoch), a->text);
     if (n->has_ws)
         journal_sync(n); /* all that was received counts (R6) */
-    if (!begin_epoch(n, a->epoch)) {
+    if (!begin_epoch(n, a->epoch) || !files_settle(n, a->epoch)) {
         post(n, LEASE_EV_PROMOTE_DONE)->err = -ENOSPC;
         n->stuck = true;
         node_restart_soon(n, (n->full_until > w.now ? n->full_until - w.now : 0) + DMT_S);
@@ -337,7 +478,7 @@ static void promote(struct node *n)
         total.promotions++;
     else
         total.handovers++;
-    n->opened = true;
+    n->opened = n->settled = true;
     (void)post(n, LEASE_EV_PROMOTE_DONE);
     say_role(n, DMT_REPLICA_SENDER, a->epoch, a->alone);
 }
@@ -347,7 +488,8 @@ static void lose(struct node *n)
     const struct lease_action *a = &n->app;
     /* Not with degrade=block: a pair then waits for a person (docs/protocol.md, "Weakest
      * arguments"). */
-    if (!n->has_ws || (!w.block && (n->full_until > w.now || one_in(40)))) {
+    if (!n->has_ws || (!w.block && (n->full_until > w.now || one_in(40))) ||
+        !files_can_cut(n, (int)a->switch_seq)) {
         (void)peer_post(n, REPLICA_EV_CANNOT);
         post(n, LEASE_EV_LOSE_DONE)->err = -EIO;
         return;
@@ -381,6 +523,7 @@ static void imported(struct node *n)
                 (struct replica_epoch){r->epoch, r->fork - 1, pos_of(n, (int)r->fork - 1).chain};
     }
     n->durable = n->oldest = n->tail;
+    files_import(n);
     free(n->import);
     n->import = NULL;
     n->empty = false;
@@ -446,12 +589,16 @@ void node_start(struct node *n)
     n->next_step = n->ev_at = n->loop_at = n->app_at = 0;
     n->io_busy = n->fsyncing = n->opened = false;
     n->mode = LEASE_GATE_CLOSED;
-    n->gen = n->gate_epoch = n->acked = n->deadline = 0;
-    n->want_sync = 0;
+    n->gen = n->gate_epoch = n->acked = n->deadline = n->heard_epoch = 0;
+    forget_waiting(n);
+    n->settled = false;
     n->ping_conn = 0;
     bool holds = n->disk.hold != 0 && !n->disk.resync && !n->disk.gave_up;
+    n->own_bulk = holds && !n->unsettled;
     lease_core_init(&n->s, &c, &n->disk);
     say("%s starts", n->name);
+    if (n->has_ws)
+        files_reload(n, holds ? n->tail : 0);
     total.restarts++;
     peer_start(n, holds);
     if (!n->has_ws) { /* a resync was cut off in the midst: it goes on, and the old state rests */
@@ -483,6 +630,7 @@ void node_stop(struct node *n, bool power)
     n->life++;
     n->up = false;
     n->thaw_at = 0;
+    bulk_end(n);
     if (power)
         journal_forget(n);
     for (int i = 0; i < n->io_n; i++)

@@ -143,7 +143,10 @@ void peer_closed(struct node *n)
     bool joined = n->g.joined;
     n->g = (struct greeting){0};
     n->follow_pending = 0;
+    if (n->streaming)
+        bulk_stream(n, false);
     n->streaming = false;
+    bulk_stop(n);
     n->importing = false; /* it starts over; what has arrived whole is with the program */
     if (joined)
         peer_do(n, &(struct replica_event){.type = REPLICA_EV_CLOSED, .text = "closed"});
@@ -161,6 +164,7 @@ static void stream(struct node *n)
         DMT_ASSERT(m.recs);
         memcpy(m.recs, n->j + n->sent, sizeof(struct rec) * (size_t)k);
         m.pos = pos_of(n, n->sent);
+        m.durable = (uint64_t)n->durable;
         n->sent += k;
         send(n, &m);
     }
@@ -181,18 +185,36 @@ void peer_appended(struct node *n)
         return;
     n->serve_to = n->tail;
     stream(n);
+    bulk_wants(n);
 }
 
-static void ack(struct node *n, bool always)
+void peer_ack(struct node *n, bool always)
 {
     if (replica_core_phase(&n->rc) != REPLICA_RECEIVING || n->g.id == 0)
         return;
-    if (!always && n->durable <= n->acked_durable)
+    if (!always && n->durable <= n->acked_durable && n->pull.whole <= n->acked_whole)
         return;
     n->acked_durable = n->durable;
-    struct msg m = {.kind = M_ACK, .epoch = n->rc.peer.epoch, .seq = (uint64_t)n->durable};
+    n->acked_whole = n->pull.whole;
+    struct msg m = {.kind = M_ACK,
+                    .epoch = n->rc.peer.epoch,
+                    .seq = (uint64_t)n->durable,
+                    .whole = n->pull.whole};
     m.pos = pos_of(n, n->durable);
     send(n, &m);
+}
+
+/* Up to what is durable on both disks (that limits apply, never the journal). */
+static void apply_what_may_be(struct node *n)
+{
+    if (replica_core_phase(&n->rc) != REPLICA_RECEIVING || !n->has_ws)
+        return;
+    int upto = (uint64_t)n->durable < n->holder_durable ? n->durable : (int)n->holder_durable;
+    if (upto <= n->f.seq)
+        return;
+    files_apply(n, upto);
+    bulk_applied(n);
+    peer_ack(n, false);
 }
 
 /* Our durable position has moved, or may have. */
@@ -205,9 +227,12 @@ void peer_durable(struct node *n)
         peer_do(n, &(struct replica_event){
                        .type = REPLICA_EV_FOLLOW, .epoch = epoch, .tail = tail_of(n)});
     }
-    ack(n, false);
+    peer_ack(n, false);
+    apply_what_may_be(n);
+    bulk_commit(n);
     if (n->storing && n->durable >= n->store_to) {
         n->storing = false;
+        files_apply(n, n->tail);
         peer_do(n, &(struct replica_event){.type = REPLICA_EV_STORED});
     }
 }
@@ -229,6 +254,9 @@ static void take_records(struct node *n, const struct msg *m)
             return;
         }
     }
+    if (m->durable > n->holder_durable && replica_core_phase(&n->rc) == REPLICA_RECEIVING)
+        n->holder_durable = m->durable;
+    apply_what_may_be(n);
 }
 
 static void take_ack(struct node *n, const struct msg *m)
@@ -236,7 +264,7 @@ static void take_ack(struct node *n, const struct msg *m)
     struct replica_event ev = {.type = REPLICA_EV_GOT_ACK,
                                .epoch = m->epoch,
                                .seq = m->seq,
-                               .whole = m->seq,
+                               .whole = m->whole,
                                .sent = (uint64_t)n->sent,
                                .pos = m->pos,
                                .tail = tail_of(n)};
@@ -345,7 +373,8 @@ static bool says(struct node *n, const struct replica_action *a)
         tell_peer_epoch(n, a);
         return true;
     case REPLICA_AC_ACKED:
-        node_acked(n, n->rc.peer.store_id, a->epoch, a->seq);
+        node_acked(n, n->rc.peer.store_id, a->epoch, a->seq,
+                   lane_acked(&n->wants, a->seq, a->whole));
         return true;
     case REPLICA_AC_HIGHER:
         post(n, LEASE_EV_HIGHER)->epoch = a->epoch;
@@ -371,17 +400,26 @@ static void carry_out(struct node *n, const struct replica_action *a)
     switch (a->type) {
     case REPLICA_AC_START_STREAM:
         send(n, &(struct msg){.kind = M_STREAM, .epoch = a->epoch, .pos = a->pos});
+        bulk_stream(n, true);
         start_stream(n, a->epoch, (int)a->pos.seq, n->tail);
+        bulk_wants(n);
+        bulk_commit(n);
         return;
     case REPLICA_AC_STOP_STREAM:
+        bulk_stream(n, false);
         n->streaming = false;
+        return;
+    case REPLICA_AC_STOP_RECEIVING:
+        bulk_stop(n);
         return;
     case REPLICA_AC_RECEIVE:
         n->acked_durable = 0;
+        n->acked_whole = 0;
+        bulk_receive(n);
         if (n->resync_waits)
             (void)post(n, LEASE_EV_RESYNC_DONE);
         n->resync_waits = false;
-        ack(n, true);
+        peer_ack(n, true);
         return;
     case REPLICA_AC_IMPORT:
         n->importing = true;
@@ -471,8 +509,10 @@ static void trace(const struct node *n, const struct msg *m)
 {
     static const char *const names[] = {"ping",  "fin",    "keep",    "HELLO", "VERDICT", "EPOCH",
                                         "READY", "STREAM", "RECORDS", "ACK",   "FETCH",   "FETCHED",
-                                        "ORDER", "GO",     "STATE",   "BYE"};
-    if (tracing && m->kind != M_RECORDS && m->kind != M_ACK && m->kind != M_KEEP)
+                                        "ORDER", "GO",     "STATE",   "BYE",   "COMMIT",  "WANT",
+                                        "HAVE",  "PULL",   "BULK",    "GONE"};
+    if (tracing && m->kind != M_RECORDS && m->kind != M_ACK && m->kind != M_KEEP &&
+        m->kind != M_COMMIT)
         say("    %s gets %s, epoch %s; it is %s", n->name, names[m->kind], epoch_text(m->epoch),
             dmt_sm_name(&n->rc.sm));
 }
@@ -496,6 +536,8 @@ void peer_message(struct node *n, struct msg *m)
         close_conn(n);
         return;
     }
+    if (bulk_message(n, m))
+        return;
     switch (m->kind) {
     case M_EPOCH:
         take_epoch(n, m);
@@ -520,6 +562,7 @@ void peer_start(struct node *n, bool holder)
     replica_core_init(&n->rc);
     n->g = (struct greeting){0};
     n->streaming = n->importing = n->storing = false;
+    bulk_init(n);
     n->resync_waits = n->disk.resync;
     n->follow_pending = 0;
     n->sent = n->serve_to = n->acked_durable = 0;

@@ -1,19 +1,24 @@
 /* sim.h: the deterministic simulator: one world of two nodes, an arbiter, clients and faults under virtual time, made from one
  * seed.
  *
- * Real code in it: the lease core and the replica core of both nodes (fs/lease/core*.c, fs/replica/core.c), the register's
- * decisions (daemon/controller/decide.c). Modelled: their drivers (queues, delays), journals (records with chain; durable up to
+ * Real code in it: the lease core and the replica core of both nodes (fs/lease/core*.c, fs/replica/core.c), the bulk lane's
+ * decisions (fs/replica/pull_core.c, lane.c), those of settling (fs/workspace/settle.h) and the register's
+ * (daemon/controller/decide.c). Modelled: their drivers (queues, delays), journals (records with chain; durable up to
  * a point), connections, disks, clocks. The files, bottom up:
  *
  *   world.c    time, events, random numbers, trace
  *   journal.c  a node's journal and store: append, sync, cut, positions, epochs
+ *   files.c    what a node's journal makes: files, whose bulk bytes come later than their records; checkpoints; settling
  *   judge.c    what must hold at every step
+ *   judge_files.c   what must hold for files (P2)
  *   wire.c     connections between the nodes: two channels, each direction can fail by itself
  *   peer.c     the driver of the replica core (what fs/replica/session.c, sender.c, receiver.c, resync.c do)
+ *   bulk.c     the driver of the bulk lane, both sides (fs/replica/pull.c, serve.c, part of sender.c)
  *   node.c     the driver of the lease core (fs/lease/lease.c, io.c, gate.c) and the node's program (fs/dumontfs_roles.c), client
  *   arbiter.c  the controller
  *   bucket.c   the other arbiter: an object store, and each node's driver of fs/lease/bucket.c
  *   fault.c    what goes wrong
+ *   scenario.c planted runs: what losing the arbiter does (R13)
  *   test_sim.c one run, many runs, the program
  *
  * Everything is single-threaded; the same seed gives the same run on every machine. */
@@ -27,6 +32,8 @@
 #include "fs/lease/bucket.h"
 #include "fs/lease/core.h"
 #include "fs/replica/core.h"
+#include "fs/replica/lane.h"
+#include "fs/workspace/gate.h"
 
 #define MS          DMT_MS
 #define RUN_NS      (30 * DMT_S) /* so long there are faults */
@@ -35,12 +42,69 @@
 #define NODE_EPOCHS 256
 #define QUEUE_MAX   32768
 #define IO_MAX      256
+#define NAMES       4     /* files of a workspace */
+#define BLOCKS      8     /* of a file, of BLOCK bytes */
+#define BLOCK       (128u << 10)
+#define REFS_MAX    2048  /* by-reference writes of a run */
+#define OLDS_MAX    512   /* older contents given back in a run */
+#define SYNCS_MAX   6     /* calls of a client that wait at once */
+#define WHOLES_MAX  4096  /* acknowledged syncs of files, of a run */
 
 /* --- the journal -------------------------------------------------------------------------------------------------------- */
+enum op { OP_PLAIN, OP_CREATE, OP_REF, OP_WRITE, OP_TRUNC, OP_RENAME, OP_UNLINK, OP_MARK, OP_CONTENT, OP_CUT };
 struct rec {
     uint64_t epoch, chain;
     uint32_t id;   /* unique in a run */
     uint32_t fork; /* EPOCH record: its switch point + 1; else 0 */
+    enum op op;
+    uint8_t name, to;  /* CREATE, RENAME, UNLINK */
+    uint8_t off, len;  /* in blocks. REF, WRITE; TRUNC, CUT: off is the new size */
+    uint32_t ino;
+    uint32_t ref;      /* REF: where its bytes are looked for; CONTENT: which older content; MARK: up to this position */
+};
+
+/* What a file holds: for each block the position of the record that wrote it; 0: a hole. */
+struct content {
+    int size;
+    int blk[BLOCKS];
+};
+struct file {
+    uint32_t ino; /* 0: there is none of this name */
+    bool on_disk, marked; /* a checkpoint knows it; a MARK was about it */
+    bool synced; /* holder: a sync may have acknowledged what it holds since it was empty, and no MARK says so */
+    struct content c;
+    /* what it falls back to */
+    bool has_old;
+    uint32_t old_ino;
+    int old_view;
+    struct content old;
+};
+struct files {
+    struct file v[NAMES];
+    int seq; /* applied */
+    bool mine; /* the newest epoch in it was opened by this store */
+};
+struct old_content {
+    uint32_t ino;
+    struct content c;
+};
+
+/* Of one block of a by-reference write, on one node. */
+struct place {
+    uint64_t bytes;      /* what can be read there; 0 nothing */
+    bool durable;        /* and survives a power cut */
+    bool known, known_disk; /* not on the list of what is missing; so does the checkpoint say */
+    uint8_t fill;        /* 0; 1 filled in, 2 being synced */
+};
+
+/* A call that waits for the gate. */
+struct waiting {
+    int seq;       /* 0: free place */
+    int called;    /* position when it was called */
+    uint32_t ino;  /* 0: all files */
+    int ref_seq;   /* newest by-reference write it is about; 0: none */
+    bool preparing; /* its bytes are being made durable here */
+    bool plain;    /* sync=write: a call, not a sync */
 };
 
 /* --- what is between the nodes -------------------------------------------------------------------------------------------- */
@@ -62,6 +126,12 @@ enum msg_kind {
     M_GO,
     M_STATE,
     M_BYE,
+    M_COMMIT,
+    M_WANT,
+    M_HAVE,
+    M_PULL,
+    M_BULK,
+    M_GONE,
 };
 struct msg {
     enum msg_kind kind;
@@ -75,6 +145,10 @@ struct msg {
     struct replica_epoch *epochs;  /* HELLO */
     struct rec *recs;              /* RECORDS, STATE */
     int n;                         /* of epochs or recs */
+    uint64_t durable;              /* RECORDS, COMMIT: of the holder */
+    uint64_t whole;                /* ACK */
+    struct dmt_missing range;      /* WANT, HAVE (ino, seq); PULL, BULK, GONE */
+    uint64_t bytes[BLOCKS];        /* BULK */
 };
 
 /* A key of the bucket, taken apart. kind: s(olo) c(laim) y(ield) e(poch) t(est) */
@@ -100,6 +174,12 @@ enum what {
     W_ASK,     /* a request reaches the arbiter */
     W_ANSWER,  /* ev */
     W_BUCKET,  /* the bucket core's next time */
+    W_DATA,    /* a sync has made bytes durable: n: its place in waiting */
+    W_PLAN,    /* jobs of the bulk lane: gen */
+    W_FILL,
+    W_BSYNC,   /* n: number of the sync */
+    W_SERVE,   /* bytes are read for the peer */
+    W_LANE,    /* the lane's tick */
     W_OBJECT,  /* a PUT or GET of its comes back; n: result */
     W_LAND,    /* a PUT takes effect in the bucket: key */
     W_RESTART, /* n: node */
@@ -121,6 +201,9 @@ struct item {
     struct object_key key;
     struct lease_ask ask;
     struct lease_id from;
+    struct replica_chunk *chunks; /* W_FILL */
+    struct replica_served served; /* W_SERVE */
+    bool urgent;
 };
 
 enum app_op { APP_PROMOTE, APP_LOSE, APP_FETCHED, APP_RESYNC, APP_IMPORTED, APP_DRAIN };
@@ -151,6 +234,10 @@ struct node {
     bool has_ws, empty; /* empty: a new standby's store, without lineage */
     uint32_t jgen;      /* changes with each cut: a sync that was under way says nothing then */
     bool fsyncing;
+    struct files f, ckpt;
+    struct place place[REFS_MAX][BLOCKS];
+    bool unsettled; /* what is missing may really be: lost with the power, or another's */
+    bool own_bulk, settled; /* this process: its own bytes are here; first epoch opened */
     /* bucket driver */
     struct bucket_record bk_disk;
     struct bucket_state bk;
@@ -166,6 +253,8 @@ struct node {
     enum lease_gate_mode mode;
     uint64_t gen, gate_epoch, acked, deadline;
     uint8_t gate_peer[16];
+    uint64_t heard_epoch, heard_durable; /* newest acknowledgement */
+    uint8_t heard_store[16];
     uint32_t ping_conn;
     uint64_t ping_heard;
     /* replica driver */
@@ -177,6 +266,11 @@ struct node {
     bool streaming, importing, storing, resync_waits;
     int sent, serve_to, store_to, acked_durable;
     uint64_t stream_epoch;
+    struct replica_pull pull;
+    struct lane_wants wants;
+    struct lane_queue serve;
+    bool serving;
+    uint64_t serve_gen, holder_durable, commit_sent, acked_whole;
     /* program */
     bool opened;
     uint64_t write_epoch; /* of the records that are written now */
@@ -184,7 +278,7 @@ struct node {
     struct rec *import;
     int import_n;
     bool frozen_drain;
-    int want_sync; /* position of the oldest sync waiting, 0 none */
+    struct waiting waiting[SYNCS_MAX];
 };
 
 enum fault_kind {
@@ -231,9 +325,11 @@ struct world {
     uint64_t fifo[2][CHANNELS];
     /* this run's character */
     uint32_t weight[F_KINDS];
-    uint64_t fault_every, think, fsync_max, delay_max;
+    uint64_t fault_every, think, fsync_max, delay_max, bulk_ns;
     uint32_t lossy; /* pings: 1 in so many lost, doubled or late; 0 none */
-    bool block, disks, all_sync;
+    bool block, disks, all_sync, bulk;
+    enum dmt_sync_level level;
+    bool calm; /* a scenario: nothing is lost or late by chance */
     /* arbiter */
     struct lease_register reg;
     uint64_t heard[2];
@@ -244,7 +340,21 @@ struct world {
     unsigned tests_n;
     /* judge */
     bool healed, plain_off, disk_lost;
-    uint32_t next_id;
+    uint32_t next_id, next_ref, next_old;
+    struct old_content old[OLDS_MAX];
+    struct { /* syncs of files that were acknowledged */
+        uint32_t ino;
+        int seq;
+        uint64_t chain, epoch;
+        int only; /* node that it binds (sync=local), -1: both */
+        uint8_t store[16]; /* of that node */
+    } whole[WHOLES_MAX];
+    int whole_n;
+    struct { /* sync=local: what a node has acknowledged on its own disk */
+        int n;
+        uint64_t chain, epoch;
+        uint8_t store[16];
+    } alone_ack[2];
     uint64_t canon[RECS_MAX];    /* chain of what was ever acknowledged: a prefix of everything later */
     uint64_t canon_ep[RECS_MAX]; /* the lowest epoch in which it was */
     int canon_n;
@@ -257,6 +367,7 @@ struct world {
 extern struct world w;
 
 struct totals {
+    uint64_t bulk_runs, refs, bulk_acks, pulled, gone, fell_back, cut, lost_local;
     uint64_t runs, steps, acks, plains, promotions, pairs, solos, handovers, resyncs, branches, faults, restarts;
 };
 extern struct totals total;
@@ -280,7 +391,7 @@ const char *epoch_text(uint64_t epoch);
 /* journal.c */
 struct dmt_pos pos_of(const struct node *n, int seq);
 enum replica_relation relate(const struct node *n, const struct dmt_pos *p, bool empty);
-bool journal_append(struct node *n, uint64_t epoch, bool opens);
+bool journal_append(struct node *n, uint64_t epoch, bool opens, const struct rec *what);
 bool journal_receive(struct node *n, const struct rec *r);
 void journal_cut(struct node *n, int keep);
 void journal_clear(struct node *n);
@@ -289,10 +400,57 @@ void journal_sync(struct node *n);
 void fsync_soon(struct node *n);
 void new_store(struct node *n);
 
+/* files.c */
+const struct rec *rec_at(const struct node *n, int seq);
+void files_apply(struct node *n, int upto);
+void files_say(const struct node *n, const struct rec *r);
+void files_wrote(struct node *n, const struct rec *r);
+void files_checkpoint(struct node *n);
+void files_reload(struct node *n, int upto);
+bool files_can_cut(const struct node *n, int keep);
+void files_import(struct node *n);
+void files_clear(struct node *n);
+void files_power(struct node *n);
+bool files_missing(const struct node *n, const struct file *f, int b);
+int files_missing_next(void *ctx, uint64_t ino, uint64_t off, struct dmt_missing *ret);
+void files_fill(struct node *n, const struct dmt_missing *m, const uint64_t *bytes);
+void files_fill_begin(struct node *n);
+void files_fill_end(struct node *n);
+bool files_unmarked(const struct node *n, uint32_t ino);
+void files_data_durable(struct node *n, uint32_t ino);
+int files_ref_seq(const struct node *n, uint32_t ino);
+bool files_mark(struct node *n, uint32_t ino, int upto);
+bool files_end_generation(struct node *n, uint32_t ino);
+bool files_settle(struct node *n, uint64_t epoch);
+bool files_take_up(struct node *n, uint64_t epoch);
+void files_keep_own(struct node *n);
+struct file *files_of(struct files *f, uint32_t ino);
+void files_logic(struct files *f, const struct rec *r, int seq);
+uint64_t bytes_of(uint32_t id, int b);
+
+/* judge_files.c */
+void judge_known(const struct node *n, int seq, int b);
+void judge_whole(const struct node *n, const struct waiting *q);
+void judge_settled(const struct node *n, const struct files *before, const struct files *was, int upto);
+void judge_files_end(void);
+
+/* bulk.c */
+void bulk_init(struct node *n);
+void bulk_receive(struct node *n);
+void bulk_stop(struct node *n);
+void bulk_stream(struct node *n, bool on);
+void bulk_applied(struct node *n);
+void bulk_commit(struct node *n);
+void bulk_wants(struct node *n);
+bool bulk_have(struct node *n, uint32_t ino, int ref_seq);
+bool bulk_message(struct node *n, struct msg *m);
+void bulk_item(struct node *n, struct item *it);
+void bulk_end(struct node *n);
+
 /* judge.c */
 void judge_opened(struct node *n, uint64_t epoch);
 void judge_record(const struct node *n, int at);
-void judge_ack(struct node *n, int upto);
+void judge_ack(struct node *n, const struct waiting *q);
 void judge_plain(struct node *n);
 void judge_cut(const struct node *n, int keep);
 void judge_resync(const struct node *n);
@@ -320,6 +478,7 @@ void peer_message(struct node *n, struct msg *m);
 void peer_loop(struct node *n, const struct item *it);
 void peer_appended(struct node *n);
 void peer_durable(struct node *n);
+void peer_ack(struct node *n, bool always);
 void peer_ws(struct node *n, bool has);
 void peer_start(struct node *n, bool holder);
 struct replica_event *peer_post(struct node *n, enum replica_event_type type);
@@ -330,11 +489,12 @@ void feed(struct node *n, struct lease_event *e);
 void feed_type(struct node *n, enum lease_ev type);
 struct lease_event *post(struct node *n, enum lease_ev type);
 void app_post(struct node *n, enum app_op op, uint64_t most);
-void node_acked(struct node *n, const uint8_t store[16], uint64_t epoch, uint64_t durable);
+void node_acked(struct node *n, const uint8_t store[16], uint64_t epoch, uint64_t durable, uint64_t whole);
 void node_io(struct node *n);
 void node_app(struct node *n, enum app_op op);
 void node_client(struct node *n);
 void node_synced(struct node *n);
+void node_data(struct node *n, int i);
 void node_start(struct node *n);
 void node_stop(struct node *n, bool power);
 void node_break_down(struct node *n, const char *why);
@@ -352,6 +512,14 @@ void object_start(struct node *n);
 void object_feed(struct node *n, struct bucket_event *e);
 void object_done(struct node *n, const struct item *it);
 void object_land(const struct object_key *k);
+
+/* scenario.c */
+bool scenarios(const char *only);
+
+/* test_sim.c */
+void run_set_up(uint64_t seed, bool calm);
+void run_advance(uint64_t until);
+bool run_end(void);
 
 /* fault.c */
 void fault_character(void);

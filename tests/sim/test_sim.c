@@ -53,6 +53,8 @@ static void set_up(uint64_t seed)
 static void second(struct node *n)
 {
     push(w.now + DMT_S, W_TICK, idx(n));
+    if (w.bulk)
+        files_checkpoint(n);
     if (n->g.id && w.now - n->g.heard > 10 * DMT_S)
         wire_close(n, CH_DATA, true);
     if (n->ping_conn && w.now - n->ping_heard > 10 * DMT_S)
@@ -114,6 +116,16 @@ static void run_item(struct item *it)
     case W_ANSWER:
         if (n->arb_link && w.arb_up)
             feed(n, it->ev);
+        return;
+    case W_DATA:
+        node_data(n, (int)it->n);
+        return;
+    case W_PLAN:
+    case W_FILL:
+    case W_BSYNC:
+    case W_SERVE:
+    case W_LANE:
+        bulk_item(n, it);
         return;
     case W_BUCKET: {
         struct bucket_event e = {.type = BUCKET_EV_TICK};
@@ -206,9 +218,11 @@ static bool one_run(uint64_t seed)
         fault_heal_all();
     advance(RUN_NS + HEAL_NS);
     judge_end();
+    judge_files_end();
     describe(&w.n[0]);
     describe(&w.n[1]);
     total.runs++;
+    total.bulk_runs += w.bulk;
     while ((it = next_item()))
         item_free(it);
     wire_drop_held();
@@ -225,6 +239,13 @@ static bool one_run(uint64_t seed)
 static void report(void)
 {
     const struct totals *t = &total;
+    printf("%llu runs with bulk data: %llu writes by reference, %llu blocks pulled, %llu ranges "
+           "overwritten meanwhile, %llu files fell back, %llu were cut; %llu acknowledged syncs of "
+           "bulk data; sync=local: %llu records lost with their machine\n",
+           (unsigned long long)t->bulk_runs, (unsigned long long)t->refs,
+           (unsigned long long)t->pulled, (unsigned long long)t->gone,
+           (unsigned long long)t->fell_back, (unsigned long long)t->cut,
+           (unsigned long long)t->bulk_acks, (unsigned long long)t->lost_local);
     printf(
         "%llu runs, %llu steps: %llu promotions, %llu handovers, %llu times solo, %llu times "
         "paired, %llu resyncs, %llu branches; %llu faults, %llu starts; %llu acknowledged syncs, "
@@ -242,7 +263,10 @@ static bool much_happened(void)
 {
     const struct totals *t = &total;
     bool enough = t->promotions > t->runs / 2 && t->handovers > 0 && t->solos > t->runs / 8 &&
-                  t->pairs > t->runs && t->resyncs > 0 && t->branches > 0;
+                  t->pairs > t->runs && t->resyncs > 0 && t->branches > 0 &&
+                  t->bulk_runs > t->runs / 4 && t->pulled > t->refs && t->gone > t->runs &&
+                  t->fell_back > t->runs / 8 && t->cut > t->runs / 8 && t->bulk_acks > t->runs &&
+                  t->lost_local > 0;
     if (!enough)
         printf("too little has happened for this to prove anything\n");
     return enough;

@@ -118,6 +118,10 @@ void item_free(struct item *it)
     free(it->m.epochs);
     free(it->m.recs);
     free(it->ev);
+    for (struct replica_chunk *c = it->chunks, *next; c; c = next) {
+        next = c->next;
+        free(c);
+    }
     it->next_free = free_items;
     free_items = it;
 }
