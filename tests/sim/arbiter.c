@@ -32,8 +32,9 @@ void arbiter_ask(struct node *n, const struct lease_ask *q)
         it->ev->answer = LEASE_UNANSWERED;
         return;
     }
-    for (int copies = one_in(12) ? 2 : 1; copies > 0; copies--) {
-        struct item *it = push(w.now + MS + rnd(one_in(10) ? 3000 * MS : 10 * MS), W_ASK, idx(n));
+    for (int copies = one_in(w.calm ? 0 : 12) ? 2 : 1; copies > 0; copies--) {
+        struct item *it =
+            push(w.now + MS + rnd(one_in(w.calm ? 0 : 10) ? 3000 * MS : 10 * MS), W_ASK, idx(n));
         it->ask = *q;
         it->from = n->disk.self;
     }
@@ -68,10 +69,10 @@ void arbiter_take(const struct item *asked)
             w.reg.epoch, w.reg.holder.node, w.reg.insync_n);
         tell_other(n);
     }
-    if (asked->life != n->life || (one_in(15) && !w.healed))
+    if (asked->life != n->life || (!w.calm && one_in(15) && !w.healed))
         return; /* the answer is lost, as it is when its connection ended with the process */
-    struct item *it =
-        event(n, W_ANSWER, LEASE_EV_ANSWER, w.now + MS + rnd(one_in(10) ? 2000 * MS : 5 * MS));
+    struct item *it = event(n, W_ANSWER, LEASE_EV_ANSWER,
+                            w.now + MS + rnd(one_in(w.calm ? 0 : 10) ? 2000 * MS : 5 * MS));
     it->ev->ask_id = q->id;
     it->ev->answer = r.granted ? LEASE_GRANTED : LEASE_REFUSED;
     it->ev->reg = r.next;

@@ -28,8 +28,23 @@ enum heal {
     H_OPERATOR, /* at the end: nobody holds, and the standby was told that this is on purpose */
 };
 
-void fault_character(void)
+/* Nothing goes wrong by chance: for scenarios. */
+static void calm(void)
 {
+    w.calm = w.bulk = true;
+    w.level = DMT_SYNC_FSYNC;
+    w.fault_every = 100 * DMT_S;
+    w.think = 20 * MS;
+    w.fsync_max = w.delay_max = 2 * MS;
+    w.bulk_ns = MS;
+}
+
+void fault_character(bool quiet)
+{
+    if (quiet) {
+        calm();
+        return;
+    }
     for (int k = 0; k < F_KINDS; k++)
         w.weight[k] = rnd(3) ? (uint32_t)rnd(8) : 0;
     w.disks = w.seed % 3 == 0;

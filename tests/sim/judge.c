@@ -114,6 +114,8 @@ void judge_ack(struct node *n, const struct waiting *q)
 {
     int upto = q->seq;
     total.acks++;
+    if (w.last_ack && w.now - w.last_ack > w.ack_gap)
+        w.ack_gap = w.now - w.last_ack;
     w.last_ack = w.now;
     struct opened *o = find(n->gate_epoch);
     if (!o) {

@@ -25,8 +25,12 @@ void feed(struct node *n, struct lease_event *e)
     if (was != lease_core_state(&n->s))
         say("%s: %s -> %s, epoch %s", n->name, dmt_lease_state_name(was),
             dmt_lease_state_name(lease_core_state(&n->s)), epoch_text(n->s.rec.seen));
-    if (was == DMT_LEASE_FOLLOWER && lease_core_state(&n->s) == DMT_LEASE_CANDIDATE)
+    if (was == DMT_LEASE_FOLLOWER && lease_core_state(&n->s) == DMT_LEASE_CANDIDATE) {
+        w.candidate_at = w.candidate_at ? w.candidate_at : w.now;
         judge_candidate(n);
+    }
+    if (was == DMT_LEASE_CANDIDATE && lease_core_state(&n->s) != DMT_LEASE_CANDIDATE)
+        w.decided_at = w.decided_at ? w.decided_at : w.now;
     int k = out.n;
     struct lease_action copy[LEASE_ACTIONS_MAX]; /* acting may step again */
     memcpy(copy, out.a, sizeof(copy[0]) * (size_t)k);

@@ -360,7 +360,8 @@ struct world {
     int canon_n;
     struct opened opened[EPOCHS_MAX];
     int opened_n;
-    uint64_t last_ack;
+    uint64_t last_ack, ack_gap; /* longest between two acknowledgements */
+    uint64_t candidate_at, decided_at; /* first time that a PROMOTE was asked, and that its answer was known */
     uint8_t serial;
     char bad[400];
 };
@@ -522,7 +523,7 @@ void run_advance(uint64_t until);
 bool run_end(void);
 
 /* fault.c */
-void fault_character(void);
+void fault_character(bool quiet);
 void fault_strike(void);
 void fault_unfence(struct node *n);
 void fault_heal(uint64_t what);
