@@ -194,9 +194,10 @@ void lease_on_answer(struct lease_state *s, const struct lease_event *e, uint64_
     if (e->answer == LEASE_REFUSED)
         refused(s, e, now, out);
     else if (s->ask.op == LEASE_READ && st == DMT_LEASE_GIVEN_UP && !s->rec.fenced &&
-             lease_id_eq(&s->reg.holder, &s->rec.self))
-        lease_ask(s, out, LEASE_RETAKE,
-                  now); /* the HANDOVER never arrived; RETAKE kills it (F13) */
+             (s->reg.epoch == 0 || lease_id_eq(&s->reg.holder, &s->rec.self)))
+        /* The HANDOVER never arrived; RETAKE kills it (F13). No register yet: nobody else can have
+         * the right, and one that was fenced and opened again would wait for ever. */
+        lease_ask(s, out, LEASE_RETAKE, now);
 }
 
 static uint32_t beat_every_ms(const struct lease_state *s)

@@ -241,6 +241,23 @@ static void a_handover_that_arrived_makes_a_follower(void **state)
     assert_false(t.s.rec.gave_up);
 }
 
+/* Fenced and opened again before any request was ever recorded, and restarted meanwhile: nobody else can have the right. */
+static void without_a_register_it_is_taken_back(void **state)
+{
+    (void)state;
+    struct t t = {0};
+    struct lease_record r = a_paired_record();
+    r.seen = E(1, 1);
+    r.hold = 0;
+    r.gave_up = true;
+    t_start(&t, &r);
+    t_feed(&t, LEASE_EV_ARB_UP);
+    assert_true(t_asks(&t, LEASE_READ));
+    struct lease_register none = {0};
+    t_answer(&t, LEASE_GRANTED, &none);
+    assert_true(t_asks(&t, LEASE_RETAKE));
+}
+
 static void a_failed_drain_unfreezes(void **state)
 {
     (void)state;
@@ -412,6 +429,7 @@ int main(void)
         cmocka_unit_test(a_crash_while_leaving_restarts_with_both_disks),
         cmocka_unit_test(handover_gives_up_before_it_asks),
         cmocka_unit_test(a_handover_that_arrived_makes_a_follower),
+        cmocka_unit_test(without_a_register_it_is_taken_back),
         cmocka_unit_test(a_failed_drain_unfreezes),
         cmocka_unit_test(any_sign_of_a_higher_epoch_makes_a_loser),
         cmocka_unit_test(a_grant_counts_once_and_for_its_store_only),
