@@ -21,8 +21,8 @@
 #define DMT_REF_RUN_MIN          (64u << 10)       /* length of a sequential run before that */
 /* bytes of one write by reference from which it does not stay in the page cache */
 #define DMT_REF_ONCE_MIN         (128u << 10)
-#define DMT_SMALL_MAX            (16u << 10)       /* files up to this size live in the database */
-#define DMT_DIRTY_ROWS_MAX       20000u            /* changed rows in the active layer before a checkpoint starts */
+#define DMT_SMALL_MAX            (64u << 10)       /* files up to this size live in the database */
+#define DMT_DIRTY_ROWS_MAX       65536u            /* changed rows in the active layer before a checkpoint starts */
 #define DMT_DIRTY_BYTES_MAX      (64u << 20)       /* inline bytes in memory before a checkpoint starts */
 #define DMT_FRAME_MAX            (4u << 20)        /* one wire frame, uncompressed */
 #define DMT_LAG_MAX              (64u << 20)       /* default lag_max */

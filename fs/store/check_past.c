@@ -26,6 +26,8 @@
     "ON p.seq>=e.born AND p.seq<min(e.died, coalesce(i.seq," FOREVER "))" \
     " WHERE NOT EXISTS(SELECT 1 FROM inode_h h WHERE h.ino=e.ino AND h.seq<=p.seq AND h.died>p.seq)"
 
+_Static_assert(DMT_SMALL_MAX == 65536, "the questions below name it");
+
 const struct question g_check_past[] = {
     {"history",
      "SELECT 'history of inode ' || ino || ' ends before it begins' FROM inode_h WHERE seq>=died",
@@ -38,7 +40,7 @@ const struct question g_check_past[] = {
      THEN_SNAP, NULL},
     {"history",
      "SELECT 'history of content of inode ' || ino || ' ends before it begins' FROM extent_h "
-     "WHERE born>=died OR len<=0 OR (data IS NOT NULL AND (length(data)<>len OR len>16384))",
+     "WHERE born>=died OR len<=0 OR (data IS NOT NULL AND (length(data)<>len OR len>65536))",
      THEN_SNAP, NULL},
     {"snapshot",
      "SELECT 'snapshot ' || quote(name) || ' is of an epoch that is not known' FROM snapshot "

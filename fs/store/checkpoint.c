@@ -70,7 +70,7 @@ static int write_inodes(struct ckpt *c)
             r = store_inode_bind(c->db, SQL_INODE_PUT, &f->row, f->alloc, 0);
         else if (r == 0 && !f->live && (f->bits & NODE_DEAD))
             r = store_exec(c->db, SQL_INODE_DEL, "i", f->ino);
-        if (r == 0 && (f->bits & NODE_DEAD))
+        if (r == 0 && (f->bits & NODE_DEAD) && (f->row.flags & DMT_INO_XATTR))
             r = store_exec(c->db, SQL_XATTR_WIPE, "i", f->ino);
     }
     return r;
@@ -268,17 +268,32 @@ static bool committed_anyway(struct ckpt *c)
            commits == st->commits + 1;
 }
 
-static void shorten_wal(struct store_db *db)
+/* The reading connection sees the commit from here on. It cannot fail: no statement of it is
+ * running, and to leave a read transaction and to begin one touches no disk. */
+static void renew_reader(struct dmt_store *st)
 {
+    int r = store_db_renew(&st->rd);
+    DMT_ASSERT(r == 0);
+}
+
+/* All of the WAL goes to the database, so that the next transaction starts at its beginning again:
+ * SQLite does so only while no reader is in it, so the reader has to leave it afterwards. */
+static void shorten_wal(struct dmt_store *st, const struct dmt_lockfn *lk)
+{
+    sqlite3 *h = st->wr.h;
     int frames = 0, done = 0;
-    sqlite3_wal_checkpoint_v2(db->h, NULL, SQLITE_CHECKPOINT_PASSIVE, &frames, &done);
+    sqlite3_wal_checkpoint_v2(h, NULL, SQLITE_CHECKPOINT_PASSIVE, &frames, &done);
+    lk->lock(lk->ctx);
+    renew_reader(st);
+    lk->unlock(lk->ctx);
     if (frames > 0 && (uint64_t)frames * PAGE_BYTES > WAL_BYTES_MAX)
-        sqlite3_wal_checkpoint_v2(db->h, NULL, SQLITE_CHECKPOINT_TRUNCATE, &frames, &done);
+        sqlite3_wal_checkpoint_v2(h, NULL, SQLITE_CHECKPOINT_TRUNCATE, &frames, &done);
 }
 
 static void take_over(struct ckpt *c)
 {
     struct dmt_store *st = c->st;
+    renew_reader(st);
     store_batch_commit(st, c->b);
     for (size_t i = 0; i < c->garbage.n; i++)
         store_spaces_add(&st->later, c->garbage.v[i].ino, c->garbage.v[i].serial,
@@ -336,7 +351,7 @@ int dmt_store_checkpoint(struct dmt_store *st, const struct dmt_lockfn *lk, stru
     lk->unlock(lk->ctx);
     if (r == 0) {
         store_gc_files(st, lk);
-        shorten_wal(&st->wr);
+        shorten_wal(st, lk);
     }
     store_chunk_unref(c.sweep.name);
     free(c.freed.v);

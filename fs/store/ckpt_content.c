@@ -403,6 +403,16 @@ static int try_small(struct file_work *w, struct pmap *m, bool extents)
     return r < 0 ? r : 1;
 }
 
+/* 1: nothing is left of a file that was one row; its bytes need not be read for that. */
+static int drop_small(struct file_work *w)
+{
+    const struct piece *p = store_pmap_first(w->fz->layer);
+    if (!p || p->kind != PIECE_HOLE || p->off != 0 || p->end != UINT64_MAX)
+        return 0;
+    int r = store_exec(w->c->db, SQL_CONTENT_DEL, "i", w->ino);
+    return r < 0 ? r : sqlite3_changes(w->c->db->h) > 0;
+}
+
 static int write_layer(struct file_work *w)
 {
     struct store_db *db = w->c->db;
@@ -478,8 +488,9 @@ static int suspect_unknown(struct file_work *w, uint32_t serial)
 static int suspect_files(struct file_work *w)
 {
     sqlite3_stmt *s;
-    int known = (w->fz->bits & NODE_DEAD) ? suspect_unknown(w, 0) : 0;
-    if (known == 0 && (w->fz->bits & NODE_DEAD))
+    bool unsure = (w->fz->bits & NODE_DEAD) && w->ino <= w->c->b->suspect_high;
+    int known = unsure ? suspect_unknown(w, 0) : 0;
+    if (known == 0 && unsure)
         known = suspect_unknown(w, w->fz->serial);
     if (known < 0)
         return known;
@@ -517,8 +528,8 @@ int store_ckpt_content(struct ckpt *c)
         struct file_work w = {.c = c, .fz = fz, .ino = fz->ino, .g = {.c = c}};
         if (fz->chist)
             r = write_history(&w);
-        if (r == 0 && fz->layer)
-            r = write_layer(&w);
+        if (r == 0 && fz->layer && (r = drop_small(&w)) >= 0)
+            r = r ? 0 : write_layer(&w);
         if (r == 0)
             r = flush(&w.g);
         if (r == 0 && (fz->bits & (NODE_FILE | NODE_DEAD | NODE_CONTENT | NODE_HIST)))

@@ -103,16 +103,10 @@ int store_base_load(struct dmt_store *st, struct node *n)
 {
     if (n->base_loaded)
         return 0;
-    /* One read transaction: a COMMIT between the two tables would show a file in both or in
-     * none. */
-    int r = store_exec(&st->rd, SQL_BEGIN, "");
-    if (r < 0)
-        return r;
-    r = store_base_read(&st->rd, n->ino, &n->base);
-    int r_end = store_exec(&st->rd, SQL_COMMIT, "");
-    if (r < 0 || r_end < 0) {
+    int r = store_base_read(&st->rd, n->ino, &n->base);
+    if (r < 0) {
         store_pmap_clear(&n->base);
-        return r < 0 ? r : r_end;
+        return r;
     }
     n->base_loaded = true;
     st->base_cost += n->base.cost;
@@ -245,6 +239,26 @@ int store_content_unmap(struct dmt_store *st, struct node *n, uint64_t off, uint
         store_node_dirty(st, n, NODE_ROW);
     if (end >= n->map_hi && off < n->map_hi)
         n->map_hi = off;
+    return 0;
+}
+
+/* The inode goes. What no pinned position can show need not be looked at: a hole over everything
+ * stands for it until the checkpoint, and `alloc` knows how much it was. */
+int store_content_gone(struct dmt_store *st, struct node *n, uint64_t seq)
+{
+    if (n->base_loaded || st->pins.n || !dmt_list_empty(&n->keeps_here))
+        return store_content_unmap(st, n, 0, UINT64_MAX, seq);
+    struct change ch = {.st = st, .n = n, .seq = seq};
+    struct pmap *m = n->layer[ACTIVE];
+    if (m) {
+        layer_cost(st, m, -1);
+        store_pmap_cut(m, 0, UINT64_MAX, drop_active, &ch);
+        layer_cost(st, m, 1);
+    }
+    store_missing_cut(st, n, 0, UINT64_MAX, seq);
+    alloc_add(st, n, -(int64_t)n->alloc);
+    struct piece hole = {.kind = PIECE_HOLE, .off = 0, .end = UINT64_MAX, .born = seq};
+    store_content_put(st, n, &hole);
     return 0;
 }
 

@@ -218,6 +218,13 @@ void store_db_close(struct store_db *db)
     memset(db, 0, sizeof(*db));
 }
 
+int store_db_renew(struct store_db *db)
+{
+    /* SQLite may have ended the transaction itself, after an error. */
+    int r = sqlite3_get_autocommit(db->h) ? 0 : store_exec(db, SQL_COMMIT, "");
+    return r < 0 ? r : store_exec(db, SQL_BEGIN, "");
+}
+
 static int bind_all(sqlite3_stmt *s, const char *fmt, va_list ap)
 {
     int rc = SQLITE_OK;

@@ -27,6 +27,10 @@ sqlite3 *store_db_model(void);
 int store_db_code(const struct store_db *db);
 int store_db_fail(const struct store_db *db, struct dmt_err *err, const char *what);
 
+/* A reading connection stays in one transaction: all its statements see the same commit, and none of them takes locks of its own.
+ * This leaves it; the next statement sees the newest commit. */
+int store_db_renew(struct store_db *db);
+
 /* Binds and leaves the statement ready to step. fmt: i = uint64_t, b = const void *, size_t (blob), t = const char *, n = NULL.
  * Blobs and texts must stay valid until the statement is reset. */
 int store_sql(struct store_db *db, enum store_sql id, sqlite3_stmt **ret, const char *fmt, ...);

@@ -193,6 +193,9 @@ int dmt_store_freeze(struct dmt_store *st, const struct dmt_pos *pos)
     b->peer = st->peer;
     b->sweep = st->sweep_wanted;
     b->count = st->count;
+    b->suspect_high = st->suspect_high;
+    if (st->suspect_high == UINT64_MAX)
+        st->suspect_high = st->ino_high; /* the journal was replayed by now */
     st->sweep_wanted = false;
     st->dirty_node_n = st->dirty_dent_n = st->dirty_piece_n = st->dirty_cost = 0;
     st->batch = b;
@@ -426,6 +429,7 @@ void store_batch_merge(struct dmt_store *st, struct batch *b)
     for (size_t i = 0; i < b->n_nodes; i++)
         merge_node(st, b->nodes[i].n);
     store_ops_merge(st, &b->ops);
+    st->suspect_high = st->ino_high; /* it may have made data files */
     for (size_t i = 0; i < b->freed.n; i++)
         store_spaces_add(&st->freed, b->freed.v[i].ino, b->freed.v[i].serial, b->freed.v[i].foff,
                          b->freed.v[i].len);

@@ -125,8 +125,7 @@ int dmt_store_inode_del(struct dmt_store *st, uint64_t ino, uint64_t seq)
     /* All that can fail comes first. */
     if ((n->row.flags & DMT_INO_XATTR) && (r = store_xattrs_load(st, n)) < 0)
         return r;
-    if ((r = store_file_marks_load(st, n)) < 0 ||
-        (r = store_content_unmap(st, n, 0, UINT64_MAX, seq)) < 0)
+    if ((r = store_file_marks_load(st, n)) < 0 || (r = store_content_gone(st, n, seq)) < 0)
         return r;
     if ((r = store_xattrs_delete(st, n, seq)) < 0)
         return r;

@@ -245,6 +245,7 @@ struct batch {
     size_t n_keeps;
     uint64_t peer;            /* position of the other machine: births before and after it stay apart */
     bool sweep;               /* a snapshot or keep went: look through history */
+    uint64_t suspect_high;    /* of the store at the freeze */
     struct counters count;
 };
 
@@ -279,6 +280,7 @@ struct dmt_store {
     size_t base_cost;     /* memory of loaded content maps */
     struct dmt_list dirty_nodes, dirty_dents;
     uint64_t dirty_node_n, dirty_dent_n, dirty_piece_n, dirty_cost;
+    uint64_t suspect_high; /* inodes up to this one may have data files that no row knows: a process was killed, a checkpoint failed */
     uint64_t ino_high;    /* no row of a greater inode number exists */
 
     struct meta *metas;
@@ -379,6 +381,7 @@ int store_compose(struct node *n, uint64_t off, uint64_t end, compose_fn fn, voi
 int store_content_change(struct dmt_store *st, struct node *n, uint64_t off, uint64_t end, uint64_t seq);
 void store_content_put(struct dmt_store *st, struct node *n, const struct piece *p);
 void store_content_overlay(struct dmt_store *st, struct node *n, const struct piece *p); /* same bytes, other marks */
+int store_content_gone(struct dmt_store *st, struct node *n, uint64_t seq);
 int store_content_unmap(struct dmt_store *st, struct node *n, uint64_t off, uint64_t end, uint64_t seq);
 
 /* --- datafile.c */

@@ -279,6 +279,8 @@ static int load_tables(struct dmt_store *st)
 static void state_init(struct dmt_store *st)
 {
     st->punch_min = STORE_PUNCH_MIN;
+    st->suspect_high =
+        UINT64_MAX; /* the journal may bring more than the rows say, until the first freeze */
     for (unsigned i = 0; i < 256; i++)
         st->dir_names[i] = 1; /* what earlier processes made may not be durable */
     store_hash_init(&st->nodes);
@@ -343,6 +345,8 @@ static int state_open(struct dmt_store *st, struct dmt_err *err)
     }
     if ((r = store_db_open(&st->rd, st->dir, STORE_DB_READ, err)) < 0)
         return r;
+    if ((r = store_db_renew(&st->rd)) < 0)
+        return store_db_fail(&st->rd, err, "workspace.db");
     st->floor = st->applied;
     store_intent_read(st->conf.io, st->dir, &st->floor, &st->intent_slot);
     store_ballast_find(st);

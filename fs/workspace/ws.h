@@ -28,7 +28,7 @@
 #define WS_SPACE_NS        (100 * DMT_MS)        /* how long a statfs of the store's disk is believed */
 #define WS_IDLE_NS         (5 * DMT_S)           /* checkpoint this long after the last change */
 #define WS_AGE_NS          (20 * DMT_S)          /* and at the latest so long after the first */
-#define WS_REPLAY_RECORDS  50000u                /* or when so many would have to be replayed: users may wait for it */
+#define WS_REPLAY_RECORDS  131072u               /* or when so many would have to be replayed: users may wait for it */
 #define WS_ROOM_NS         DMT_S                 /* or this long after it, when room is short */
 #define WS_BULK_NS         (5 * DMT_S)           /* by-reference data stays unsynced at most this long (D5) */
 #define WS_STABLE_WAIT_MS  200                   /* patience for the peer's ack before a checkpoint */
