@@ -3,7 +3,7 @@
  *
  * Per inode, in the order of inode numbers: (1) old pieces that a pinned position shows become rows
  * of extent_h; bytes still in memory go into the row itself when small. (2) The frozen layer is
- * applied to the rows it touches. A file of at most DMT_SMALL_MAX bytes that never had a range in a
+ * applied to the rows it touches. A file of at most small_max bytes that never had a range in a
  * data file is one row of table content. Otherwise every run of bytes goes in place, where the rows
  * it covers are this inode's own, live, unshared, seen by no pinned position and no export (D3); or
  * else to new space at the end of the side file. (3) The touched rows before and after are
@@ -102,7 +102,7 @@ static int write_history(struct file_work *w)
         struct piece p = h->p;
         uint64_t len = p.end - p.off;
         const void *data = NULL;
-        if (p.kind == PIECE_MEM && len <= DMT_SMALL_MAX) {
+        if (p.kind == PIECE_MEM && len <= w->c->st->conf.small_max) {
             data = p.c->data + p.foff;
             p.owner = p.foff = p.serial = 0;
         } else if (p.kind == PIECE_MEM) {
@@ -276,12 +276,12 @@ static int load_rows(struct file_work *w, uint64_t off, uint64_t end)
     return r;
 }
 
-static bool all_memory(const struct pmap *m)
+static bool all_memory(const struct file_work *w, const struct pmap *m)
 {
     for (const struct piece *p = store_pmap_first(m); p; p = store_pmap_next(p))
         if (p->kind == PIECE_FILE)
             return false;
-    return store_pmap_end(m) <= DMT_SMALL_MAX;
+    return store_pmap_end(m) <= w->c->st->conf.small_max;
 }
 
 /* The whole content as one row. */
@@ -393,7 +393,7 @@ static int try_small(struct file_work *w, struct pmap *m, bool extents)
         if (p->kind != PIECE_HOLE)
             store_pmap_put(m, p);
     }
-    if (!all_memory(m))
+    if (!all_memory(w, m))
         return 0;
     w->putting = NULL;
     store_pmap_cut(&w->now, 0, UINT64_MAX, drop_row, w);

@@ -280,7 +280,8 @@ struct dmt_store {
     size_t base_cost;     /* memory of loaded content maps */
     struct dmt_list dirty_nodes, dirty_dents;
     uint64_t dirty_node_n, dirty_dent_n, dirty_piece_n, dirty_cost;
-    uint64_t suspect_high; /* inodes up to this one may have data files that no row knows: a process was killed, a checkpoint failed */
+    uint64_t suspect_high; /* inodes up to this one may have data files that no row knows: a process was killed, or a
+                              checkpoint failed */
     uint64_t ino_high;    /* no row of a greater inode number exists */
 
     struct meta *metas;

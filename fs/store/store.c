@@ -365,6 +365,8 @@ int dmt_store_open(struct dmt_store **ret, const struct dmt_store_conf *conf, st
     st->lock_fd = -1;
     DMT_ASSERT(st->dir);
     st->conf.dir = st->dir;
+    if (!conf->small_max)
+        st->conf.small_max = DMT_SMALL_MAX;
     int r = store_lock(st->dir, &st->lock_fd, err);
     if (r == 0) {
         r = state_open(st, err);

@@ -13,7 +13,7 @@
  * Data. Per inode: `base` files, named by (ino, serial >= 1), written only by reference: foff = off when off >= high-water mark
  * of the serial, else foff = high-water mark (deterministic from the records alone, so crash recovery finds the bytes again;
  * truncation to 0 starts a new serial); and one `side` file (serial 0) for inline bytes, placed by the checkpointer,
- * append-only, node-local. Small files (<= DMT_SMALL_MAX, never by reference) live in table content. Extent rows say
+ * append-only, node-local. Small files (<= small_max, never by reference) live in table content. Extent rows say
  * (off, len) -> (owner ino, serial, foff); owner may be another inode (content_from), such rows are marked shared.
  *
  * Invariants
@@ -71,6 +71,7 @@ struct dmt_store_conf {
     const struct dmt_io *io;
     const struct dmt_clock *clock;
     const char *dir; /* STORE */
+    uint32_t small_max; /* files up to this size live in the database; 0 = DMT_SMALL_MAX, which is the most */
     uint64_t ballast_bytes; /* held for a checkpoint on a full disk; 0 = none */
 };
 

@@ -44,6 +44,7 @@ struct dmt_ws_conf {
     bool keep_recent;         /* a mount's requests come in: the journal keeps the last records, for a successor (resend.c) */
     uint32_t resume;          /* the mount instance of a dead predecessor that goes on; 0 = none. Its open files stay, and what
                                  was done for it is not done twice */
+    uint32_t small_max;       /* of the store; 0 = default */
     uint64_t ballast_bytes;   /* of the store; 0 = none */
     bool follower;            /* apply nothing at open beyond the last checkpoint; operations are -EROFS until dmt_ws_promote */
     /* The kernel's caches must forget these (rollback, promotion): called from the thread that applied, no lock held, AFTER the

@@ -337,6 +337,7 @@ int dmt_ws_open(struct dmt_ws **ret, const struct dmt_ws_conf *conf, struct dmt_
     struct dmt_store_conf sc = {.io = conf->io,
                                 .clock = conf->clock,
                                 .dir = conf->dir,
+                                .small_max = conf->small_max,
                                 .ballast_bytes = conf->ballast_bytes};
     int r = alloc_ws(&ws, conf);
     if (r < 0)

@@ -157,7 +157,7 @@ db refuse content "inode $D is no file and has content" "UPDATE content SET ino=
 db refuse range 'overlap at' "UPDATE extent SET len=len+1 WHERE ino=$BIG AND off=0"
 db refuse range 'is empty' "UPDATE extent SET len=0 WHERE ino=$BIG AND off=0"
 db refuse range 'behind the end of the file' "UPDATE inode SET size=7 WHERE ino=$BIG"
-db refuse small "small content of inode $K .* damaged" "UPDATE content SET data=zeroblob(17000) WHERE ino=$K"
+db refuse small "small content of inode $K .* damaged" "UPDATE content SET data=zeroblob(70000) WHERE ino=$K"
 db refuse small "small content of inode $K .* damaged" "UPDATE content SET map=x'0102' WHERE ino=$K"
 db refuse small "inode $K says 3 bytes" "UPDATE inode SET size=3 WHERE ino=$K"
 db refuse small "allocated bytes and its small content has" "UPDATE inode SET alloc=3 WHERE ino=$K; UPDATE meta SET val=val-3 WHERE key='.live_bytes'"

@@ -45,7 +45,7 @@ static inline struct dmt_ws *bench_open(struct bench *b, const struct dmt_io *io
 {
     struct dmt_ws *ws = NULL;
     struct dmt_ws_conf conf = {.io = io, .clock = &g_clock, .dir = dir, .pool = b->pool, .level = DMT_SYNC_LOCAL,
-                               .segment_bytes = b->segment_bytes, .ballast_bytes = b->ballast_bytes};
+                               .small_max = 16384, .segment_bytes = b->segment_bytes, .ballast_bytes = b->ballast_bytes};
     memset(&b->err, 0, sizeof(b->err));
     int r = dmt_ws_open(&ws, &conf, &b->err);
     if (r < 0)

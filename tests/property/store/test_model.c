@@ -516,8 +516,8 @@ static void test_begin(struct test *t, uint64_t seed)
     strcpy(t->dir2, "/var/tmp/dmt-store-model-XXXXXX");
     assert_non_null(mkdtemp(t->dir));
     assert_non_null(mkdtemp(t->dir2));
-    t->conf =
-        (struct dmt_store_conf){.io = dmt_io_real(), .clock = dmt_clock_real(), .dir = t->dir};
+    t->conf = (struct dmt_store_conf){
+        .io = dmt_io_real(), .clock = dmt_clock_real(), .dir = t->dir, .small_max = 16384};
     memset(t->id.lineage, 7, sizeof(t->id.lineage));
     strcpy(t->id.name, "model");
     struct dmt_err err = {0};

@@ -18,25 +18,25 @@ static uint64_t dirty_bytes(struct ts *t)
     return load.dirty_bytes;
 }
 
-/* A file of at most DMT_SMALL_MAX bytes is one row; one byte more and it is a data file; cut and
+/* A file of at most TS_SMALL_MAX bytes is one row; one byte more and it is a data file; cut and
  * rewritten, a row again. */
 static void small_and_large(void **state)
 {
     (void)state;
     struct ts *t = ts_new();
     ts_file(t, 2);
-    ts_fill(t, 2, 0, DMT_SMALL_MAX, 'a');
+    ts_fill(t, 2, 0, TS_SMALL_MAX, 'a');
     ts_cold(t);
-    assert_int_equal(ts_sql(t, "SELECT length(data) FROM content"), DMT_SMALL_MAX);
+    assert_int_equal(ts_sql(t, "SELECT length(data) FROM content"), TS_SMALL_MAX);
     assert_int_equal(ts_sql(t, "SELECT map IS NULL FROM content"), 1);
     assert_int_equal(ts_sql(t, "SELECT count(*) FROM datafile"), 0);
-    ts_fill(t, 2, DMT_SMALL_MAX, 1, 'b');
-    ts_expect(t, DMT_LIVE, 2, 0, DMT_SMALL_MAX, 'a');
+    ts_fill(t, 2, TS_SMALL_MAX, 1, 'b');
+    ts_expect(t, DMT_LIVE, 2, 0, TS_SMALL_MAX, 'a');
     ts_cold(t);
     assert_int_equal(ts_sql(t, "SELECT count(*) FROM content"), 0);
-    assert_int_equal(ts_sql(t, "SELECT sum(len) FROM extent WHERE serial=0"), DMT_SMALL_MAX + 1);
-    ts_expect(t, DMT_LIVE, 2, 0, DMT_SMALL_MAX, 'a');
-    ts_expect(t, DMT_LIVE, 2, DMT_SMALL_MAX, 1, 'b');
+    assert_int_equal(ts_sql(t, "SELECT sum(len) FROM extent WHERE serial=0"), TS_SMALL_MAX + 1);
+    ts_expect(t, DMT_LIVE, 2, 0, TS_SMALL_MAX, 'a');
+    ts_expect(t, DMT_LIVE, 2, TS_SMALL_MAX, 1, 'b');
     ts_truncate(t, 2, 0);
     ts_fill(t, 2, 100, 50, 'c');
     assert_int_equal(allocated(t, 2), 50);

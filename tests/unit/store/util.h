@@ -19,6 +19,8 @@
 #include "fs/store/internal.h"
 #include "tests/lib/faultio.h"
 
+#define TS_SMALL_MAX 16384u /* so that files of a few blocks are of either kind */
+
 #define OK(call) assert_int_equal((call), 0)
 
 struct ts {
@@ -69,7 +71,7 @@ static inline struct ts *ts_new(void)
     assert_non_null(mkdtemp(t->dir));
     pthread_mutex_init(&t->mutex, NULL);
     t->lk = (struct dmt_lockfn){ts_lock, ts_unlock, &t->mutex};
-    t->conf = (struct dmt_store_conf){.io = dmt_io_real(), .clock = dmt_clock_real(), .dir = t->dir};
+    t->conf = (struct dmt_store_conf){.io = dmt_io_real(), .clock = dmt_clock_real(), .dir = t->dir, .small_max = TS_SMALL_MAX};
     memset(t->id.lineage, 1, sizeof(t->id.lineage));
     memset(t->id.store_id, 2, sizeof(t->id.store_id));
     strcpy(t->id.name, "unit");

@@ -86,6 +86,7 @@ static inline void fx_open(struct fx *f, bool follower)
     f->conf.pool = f->pool;
     f->conf.level = f->conf.level ? f->conf.level : DMT_SYNC_LOCAL;
     f->conf.segment_bytes = f->conf.segment_bytes ? f->conf.segment_bytes : 4u << 20;
+    f->conf.small_max = 16384; /* files of a few blocks are of either kind */
     f->conf.follower = follower;
     f->conf.invalidate = fx_invalidate;
     f->conf.failed = fx_failed;
