@@ -3,12 +3,13 @@
  *
  * A keep is made when a complete file is truncated to nothing or starts to be written by reference,
  * and when an incomplete file is renamed over another one (it inherits that file's content, or that
- * file's own keep). It pins the position for the content of the source only, so it must be made
- * before the record changes the source. It goes as soon as the file was complete once: when the
- * last missing range goes, or, if nothing was ever missing (a small file rewritten inline), at the
- * next freeze or MARK (a sync of it says that this content counts now); then neither it nor the history it pinned ever reaches SQLite. A file without
- * content is no fallback: the incomplete one is cut at its first missing byte instead. Failure
- * modes: SQLite errors while the source is loaded. Thread: workspace lock.
+ * file's own keep; its own stays if that is more than the beginning of what it holds). It pins the
+ * position for the content of the source only, so it must be made before the record changes the
+ * source. It goes as soon as the file was complete once: when the last missing range goes, or, if
+ * nothing was ever missing (a small file rewritten inline), at the next freeze or MARK (a sync of
+ * it says that this content counts now); then neither it nor the history it pinned ever reaches
+ * SQLite. A file without content is no fallback: the incomplete one is cut at its first missing
+ * byte instead. Failure modes: SQLite errors while the source is loaded. Thread: workspace lock.
  */
 #include <stdlib.h>
 
@@ -85,6 +86,19 @@ int dmt_store_kept_each(struct dmt_store *st, uint64_t ino, int (*fn)(void *ctx,
     return 0;
 }
 
+static int born_later(void *ctx, const struct piece *p)
+{
+    return p->born > *(const uint64_t *)ctx;
+}
+
+/* Is what n falls back to only the beginning of what it holds now, as it stood at some checkpoint
+ * while the file was being written? */
+static bool only_grew(struct node *n)
+{
+    struct keep *k = n->keep;
+    return k->src == n && !store_compose(n, 0, k->size, born_later, &k->view);
+}
+
 int dmt_store_keep_replace(struct dmt_store *st, uint64_t ino, uint64_t replaced, uint64_t seq)
 {
     struct node *n, *old;
@@ -93,14 +107,21 @@ int dmt_store_keep_replace(struct dmt_store *st, uint64_t ino, uint64_t replaced
         r = store_node(st, replaced, &old);
     if (r == 0)
         r = store_base_load(st, old);
-    if (r < 0 || n == old || n->keep || !store_missing_any(st, ino))
-        return r; /* complete, or falls back to content of its own */
-    if (store_missing_any(st, replaced)) {
-        if (old->keep)
-            keep_new(st, n, old->keep->src, old->keep->view, old->keep->size, old->keep->mtime);
-    } else if (old->map_hi) {
-        keep_new(st, n, old, seq - 1, size_at(old, seq - 1), old->row.mtime);
+    if (r == 0)
+        r = store_base_load(st, n);
+    if (r < 0 || n == old || !store_missing_any(st, ino) || (n->keep && !only_grew(n)))
+        return r; /* complete, or falls back to whole content of its own */
+    struct keep from = {.src = old, .view = seq - 1};
+    if (!store_missing_any(st, replaced)) {
+        from.size = old->map_hi ? size_at(old, seq - 1) : 0;
+        from.mtime = old->row.mtime;
+    } else if (old->keep) {
+        from = *old->keep;
     }
+    if (from.size == 0)
+        return 0;
+    store_keep_drop(st, n);
+    keep_new(st, n, from.src, from.view, from.size, from.mtime);
     return 0;
 }
 

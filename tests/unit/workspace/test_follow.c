@@ -282,6 +282,33 @@ static void file_renamed_over_falls_back_to_the_replaced_content(void **state)
     fx_expect_pattern(&p->b, t, 3u << 20, 0, 1);
 }
 
+/* What had arrived when a checkpoint came is content of its own, but only the beginning of a file
+ * that was never whole: it does not stand against what the name had before. */
+static void half_written_file_renamed_over_falls_back_to_the_replaced_content(void **state)
+{
+    struct pair *p = *state;
+    uint64_t t = fx_file(&p->a, DMT_ROOT, "x.tmp");
+    complete_file(p, "x");
+    fx_fill(&p->a, t, 2u << 20, 0, 256u << 10, 2);
+    pair_send(&p->a, &p->b, UINT64_MAX);
+    pair_apply(&p->b);
+    pair_pull(&p->a, &p->b, 1000);
+    assert_false(dmt_ws_missing_ino(p->b.ws, t, UINT64_MAX));
+    fx_checkpoint(&p->b);
+    fx_fill(&p->a, t, 2u << 20, 2u << 20, 256u << 10, 2);
+    fx_rename(&p->a, DMT_ROOT, "x.tmp", DMT_ROOT, "x");
+    fx_fill(&p->a, t, 2u << 20, 0, 256u << 10, 3);
+    pair_send(&p->a, &p->b, UINT64_MAX);
+    pair_apply(&p->b);
+    pair_promote(&p->b, "beta", FX_EPOCH(2, 0));
+    struct reports r = settle(&p->b, 1);
+    assert_int_equal(r.fallback, 1);
+    assert_int_equal(r.size, 3u << 20);
+    fx_expect_pattern(&p->b, t, 3u << 20, 0, 1);
+    fx_crash(&p->b);
+    fx_expect_pattern(&p->b, t, 3u << 20, 0, 1);
+}
+
 static void appended_file_keeps_all_up_to_the_first_missing_byte(void **state)
 {
     struct pair *p = *state;
@@ -581,6 +608,7 @@ int main(void)
         T(new_file_is_cut_at_the_first_missing_byte),
         T(file_rewritten_in_place_falls_back),
         T(file_renamed_over_falls_back_to_the_replaced_content),
+        T(half_written_file_renamed_over_falls_back_to_the_replaced_content),
         T(appended_file_keeps_all_up_to_the_first_missing_byte),
         T(synced_inline_content_is_fallen_back_to),
         T(synced_small_content_is_not_given_up_for_an_older_one),
