@@ -513,8 +513,8 @@ static bool read_bulk(unsigned c, const char *path, struct content *ret)
     return ok;
 }
 
-/* Is `got` a version of b with from..n events, whole, or (cut) ending early? *ret_newest: whether
- * it is the newest, whole. */
+/* Is `got` a version of b with from..n events, whole, or (cut) ending early? A write that made the
+ * file longer may also have come in half. *ret_newest: whether it is the newest, whole. */
 static bool is_version(const struct model *m, const struct bulk *b, int from, int n, bool cut,
                        const struct content *got, bool *ret_newest)
 {
@@ -523,6 +523,7 @@ static bool is_version(const struct model *m, const struct bulk *b, int from, in
     uint64_t size = 0;
     bool found = false;
     for (int j = 0; j <= n; j++) {
+        uint64_t before = size;
         if (j > 0 && b->events[j - 1].chunk < 0) {
             size = 0;
         } else if (j > 0) {
@@ -532,7 +533,8 @@ static bool is_version(const struct model *m, const struct bulk *b, int from, in
             if (end > size)
                 size = end;
         }
-        if (j < from || got->len > size || (got->len < size && !cut))
+        bool half = j > from && got->len > before;
+        if (j < from || got->len > size || (got->len < size && !cut && !half))
             continue;
         bool same = true;
         for (uint64_t at = 0; at < got->len && same; at += CHUNK)
@@ -545,6 +547,12 @@ static bool is_version(const struct model *m, const struct bulk *b, int from, in
     return found;
 }
 
+/* May it be that a reader never had this file, or what it replaced, whole? */
+static bool never_whole(const struct bulk *b)
+{
+    return b->synced_n < 0 && (!b->replaced || never_whole(b->replaced));
+}
+
 static bool is_allowed(const struct model *m, const struct bulk *b, int n,
                        const struct content *got, bool *ret_newest)
 {
@@ -552,7 +560,7 @@ static bool is_allowed(const struct model *m, const struct bulk *b, int n,
         return is_version(m, b, b->synced_n, n, false, got, ret_newest);
     if (!b->replaced)
         return is_version(m, b, 0, n, true, got, ret_newest);
-    if (is_version(m, b, b->own_n, n, false, got, ret_newest))
+    if (is_version(m, b, b->own_n, n, never_whole(b->replaced), got, ret_newest))
         return true;
     bool ignored;
     return is_allowed(m, b->replaced, b->replaced_n, got, &ignored);

@@ -21,8 +21,9 @@
  * greatest choice that satisfies (2), which exists if any does, since both kinds of rule survive
  * taking the greater of two choices. (3) A bulk file has: a version from its latest acknowledged
  * fsync on; without one, a version from the moment it replaced another on, or what that one may
- * have; without either, any version cut anywhere. Never other bytes. Prints a line a client, a line
- * a bulk file that is not whole, and the verdict. Exit 0 = good, 1 = not, 2 = cannot judge.
+ * have; without either, or if nothing of that one was acknowledged (a standby may never have had it
+ * whole), any version cut anywhere. Never other bytes. Prints a line a client, a line a bulk file
+ * that is not whole, and the verdict. Exit 0 = good, 1 = not, 2 = cannot judge.
  *
  * FILE: a header of 128 bytes, then records of 64, text padded with blanks, so that no record
  * crosses a page and a killed writer leaves no half of one: "TYPE client k start_ns end_ns
