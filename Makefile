@@ -66,7 +66,7 @@ PROGRAMS := $(if $(SRC_dumontfs),$(BUILD)/dumontfs) $(if $(SRC_holder),$(BUILD)/
 	$(if $(SRC_mount),$(BUILD)/mount.dumont) $(if $(SRC_dumont),$(BUILD)/dumont) $(if $(SRC_dumontd),$(BUILD)/dumontd)
 
 .DEFAULT_GOAL := all
-.PHONY: all clean install demo test test-programs fuzz-programs fuzz-smoke mutants bench bench-grow bench-peers lint asan ubsan tsan deps deps-test check-layers format kill-loop takeover-loop sim help
+.PHONY: all clean install demo test test-programs fuzz-programs fuzz-smoke mutants bench bench-grow bench-peers lint asan ubsan tsan deps deps-test check-layers format kill-loop takeover-loop chaos sim help
 all: $(PROGRAMS)
 
 link = $(call quiet,LD)$(CC) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(libs-pkg) -lm
@@ -167,6 +167,11 @@ kill-loop: deps-test
 takeover-loop: deps-test
 	@$(MAKE) --no-print-directory all test-programs
 	@BUILD=$(BUILD) tests/integration/takeover_loop.sh $(or $(ROUNDS),200)
+
+# a pair in three hosts in namespaces, a fault a round: make chaos ROUNDS=300 SEED=1; the table is in build/chaos.txt too
+chaos: deps-test
+	@$(MAKE) --no-print-directory all test-programs
+	@BUILD=$(BUILD) tests/integration/chaos.sh $(or $(ROUNDS),18) $(or $(SEED),1)
 
 # public test suites on a fresh mount, from a checkout that is left as it is: make pjdfstest SRC=DIR (docs/posix.md)
 SUITES := pjdfstest fsx xfstests stress
