@@ -4,7 +4,7 @@
 # seed. After each: one host serves and is writable, a pair comes about again without a person, both sides have equal digests, and what was acknowledged is there: a ledger outside
 # is judged, whose writers run through fault, takeover and healing. A client on each host (tests/lib/bin/client.c) writes and syncs whenever its host serves; its log says how long
 # nobody could, and that never two could. In the end a restore from the archive is the workspace. `make chaos ROUNDS=N SEED=S` runs as many as one likes; every kind comes once
-# before any comes twice. KINDS="cut freeze" are the only ones then. The table of all rounds goes to $REPORT too (build/chaos.txt).
+# before any comes twice. CHAOS_KINDS="cut freeze": only these. The table of all rounds goes to $REPORT too (build/chaos.txt).
 . "$(dirname "$0")/../lib/sh/lib.sh"
 . "$(dirname "$0")/../lib/sh/hosts.sh"
 . "$(dirname "$0")/../lib/sh/faults.sh"
