@@ -357,7 +357,8 @@ static void synced_inline_content_is_fallen_back_to(void **state)
     fx_expect_pattern(&p->b, x, 2u << 20, 2u << 20, 1);
 }
 
-/* A sync after "truncate, write a little" is a new generation: the one before does not come back. */
+/* A sync after "truncate, write a little" is a new generation: the one before does not come
+ * back. */
 static void synced_small_content_is_not_given_up_for_an_older_one(void **state)
 {
     struct pair *p = *state;
