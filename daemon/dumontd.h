@@ -16,7 +16,13 @@ struct dumontd {
 };
 
 int dumontd_run_main(int argc, char **argv); /* the daemon */
-int dumontd_ca_main(int argc, char **argv);  /* dumontd ca ... */
+int dumontd_ca_main(int argc, char **argv);    /* dumontd ca ... */
+int dumontd_token_main(int argc, char **argv); /* dumontd token NODE */
+int dumontd_join_main(int argc, char **argv);  /* dumontd join TOKEN */
+/* One sentence to standard error, and what to do below it. Returns 1. */
+int dumontd_complain(const struct dmt_err *err);
+/* A CA of this machine in dir: ca.pem, ca.key. Refused when there is one. */
+int dumontd_ca_init(const char *dir, struct dmt_err *err);
 /* Makes certificate and key of a node with the CA of this machine into dir: node.pem, node.key, ca.pem. */
 int dumontd_ca_issue(const char *ca_dir, const char *node, const char *dir, struct dmt_err *err);
 /* Name of this machine: node= of the configuration (NULL: ETC/dumontd.conf is read), or the host name up to its first dot.
@@ -24,5 +30,8 @@ int dumontd_ca_issue(const char *ca_dir, const char *node, const char *dir, stru
 void dumontd_node_name(const struct dmt_conf *conf, char ret[DMT_NODE_NAME_MAX + 1]);
 /* Path of a file of the TLS directory: tls_ca, tls_cert, tls_key of the configuration, or ETC/tls/NAME. */
 void dumontd_tls_path(const struct dmt_conf *conf, const char *key, const char *name, char ret[DMT_PATH_MAX]);
+
+/* Where the controller keeps its database: state=, or STATE/dumontd. */
+void dumontd_state_dir(const struct dmt_conf *conf, char ret[DMT_PATH_MAX]);
 
 #endif

@@ -15,8 +15,11 @@ int main(int argc, char **argv)
     static const struct {
         const char *word;
         int (*fn)(int argc, char **argv);
-    } words[] = {
-        {"ca", dumontd_ca_main}, {"local-cloud", local_cloud_main}, {"local-host", local_cli_main}};
+    } words[] = {{"ca", dumontd_ca_main},
+                 {"token", dumontd_token_main},
+                 {"join", dumontd_join_main},
+                 {"local-cloud", local_cloud_main},
+                 {"local-host", local_cli_main}};
     (void)dmt_log_init("dumontd", NULL, DMT_LOG_INFO);
     for (size_t i = 0; argc > 1 && i < sizeof(words) / sizeof(words[0]); i++)
         if (strcmp(argv[1], words[i].word) == 0)

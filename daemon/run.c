@@ -7,8 +7,7 @@
  * controller in this order. Workspace processes and mounts go on without it. Without --foreground
  * it goes to the background once it serves, so that a script that starts it can go on, and an error
  * is still seen by the caller. Failure modes: each is one sentence and exit code 1; what was
- * started is stopped. A controller without a certificate of its own but with the CA's key makes
- * one. Thread: main; the parts have their own.
+ * started is stopped. A controller without a CA makes one, and its own certificate. Thread: main; the parts have their own.
  */
 #include <fcntl.h>
 #include <getopt.h>
@@ -25,6 +24,8 @@
 #include "fs/base/log.h"
 #include "fs/base/options.h"
 
+#define CERT_LIFE_MS (365ull * 24 * 3600 * 1000)
+
 struct options {
     const char *config;
     bool foreground;
@@ -33,13 +34,15 @@ struct options {
 static int usage(void)
 {
     (void)fprintf(stderr, "usage: dumontd [--config FILE] [--foreground]\n"
+                          "       dumontd token NODE [--expires TIME]\n"
+                          "       dumontd join TOKEN\n"
                           "       dumontd ca init|issue ...\n"
                           "       dumontd local-cloud|local-host ...\n"
                           "       dumontd --version\n");
     return 2;
 }
 
-static int complain(const struct dmt_err *err)
+static int log_error(const struct dmt_err *err)
 {
     dmt_error("%s%s%s", err->msg, err->hint[0] ? "; " : "", err->hint);
     return 1;
@@ -49,9 +52,9 @@ static int complain(const struct dmt_err *err)
 
 static int load_conf(struct dumontd *d, const struct options *o, struct dmt_err *err)
 {
-    static const char *const keys[] = {"node", "role",   "controller",     "listen",
-                                       "http", "state",  "provider.local", "advertise",
-                                       "log",  "tls_ca", "tls_cert",       "tls_key"};
+    static const char *const keys[] = {
+        "node",      "role", "controller", "listen",   "http",    "state",    "provider.local",
+        "advertise", "log",  "tls_ca",     "tls_cert", "tls_key", "cert_life"};
     char dflt[DMT_PATH_MAX];
     (void)snprintf(dflt, sizeof(dflt), "%s/dumontd.conf", dmt_dir_etc());
     d->conf = dmt_conf_new();
@@ -106,14 +109,18 @@ static int load_tls(struct dumontd *d, bool controller, struct dmt_err *err)
     (void)snprintf(dir, sizeof(dir), "%s/tls", dmt_dir_etc());
     (void)snprintf(ca_key, sizeof(ca_key), "%s/ca.key", dir);
     int r = 0;
-    if (controller && access(cert, F_OK) < 0 && access(ca_key, F_OK) == 0 &&
-        !dmt_conf_get(d->conf, "tls_cert"))
+    bool own = controller && !dmt_conf_get(d->conf, "tls_cert") && !dmt_conf_get(d->conf, "tls_ca");
+    if (own && access(ca, F_OK) < 0 && access(ca_key, F_OK) < 0) {
+        r = dumontd_ca_init(dir, err);
+        if (r == 0)
+            dmt_info("made a certificate authority: %s; machines join by dumontd token", ca_key);
+    }
+    if (r == 0 && own && access(cert, F_OK) < 0 && access(ca_key, F_OK) == 0)
         r = dumontd_ca_issue(dir, d->node, dir, err);
     if (r == 0)
         r = dmt_tls_ctx_new(&d->tls, ca, cert, key, err);
     if (r < 0)
-        dmt_err_hint(err, "dumontd ca init; dumontd ca issue %s: certificates belong into %s/tls",
-                     d->node, dmt_dir_etc());
+        dmt_err_hint(err, "on the controller: dumontd token %s; here: dumontd join TOKEN", d->node);
     else if (strcmp(dmt_tls_ctx_name(d->tls), d->node) != 0)
         r = dmt_err_set(err, DMT_E_CONFIG, "this node is called %s but its certificate names %s",
                         d->node, dmt_tls_ctx_name(d->tls));
@@ -125,20 +132,29 @@ static int load_tls(struct dumontd *d, bool controller, struct dmt_err *err)
 static int start_parts(struct dumontd *d, struct api **api, struct dmt_err *err)
 {
     bool agent = false, controller = false;
-    char db[DMT_PATH_MAX + 16], state[DMT_PATH_MAX];
+    char db[DMT_PATH_MAX + 16], state[DMT_PATH_MAX], ca[DMT_PATH_MAX], ca_key[DMT_PATH_MAX];
+    uint64_t life_ms = CERT_LIFE_MS;
     const char *where = dmt_conf_get(d->conf, "controller"),
                *listen = dmt_conf_get(d->conf, "listen");
-    const char *set = dmt_conf_get(d->conf, "state"), *http = dmt_conf_get(d->conf, "http");
+    const char *http = dmt_conf_get(d->conf, "http"), *life = dmt_conf_get(d->conf, "cert_life");
     int r = parse_role(d, &agent, &controller, err);
     if (r == 0 && (controller || where))
         r = load_tls(d, controller, err);
-    (void)snprintf(state, sizeof(state), "%s%s", set ? set : dmt_dir_state(),
-                   set ? "" : "/dumontd");
+    if (r == 0 && life && (dmt_parse_duration_ms(life, &life_ms) < 0 || life_ms < 1000))
+        r = dmt_err_set(err, DMT_E_CONFIG, "dumontd.conf: cert_life=%s is not a time", life);
+    dumontd_state_dir(d->conf, state);
+    dumontd_tls_path(d->conf, "tls_ca", "ca.pem", ca);
+    (void)snprintf(ca_key, sizeof(ca_key), "%.4000s/tls/ca.key", dmt_dir_etc());
     (void)snprintf(db, sizeof(db), "%s/controller.db", state);
     if (r == 0 && controller && (r = dmt_io_mkdirs(dmt_io_real(), state, 0700)) < 0)
         dmt_err_set(err, r, "cannot make %s: %s", state, strerror(-r));
     if (r == 0 && controller) {
-        struct ctl_conf c = {.listen = listen ? listen : "0.0.0.0:7402", .db = db, .tls = d->tls};
+        struct ctl_conf c = {.listen = listen ? listen : "0.0.0.0:7402",
+                             .db = db,
+                             .tls = d->tls,
+                             .ca = ca,
+                             .ca_key = ca_key,
+                             .cert_life_s = (int64_t)(life_ms / 1000)};
         r = ctl_start(&d->ctl, &c, err);
     }
     if (r == 0 && agent) {
@@ -217,7 +233,7 @@ static int serve(const struct options *o, int ready_fd)
     if (r == 0)
         r = start_parts(&d, &api, &err);
     if (r < 0) {
-        rc = complain(&err);
+        rc = log_error(&err);
     } else {
         dmt_info("node %s serves%s%s", d.node, d.ctl ? " as controller" : "",
                  d.agent ? " as agent" : "");

@@ -164,7 +164,7 @@ static int load_tls(struct app *a, struct dmt_err *err)
     if (rc != 0 && (!err->hint[0]))
         dmt_err_hint(
             err,
-            "A standby needs certificates: on the controller run `dumontd ca issue NODE`, copy its files to %s/tls.",
+            "A standby needs a certificate in %s/tls: on the controller `dumontd token NODE`, here `dumontd join TOKEN`.",
             dmt_dir_etc());
     return rc;
 }

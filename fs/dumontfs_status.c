@@ -138,6 +138,11 @@ json_t *status_json(struct app *a)
     json_object_set_new(o, "arbiter_up", json_boolean(ls.arbiter_up));
     json_object_set_new(o, "ping_up", json_boolean(ls.ping_up));
     json_object_set_new(o, "resync", json_boolean(ls.resync));
+    if (a->tls) {
+        struct dmt_cert_life life;
+        dmt_tls_ctx_life(a->tls, &life);
+        put_u64(o, "certificate_until_ns", (uint64_t)life.until_s * DMT_S);
+    }
     events_status(a, o);
     pthread_mutex_lock(&a->q_lock);
     if (a->failed_why[0]) {

@@ -9,6 +9,7 @@
 #include <unistd.h>
 #include "fs/base/clock.h"
 #include "fs/base/options.h"
+#include "fs/base/tls.h"
 #include "tools/dumont.h"
 
 struct report {
@@ -108,13 +109,34 @@ static void check_clock(struct report *r)
 
 static void check_tls(struct report *r)
 {
-    char path[4200];
+    char path[4200], text[400], date[DMT_CERT_TIME];
+    struct dmt_cert_life life;
+    struct dmt_err err = {0};
     snprintf(path, sizeof path, "%s/tls/node.pem", dmt_dir_etc());
-    if (access(path, R_OK) == 0)
-        say(r, "tls", 0, "this machine has a node certificate");
-    else
+    if (access(path, F_OK) != 0) {
         say(r, "tls", 1,
-            "no node certificate: needed for a standby (on the controller: dumontd ca issue NODE)");
+            "no node certificate: needed for a standby (on the controller: dumontd token NODE)");
+        return;
+    }
+    if (dmt_cert_life(path, &life, &err) != 0) {
+        say(r, "tls", 2, err.msg);
+        return;
+    }
+    dmt_cert_time(life.until_s, date);
+    int64_t left = dmt_cert_left_s(&life);
+    if (left <= 0)
+        snprintf(text, sizeof text,
+                 "the certificate of %s has expired on %s: on the controller `dumontd token %s`, "
+                 "here `dumontd join TOKEN`",
+                 life.node, date, life.node);
+    else if (left * 4 < life.life_s)
+        snprintf(text, sizeof text,
+                 "the certificate of %s ends on %s and was not renewed: is dumontd running, and "
+                 "connected to its controller?",
+                 life.node, date);
+    else
+        snprintf(text, sizeof text, "the certificate of %s is good until %s", life.node, date);
+    say(r, "tls", left <= 0 ? 2 : left * 4 < life.life_s ? 1 : 0, text);
 }
 
 static void check_agent(struct report *r)

@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
+#include "fs/base/clock.h"
+#include "fs/base/clock.h"
 #include "tools/dumont.h"
 
 /* The end of a line: how far a resync is. */
@@ -98,6 +100,18 @@ static void line_archive(const json_t *s)
         printf("  restore     never proved (dumont verify %s --archive)\n", json_str(s, "name"));
 }
 
+/* Only when it has ended: then no other machine lets this one in. */
+static void line_certificate(const json_t *s)
+{
+    char t[64];
+    const struct dmt_clock *clk = dmt_clock_real();
+    uint64_t until = json_u64(s, "certificate_until_ns");
+    if (until && until <= clk->realtime_ns(clk->ctx))
+        printf("  certificate of %s has expired on %s: on the controller `dumontd token %s`, here "
+               "`dumontd join TOKEN`\n",
+               json_str(s, "node"), local_time(until, t), json_str(s, "node"));
+}
+
 static void print_status(const json_t *s)
 {
     char a[32], b[32], c[32];
@@ -105,6 +119,7 @@ static void print_status(const json_t *s)
            json_bool(s, "one_copy") ? " (one copy)" : "", json_str(s, "epoch"));
     if (*json_str(s, "note"))
         printf("  note        %s\n", json_str(s, "note"));
+    line_certificate(s);
     if (json_bool(s, "failed"))
         printf("  FAILED      %s\n", json_str(s, "failed_why"));
     if (*json_str(s, "last_event"))

@@ -14,14 +14,16 @@
 
 #include "daemon/agent/internal.h"
 #include "daemon/common/jline.h"
+#include "fs/base/clock.h"
 #include "fs/base/log.h"
 #include "fs/lease/arbiter.h"
 
-#define CONNECT_MS 3000
-#define RETRY_MS   500
-#define ROUND_MS   1000
-#define COMMAND_MS 120000
-#define PORT       7402
+#define CONNECT_MS  3000
+#define RETRY_MS    500
+#define ROUND_MS    1000
+#define COMMAND_MS  120000
+#define PORT        7402
+#define RENEW_MAX_S 3600u
 
 void agent_tell(struct agent *a, json_t *v)
 {
@@ -70,10 +72,52 @@ static void run_command(void *arg)
     free(k);
 }
 
+/* Asks for a new certificate while there is time: at a third of its life, and again if nothing comes of it. */
+static void renew_if_due(struct agent *a, struct tlsline *line, uint64_t *next_ns)
+{
+    const struct dmt_clock *clk = dmt_clock_real();
+    uint64_t now = clk->monotonic_ns(clk->ctx);
+    struct dmt_cert_life life;
+    struct dmt_err err = {0};
+    char *csr = NULL;
+    if (now < *next_ns)
+        return;
+    dmt_tls_ctx_life(a->tls, &life);
+    if (!dmt_cert_due(&life))
+        return;
+    uint64_t again_s = (uint64_t)(life.life_s / 60);
+    *next_ns = now + (again_s > RENEW_MAX_S ? RENEW_MAX_S : again_s + 1) * DMT_S;
+    if (dmt_tls_ctx_csr(a->tls, &csr, &err) == 0)
+        tlsline_send(line, json_pack("{s:s s:s}", "op", "renew", "csr", csr));
+    else
+        dmt_error("the certificate is not renewed: %s", err.msg);
+    free(csr);
+}
+
+static void take_certificate(struct agent *a, const json_t *v)
+{
+    struct dmt_err err = {0};
+    struct dmt_cert_life life;
+    char date[DMT_CERT_TIME];
+    const char *why = jline_str(v, "why", NULL);
+    int r = why ? dmt_err_set(&err, DMT_E_AUTH, "%s", why)
+                : dmt_tls_ctx_renew(a->tls, jline_str(v, "cert", ""), &err);
+    dmt_tls_ctx_life(a->tls, &life);
+    if (r < 0)
+        dmt_error("the certificate is not renewed, it ends on %s: %s",
+                  dmt_cert_time(life.until_s, date), err.msg);
+    else
+        dmt_info("the certificate is renewed: good until %s", dmt_cert_time(life.until_s, date));
+}
+
 static int on_line(void *ctx, const json_t *v)
 {
     struct agent *a = ctx;
     uint64_t instance = 0;
+    if (strcmp(jline_str(v, "ev", ""), "certificate") == 0) {
+        take_certificate(a, v);
+        return 0;
+    }
     if (strcmp(jline_str(v, "ev", ""), "taken") == 0) {
         if (lease_u64_parse(json_object_get(v, "instance"), &instance))
             agent_events_taken(a, jline_str(v, "workspace", ""), instance,
@@ -100,8 +144,10 @@ static int open_link(struct agent *a, struct tlsline **ret, struct dmt_err *err)
     return fd < 0 ? fd : tlsline_open(ret, a->tls, fd, false, CONNECT_MS, err);
 }
 
-static void run_link(struct agent *a, struct tlsline *line)
+/* DMT_E_AUTH: refused, in err, rather than ended. */
+static int run_link(struct agent *a, struct tlsline *line, struct dmt_err *err)
 {
+    uint64_t renew_ns = 0;
     tlsline_send(line, json_pack("{s:s s:i s:s s:s}", "op", "hello", "v", LEASE_ARBITER_VERSION,
                                  "kind", "agent", "node", a->node));
     pthread_mutex_lock(&a->lock);
@@ -109,29 +155,39 @@ static void run_link(struct agent *a, struct tlsline *line)
     pthread_cond_signal(&a->tick); /* a first status at once */
     pthread_mutex_unlock(&a->lock);
     int r = 0;
-    while (r == 0 && !atomic_load(&a->stop))
+    while (r == 0 && !atomic_load(&a->stop)) {
+        renew_if_due(a, line, &renew_ns);
         r = tlsline_run(line, ROUND_MS, on_line, a);
+    }
     pthread_mutex_lock(&a->lock);
     a->line = NULL;
     pthread_mutex_unlock(&a->lock);
-    if (r < 0)
-        dmt_warn("controller %s: connection ended: %s", a->controller, dmt_strerror(r));
+    if (r == DMT_E_AUTH)
+        dmt_err_set(err, r, "%s", tlsline_why(line, r));
+    else if (r < 0)
+        dmt_warn("controller %s: connection ended: %s", a->controller, tlsline_why(line, r));
+    return r;
 }
 
 void *agent_link_main(void *arg)
 {
     struct agent *a = arg;
-    bool warned = false;
+    bool warned = false, refused = false;
     while (!atomic_load(&a->stop)) {
         struct tlsline *line = NULL;
         struct dmt_err err = {0};
-        if (open_link(a, &line, &err) == 0) {
-            dmt_info("controller %s: connected", a->controller);
-            warned = false;
-            run_link(a, line);
+        int r = open_link(a, &line, &err);
+        if (r == 0) {
+            if (!refused)
+                dmt_info("controller %s: connected", a->controller);
+            r = run_link(a, line, &err);
             tlsline_free(line);
-        } else if (!warned) {
-            dmt_warn("controller: %s", err.msg);
+            warned &= r == DMT_E_AUTH; /* a client learns of it only after the handshake */
+        }
+        refused = r == DMT_E_AUTH;
+        if (err.msg[0] && !warned) {
+            dmt_warn("controller %s: %s%s%s", a->controller, err.msg, err.hint[0] ? "; " : "",
+                     err.hint);
             warned = true;
         }
         struct timespec pause = {.tv_nsec = RETRY_MS * 1000000};

@@ -1,4 +1,5 @@
-/* ca.c: `dumontd ca`: the small certificate authority on the command line.
+/* ca.c: `dumontd ca`: the small certificate authority by hand, for a pair without a controller. (With
+ * one, dumontd makes the CA itself, and machines get their certificates by join.c.)
  *
  *   dumontd ca init [--dir DIR]                     DIR/ca.pem and DIR/ca.key (0600); refused when
  * they exist dumontd ca issue NODE [--dir DIR] [--out OUT]   OUT/node.pem, OUT/node.key (0600),
@@ -26,14 +27,6 @@ static int usage(void)
     (void)fprintf(stderr, "usage: dumontd ca init [--dir DIR]\n"
                           "       dumontd ca issue NODE [--dir DIR] [--out DIR]\n");
     return 2;
-}
-
-static int complain(const struct dmt_err *err)
-{
-    (void)fprintf(stderr, "dumontd: %s\n", err->msg);
-    if (err->hint[0])
-        (void)fprintf(stderr, "%s\n", err->hint);
-    return 1;
 }
 
 static void join(char ret[DMT_PATH_MAX], const char *dir, const char *name)
@@ -82,25 +75,30 @@ int dumontd_ca_issue(const char *ca_dir, const char *node, const char *dir, stru
     return r;
 }
 
-static int init(const char *dir)
+int dumontd_ca_init(const char *dir, struct dmt_err *err)
 {
     char ca[DMT_PATH_MAX], key[DMT_PATH_MAX];
-    struct dmt_err err = {0};
     join(ca, dir, "ca.pem");
     join(key, dir, "ca.key");
-    int r = make_dir(dir, &err);
+    int r = make_dir(dir, err);
     if (r == 0 && (access(ca, F_OK) == 0 || access(key, F_OK) == 0)) {
-        r = dmt_err_set(&err, -EEXIST, "there is a CA in %s already", dir);
+        r = dmt_err_set(err, -EEXIST, "there is a CA in %s already", dir);
         dmt_err_hint(
-            &err,
+            err,
             "a new one would make every certificate of the old one useless; remove it by hand if "
             "that is meant");
     }
     if (r == 0)
-        r = dmt_ca_create(ca, key, "dumont", CA_DAYS, &err);
-    if (r < 0)
-        return complain(&err);
-    (void)printf("%s\n%s\n", ca, key);
+        r = dmt_ca_create(ca, key, "dumont", CA_DAYS, err);
+    return r;
+}
+
+static int init(const char *dir)
+{
+    struct dmt_err err = {0};
+    if (dumontd_ca_init(dir, &err) < 0)
+        return dumontd_complain(&err);
+    (void)printf("%s/ca.pem\n%s/ca.key\n", dir, dir);
     return 0;
 }
 
@@ -113,7 +111,7 @@ static int issue(const char *dir, const char *node, const char *out)
     if (!out)
         out = strcmp(self, node) == 0 ? dir : other;
     if (dumontd_ca_issue(dir, node, out, &err) < 0)
-        return complain(&err);
+        return dumontd_complain(&err);
     (void)printf("%s/node.pem\n%s/node.key\n%s/ca.pem\n", out, out, out);
     return 0;
 }

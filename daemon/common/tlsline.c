@@ -32,6 +32,8 @@ struct tlsline {
     int fd, wake_fd;
     struct dmt_tls *tls;
     struct dmt_buf in;
+    size_t line_max;
+    bool looked; /* at what came in one piece with the end of the handshake: poll does not see it */
     pthread_mutex_t lock;
     struct dmt_buf out; /* protected by lock */
 };
@@ -52,6 +54,7 @@ int tlsline_open(struct tlsline **ret, struct dmt_tls_ctx *ctx, int fd, bool ser
         return dmt_err_set(err, -ENOMEM, "out of memory");
     }
     t->fd = fd;
+    t->line_max = SIZE_MAX; /* jline_take has a limit of its own */
     t->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     pthread_mutex_init(&t->lock, NULL);
     dmt_buf_init(&t->in);
@@ -78,6 +81,16 @@ void tlsline_free(struct tlsline *t)
     dmt_buf_free(&t->out);
     pthread_mutex_destroy(&t->lock);
     free(t);
+}
+
+void tlsline_limit(struct tlsline *t, size_t bytes)
+{
+    t->line_max = bytes;
+}
+
+const char *tlsline_why(const struct tlsline *t, int r)
+{
+    return r == DMT_E_AUTH || r == -EPROTO ? dmt_tls_why(t->tls) : dmt_strerror(r);
 }
 
 const char *tlsline_peer(const struct tlsline *t)
@@ -129,6 +142,8 @@ static int receive(struct tlsline *t, int (*fn)(void *ctx, const json_t *v), voi
         dmt_put_raw(&t->in, chunk, (size_t)n);
         if (t->in.bad)
             return -ENOMEM;
+        if (t->in.len > t->line_max)
+            return -EBADMSG;
         json_t *v;
         int r;
         while ((r = jline_take(&t->in, &v)) == 1) {
@@ -145,6 +160,11 @@ static int receive(struct tlsline *t, int (*fn)(void *ctx, const json_t *v), voi
 int tlsline_run(struct tlsline *t, int timeout_ms, int (*fn)(void *ctx, const json_t *v), void *ctx)
 {
     int r = send_queued(t);
+    if (r == 0 && !t->looked) {
+        t->looked = true;
+        r = receive(t, fn, ctx);
+        return r < 0 ? r : send_queued(t);
+    }
     if (r < 0)
         return r;
     struct pollfd p[2] = {{.fd = t->fd, .events = POLLIN}, {.fd = t->wake_fd, .events = POLLIN}};

@@ -13,6 +13,10 @@ struct tlsline;
 /* Takes the connected socket fd (closed on failure too) and does the handshake. */
 int tlsline_open(struct tlsline **ret, struct dmt_tls_ctx *ctx, int fd, bool server, int timeout_ms, struct dmt_err *err);
 void tlsline_free(struct tlsline *t);
+/* Lines of more than `bytes` (and what one read brings) end the connection; else JLINE_MAX is the limit. */
+void tlsline_limit(struct tlsline *t, size_t bytes);
+/* Words for what tlsline_run has returned. */
+const char *tlsline_why(const struct tlsline *t, int r);
 const char *tlsline_peer(const struct tlsline *t); /* node name */
 /* Queues v (steals the reference) and wakes the owner. Any thread. A queue over its limit ends the connection. */
 void tlsline_send(struct tlsline *t, json_t *v);

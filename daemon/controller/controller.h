@@ -13,6 +13,8 @@ struct ctl_conf {
     const char *listen; /* "ADDR:7402" */
     const char *db;     /* path of the database */
     struct dmt_tls_ctx *tls;
+    const char *ca, *ca_key; /* paths; without the key nobody joins and nothing is renewed */
+    int64_t cert_life_s;     /* of the certificates it signs */
 };
 int ctl_start(struct ctl **ret, const struct ctl_conf *conf, struct dmt_err *err);
 /* Ends all connections and threads. */

@@ -14,9 +14,12 @@
 #include <string.h>
 
 #include "fs/base/clock.h"
+#include "fs/base/tls.h"
 #include "fs/lease/arbiter.h"
 
 #define EVENTS_KEPT "100000"
+#define NS          1000000000ll
+#define WEEK_NS     (7 * 24 * 3600 * NS)
 
 struct ctl_db {
     sqlite3 *sq;
@@ -37,7 +40,10 @@ static const char schema[] =
     "  PRIMARY KEY(workspace, node)) WITHOUT ROWID;"
     "CREATE TABLE IF NOT EXISTS node("
     "  name TEXT PRIMARY KEY, provider TEXT NOT NULL, address TEXT NOT NULL, state TEXT NOT NULL,"
-    "  since_ns INTEGER NOT NULL) WITHOUT ROWID;";
+    "  since_ns INTEGER NOT NULL) WITHOUT ROWID;"
+    "CREATE TABLE IF NOT EXISTS token("
+    "  hash TEXT PRIMARY KEY, node TEXT NOT NULL, expires_ns INTEGER NOT NULL,"
+    "  used_ns INTEGER NOT NULL, used_from TEXT NOT NULL) WITHOUT ROWID;";
 
 static int64_t now_ns(void)
 {
@@ -256,6 +262,66 @@ int ctl_db_node_event(struct ctl_db *db, const char *workspace, const char *node
                 prepare(db, "REPLACE INTO told VALUES(?,?,?,?)", "ssii", workspace, node,
                         (int64_t)instance, e->n),
                 err);
+    if (r == 0)
+        r = exec(db, "COMMIT", err);
+    if (r < 0)
+        (void)sqlite3_exec(db->sq, "ROLLBACK", NULL, NULL, NULL);
+    return r;
+}
+
+int ctl_db_token_add(struct ctl_db *db, const char *hash, const char *node, int64_t expires_ns,
+                     struct dmt_err *err)
+{
+    int r = run(db, prepare(db, "DELETE FROM token WHERE expires_ns < ?", "i", now_ns() - WEEK_NS),
+                err);
+    return r < 0 ? r
+                 : run(db,
+                       prepare(db, "INSERT INTO token VALUES(?,?,?,0,'')", "ssi", hash, node,
+                               expires_ns),
+                       err);
+}
+
+int ctl_db_token_check(struct ctl_db *db, const char *hash, const char *node, struct dmt_err *err)
+{
+    char date[DMT_CERT_TIME];
+    sqlite3_stmt *st =
+        prepare(db, "SELECT node,expires_ns,used_ns,used_from FROM token WHERE hash=?", "s", hash);
+    int k = st ? sqlite3_step(st) : SQLITE_ERROR, r = 0;
+    if (k == SQLITE_DONE) {
+        r = dmt_err_set(err, DMT_E_AUTH, "it is not known here (a wrong secret, or long expired)");
+    } else if (k != SQLITE_ROW) {
+        r = fail(db, err, "read");
+    } else {
+        const char *whose = (const char *)sqlite3_column_text(st, 0);
+        int64_t expires = sqlite3_column_int64(st, 1), used = sqlite3_column_int64(st, 2);
+        if (strcmp(whose, node) != 0)
+            r = dmt_err_set(err, DMT_E_AUTH, "it is for the node %s, not for %s", whose, node);
+        else if (used)
+            r = dmt_err_set(err, DMT_E_AUTH, "it was used on %s, from %s",
+                            dmt_cert_time(used / NS, date),
+                            (const char *)sqlite3_column_text(st, 3));
+        else if (expires <= now_ns())
+            r = dmt_err_set(err, DMT_E_AUTH, "it has expired on %s",
+                            dmt_cert_time(expires / NS, date));
+    }
+    sqlite3_finalize(st);
+    return r;
+}
+
+int ctl_db_token_use(struct ctl_db *db, const char *hash, const char *node, const char *from,
+                     struct dmt_err *err)
+{
+    int r = exec(db, "BEGIN IMMEDIATE", err);
+    if (r < 0)
+        return r;
+    r = ctl_db_token_check(db, hash, node, err);
+    if (r == 0)
+        r = run(db,
+                prepare(db, "UPDATE token SET used_ns=?, used_from=? WHERE hash=?", "iss", now_ns(),
+                        from, hash),
+                err);
+    if (r == 0)
+        r = add_event(db, "", node, "joined", from, err);
     if (r == 0)
         r = exec(db, "COMMIT", err);
     if (r < 0)

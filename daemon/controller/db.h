@@ -31,6 +31,11 @@ int ctl_db_event(struct ctl_db *db, const char *workspace, const char *node, con
 /* Event n of a workspace process (instance) on a node, told by its agent, perhaps not for the first time: written once. */
 int ctl_db_node_event(struct ctl_db *db, const char *workspace, const char *node, uint64_t instance,
                       const struct ctl_told *e, struct dmt_err *err);
+/* Join tokens, by the hash of their secret. check: 0, or DMT_E_AUTH with the reason: unknown, another node's, used, expired;
+ * use: marks it as used, if all of that still holds. Those that ended a week ago are forgotten by add. */
+int ctl_db_token_add(struct ctl_db *db, const char *hash, const char *node, int64_t expires_ns, struct dmt_err *err);
+int ctl_db_token_check(struct ctl_db *db, const char *hash, const char *node, struct dmt_err *err);
+int ctl_db_token_use(struct ctl_db *db, const char *hash, const char *node, const char *from, struct dmt_err *err);
 int ctl_db_node_set(struct ctl_db *db, const char *name, const char *provider, const char *address, const char *state,
                     struct dmt_err *err);
 int ctl_db_node_drop(struct ctl_db *db, const char *name, struct dmt_err *err);

@@ -1,6 +1,6 @@
 /* internal.h: the controller from inside. server.c: life, connections, lines; arbiter.c: requests to the register,
- * heartbeats, death; view.c: what the API shows. One lock guards everything here, the database included; nothing waits for
- * the network under it (lines are queued). */
+ * heartbeats, death; join.c: certificates; view.c: what the API shows. One lock guards everything here, the database
+ * included; nothing waits for the network under it (lines are queued). */
 #ifndef DMT_DAEMON_CONTROLLER_INTERNAL_H
 #define DMT_DAEMON_CONTROLLER_INTERNAL_H
 
@@ -15,13 +15,21 @@
 
 enum ctl_kind { CTL_NEW, CTL_WORKSPACE, CTL_AGENT };
 
+/* So many at once, and one more a second. */
+struct ctl_rate {
+    int left;
+    uint64_t at_ns;
+};
+
 struct ctl_conn {
     struct dmt_list link;
     struct ctl *c;
     int fd; /* until the handshake is done */
     struct tlsline *line;
     enum ctl_kind kind;
-    char node[DMT_NODE_NAME_MAX + 1];
+    char node[DMT_NODE_NAME_MAX + 1]; /* "": a guest, who has shown no certificate */
+    char from[64];                    /* address of the other side */
+    bool answered;                    /* a guest's one line */
     uint64_t heard_ns;
     /* workspace processes */
     char workspace[DMT_WS_NAME_MAX + 1];
@@ -59,6 +67,10 @@ struct ctl {
     struct dmt_list conns, heard, waiters; /* protected by lock */
     int conns_n;
     uint64_t next_id, alarm_ns;
+    struct ctl_rate attempts, logged; /* to join; lines about who was refused */
+    char ca[DMT_PATH_MAX], ca_key[DMT_PATH_MAX];
+    int64_t cert_life_s;
+    uint64_t own_ns; /* next look at our own certificate; ctl-accept only */
 };
 
 uint64_t ctl_now(void);
@@ -67,6 +79,12 @@ int ctl_workspace_hello(struct ctl_conn *k, const json_t *v);
 int ctl_workspace_line(struct ctl_conn *k, const json_t *v);
 void ctl_on_death(struct ctl_conn *k, const json_t *v);
 void ctl_process_dead(struct ctl *c, struct ctl_heard *h, const char *how);
+/* join.c. A line of who has shown no certificate; a node asks for a new one; the controller's own (thread ctl-accept, without
+ * the lock); whether one more is allowed. */
+int ctl_guest_line(struct ctl_conn *k, const json_t *v);
+void ctl_renew(struct ctl_conn *k, const json_t *v);
+void ctl_own_certificate(struct ctl *c);
+bool ctl_take(struct ctl_rate *r, int burst);
 /* Register's lineage of a connection: its own, or by name for one that has none yet. */
 bool ctl_lineage(struct ctl *c, const struct ctl_conn *k, char ret[33]);
 

@@ -2,12 +2,13 @@
  *
  * Owns the listening socket and a thread a connection (agents and workspace processes: a few per
  * machine). Happy path: accept, handshake, hello, lines until the end. The hello says what the peer
- * is; the certificate says who. Failure modes: a connection that says nothing for HELLO_MS, breaks
+ * is; the certificate says who; who shows none may only join (join.c). Failure modes: a connection that says nothing for HELLO_MS, breaks
  * the format or whose certificate is not of our CA is closed; the thread cleans up and everybody
  * who waited for an answer of that agent gets an error. Lock: ctl->lock around every line's effect;
  * never around waiting for the network.
  */
 #include <errno.h>
+#include <netdb.h>
 #include <openssl/crypto.h>
 #include <poll.h>
 #include <stdio.h>
@@ -23,9 +24,13 @@
 #include "fs/base/thread.h"
 #include "fs/lease/arbiter.h"
 
-#define HELLO_MS  5000
-#define ROUND_MS  1000
-#define CONNS_MAX 512
+#define HELLO_MS   5000
+#define ROUND_MS   1000
+#define CONNS_MAX  512
+#define NEW_MAX    128 /* connections that have not said who they are, together */
+#define FROM_MAX   32  /* and from one address */
+#define GUEST_LINE (16 << 10)
+#define LOG_BURST  10
 
 uint64_t ctl_now(void)
 {
@@ -102,6 +107,8 @@ static int agent_line(struct ctl_conn *k, const json_t *v)
         ctl_on_death(k, v);
     } else if (op && strcmp(op, "event") == 0) {
         agent_event(k, v);
+    } else if (op && strcmp(op, "renew") == 0) {
+        ctl_renew(k, v);
     }
     return 0;
 }
@@ -118,6 +125,8 @@ static int on_line(void *ctx, const json_t *v)
         r = ctl_workspace_line(k, v);
     } else if (k->kind == CTL_AGENT) {
         r = agent_line(k, v);
+    } else if (k->node[0] == '\0') {
+        r = ctl_guest_line(k, v);
     } else if (op && strcmp(op, "hello") == 0) {
         const char *kind = json_string_value(json_object_get(v, "kind"));
         if (kind && strcmp(kind, "workspace") == 0)
@@ -161,11 +170,17 @@ static void *conn_main(void *arg)
     uint64_t start = ctl_now();
     int r = tlsline_open(&line, c->tls, k->fd, true, HELLO_MS, &err);
     if (r < 0) {
-        dmt_debug("connection refused: %s", err.msg);
+        pthread_mutex_lock(&c->lock);
+        bool say = ctl_take(&c->logged, LOG_BURST);
+        pthread_mutex_unlock(&c->lock);
+        if (say)
+            dmt_warn("connection from %s refused: %s", k->from, err.msg);
     } else {
         pthread_mutex_lock(&c->lock);
         k->line = line;
         (void)snprintf(k->node, sizeof(k->node), "%s", tlsline_peer(line));
+        if (k->node[0] == '\0')
+            tlsline_limit(line, GUEST_LINE);
         pthread_mutex_unlock(&c->lock);
     }
     while (r == 0 && !atomic_load(&c->stop)) {
@@ -174,14 +189,29 @@ static void *conn_main(void *arg)
             r = -ETIMEDOUT;
     }
     if (k->kind == CTL_AGENT)
-        dmt_info("agent of %s: connection ended: %s", k->node, dmt_strerror(r));
+        dmt_info("agent of %s: connection ended: %s", k->node, tlsline_why(line, r));
     conn_end(k);
     return NULL;
 }
 
+/* Whether there is room for one more that nobody knows yet. Under the lock. */
+static bool has_room(struct ctl *c, const char *from)
+{
+    int fresh = 0, same = 0;
+    DMT_LIST_EACH(n, tmp, &c->conns)
+    {
+        const struct ctl_conn *k = DMT_CONTAINER(n, struct ctl_conn, link);
+        fresh += k->kind == CTL_NEW;
+        same += k->kind == CTL_NEW && strcmp(k->from, from) == 0;
+    }
+    return c->conns_n < CONNS_MAX && fresh < NEW_MAX && same < FROM_MAX;
+}
+
 static void accept_one(struct ctl *c)
 {
-    int fd = accept4(c->listen_fd, NULL, NULL, SOCK_CLOEXEC);
+    struct sockaddr_storage ss;
+    socklen_t ss_len = sizeof(ss);
+    int fd = accept4(c->listen_fd, (struct sockaddr *)&ss, &ss_len, SOCK_CLOEXEC);
     if (fd < 0)
         return;
     struct ctl_conn *k = calloc(1, sizeof(*k));
@@ -192,8 +222,11 @@ static void accept_one(struct ctl *c)
     }
     k->c = c;
     k->fd = fd;
+    if (getnameinfo((struct sockaddr *)&ss, ss_len, k->from, sizeof(k->from), NULL, 0,
+                    NI_NUMERICHOST) != 0)
+        (void)snprintf(k->from, sizeof(k->from), "?");
     pthread_mutex_lock(&c->lock);
-    bool room = c->conns_n < CONNS_MAX;
+    bool room = has_room(c, k->from);
     if (room) {
         c->conns_n++;
         dmt_list_add_tail(&c->conns, &k->link);
@@ -217,6 +250,7 @@ static void *accept_main(void *arg)
         struct pollfd p = {.fd = c->listen_fd, .events = POLLIN};
         if (poll(&p, 1, 200) > 0)
             accept_one(c);
+        ctl_own_certificate(c);
     }
     return NULL;
 }
@@ -238,6 +272,10 @@ int ctl_start(struct ctl **ret, const struct ctl_conf *conf, struct dmt_err *err
     dmt_list_init(&c->heard);
     dmt_list_init(&c->waiters);
     c->tls = conf->tls;
+    c->cert_life_s = conf->cert_life_s;
+    (void)snprintf(c->ca, sizeof(c->ca), "%s", conf->ca ? conf->ca : "");
+    (void)snprintf(c->ca_key, sizeof(c->ca_key), "%s", conf->ca_key ? conf->ca_key : "");
+    dmt_tls_ctx_admit_guests(c->tls);
     c->listen_fd = -1;
     int r = ctl_db_open(&c->db, conf->db, err);
     if (r == 0) {

@@ -25,8 +25,8 @@
 #include "fs/base/internal.h"
 #include "fs/base/io.h"
 
-#define BACKDATE_S 86400l
-#define DAYS_MAX   36500
+#define DAYS_MAX 36500
+#define DAY_S    86400
 
 static int openssl_fail(struct dmt_err *err, const char *what)
 {
@@ -47,7 +47,7 @@ static bool add_extension(X509 *cert, X509 *issuer, int nid, const char *value)
 }
 
 /* Serial, validity, subject and public key: what CA and leaf have in common. */
-static bool fill_cert(X509 *cert, EVP_PKEY *key, const char *name, int days)
+static bool fill_cert(X509 *cert, EVP_PKEY *key, const char *name, int64_t life_s)
 {
     uint8_t serial[16];
     dmt_random(serial, sizeof(serial));
@@ -56,8 +56,9 @@ static bool fill_cert(X509 *cert, EVP_PKEY *key, const char *name, int days)
     X509_NAME *subject = X509_get_subject_name(cert);
     bool ok = bn && BN_to_ASN1_INTEGER(bn, X509_get_serialNumber(cert)) &&
               X509_set_version(cert, X509_VERSION_3) &&
-              X509_gmtime_adj(X509_getm_notBefore(cert), -BACKDATE_S) &&
-              X509_time_adj_ex(X509_getm_notAfter(cert), days, 0, NULL) &&
+              X509_gmtime_adj(X509_getm_notBefore(cert), -BASE_BACKDATE_S) &&
+              X509_time_adj_ex(X509_getm_notAfter(cert), (int)(life_s / DAY_S),
+                               (long)(life_s % DAY_S), NULL) &&
               X509_NAME_add_entry_by_txt(subject, "CN", MBSTRING_UTF8, (const unsigned char *)name,
                                          -1, -1, 0) &&
               X509_set_pubkey(cert, key);
@@ -119,7 +120,7 @@ int dmt_ca_create(const char *ca_cert, const char *ca_key, const char *name, int
     ERR_clear_error();
     EVP_PKEY *key = EVP_EC_gen("P-256");
     X509 *cert = X509_new();
-    if (!key || !cert || !fill_cert(cert, key, name, days) ||
+    if (!key || !cert || !fill_cert(cert, key, name, (int64_t)days * DAY_S) ||
         !X509_set_issuer_name(cert, X509_get_subject_name(cert)) ||
         !add_extension(cert, cert, NID_basic_constraints, "critical,CA:TRUE,pathlen:0") ||
         !add_extension(cert, cert, NID_key_usage, "critical,keyCertSign,cRLSign") ||
@@ -133,12 +134,12 @@ int dmt_ca_create(const char *ca_cert, const char *ca_key, const char *name, int
     return r;
 }
 
-static int sign_leaf(X509 *ca, EVP_PKEY *ca_key, const char *node, int days, X509 *cert,
+static int sign_leaf(X509 *ca, EVP_PKEY *ca_key, const char *node, int64_t life_s, X509 *cert,
                      EVP_PKEY *key, struct dmt_err *err)
 {
     char san[128];
     (void)snprintf(san, sizeof(san), "DNS:%s", node);
-    if (!fill_cert(cert, key, node, days) ||
+    if (!fill_cert(cert, key, node, life_s) ||
         !X509_set_issuer_name(cert, X509_get_subject_name(ca)) ||
         !add_extension(cert, ca, NID_basic_constraints, "critical,CA:FALSE") ||
         !add_extension(cert, ca, NID_key_usage, "critical,digitalSignature") ||
@@ -151,41 +152,105 @@ static int sign_leaf(X509 *ca, EVP_PKEY *ca_key, const char *node, int days, X50
     return 0;
 }
 
+/* Certificate and key of the CA, which must be one. Caller frees both, also after a failure. */
+static int read_ca(const char *ca_cert, const char *ca_key, X509 **ca, EVP_PKEY **key,
+                   struct dmt_err *err)
+{
+    int r = base_pem_read_cert(ca_cert, ca, err);
+    if (r == 0)
+        r = base_pem_read_key(ca_key, key, err);
+    if (r < 0)
+        return r;
+    if (X509_check_private_key(*ca, *key) != 1) {
+        ERR_clear_error();
+        return dmt_err_set(err, DMT_E_AUTH, "%s is not the key of %s", ca_key, ca_cert);
+    }
+    if (X509_check_ca(*ca) != 1)
+        return dmt_err_set(err, DMT_E_AUTH, "%s is not the certificate of a CA", ca_cert);
+    return 0;
+}
+
+static int check_node(const char *node, struct dmt_err *err)
+{
+    return base_node_name_ok(node)
+               ? 0
+               : dmt_err_set(err, -EINVAL,
+                             "'%s' is not a node name (letters, digits, '.', '_', '-')", node);
+}
+
 int dmt_ca_issue(const char *ca_cert, const char *ca_key, const char *node, int days,
                  const char *cert, const char *key, struct dmt_err *err)
 {
-    if (!base_node_name_ok(node))
-        return dmt_err_set(err, -EINVAL, "'%s' is not a node name (letters, digits, '.', '_', '-')",
-                           node);
-    if (days < 1 || days > DAYS_MAX)
-        return dmt_err_set(err, -EINVAL, "a certificate is valid for 1 to %d days, not %d",
-                           DAYS_MAX, days);
     X509 *ca = NULL, *leaf = NULL;
     EVP_PKEY *ca_pkey = NULL, *pkey = NULL;
-    int r = base_pem_read_cert(ca_cert, &ca, err);
+    int r = check_node(node, err);
+    if (r == 0 && (days < 1 || days > DAYS_MAX))
+        r = dmt_err_set(err, -EINVAL, "a certificate is valid for 1 to %d days, not %d", DAYS_MAX,
+                        days);
     if (r == 0)
-        r = base_pem_read_key(ca_key, &ca_pkey, err);
+        r = read_ca(ca_cert, ca_key, &ca, &ca_pkey, err);
     if (r < 0)
         goto out;
-    if (X509_check_private_key(ca, ca_pkey) != 1) {
-        ERR_clear_error();
-        r = dmt_err_set(err, DMT_E_AUTH, "%s is not the key of %s", ca_key, ca_cert);
-        goto out;
-    }
-    if (X509_check_ca(ca) != 1) {
-        r = dmt_err_set(err, DMT_E_AUTH, "%s is not the certificate of a CA", ca_cert);
-        goto out;
-    }
     leaf = X509_new();
     pkey = EVP_EC_gen("P-256");
     if (!leaf || !pkey) {
         r = openssl_fail(err, "make a key");
         goto out;
     }
-    r = sign_leaf(ca, ca_pkey, node, days, leaf, pkey, err);
+    r = sign_leaf(ca, ca_pkey, node, (int64_t)days * DAY_S, leaf, pkey, err);
     if (r == 0)
         r = write_pair(leaf, pkey, cert, key, err);
 out:
+    X509_free(leaf);
+    EVP_PKEY_free(pkey);
+    X509_free(ca);
+    EVP_PKEY_free(ca_pkey);
+    return r;
+}
+
+/* The key of a request, if it is signed with it, names this node only and is strong enough. */
+static int check_request(const char *pem, const char *node, EVP_PKEY **ret, struct dmt_err *err)
+{
+    char name[DMT_NODE_NAME_MAX + 1] = "";
+    BIO *b = BIO_new_mem_buf(pem, -1);
+    X509_REQ *req = b ? PEM_read_bio_X509_REQ(b, NULL, NULL, NULL) : NULL;
+    EVP_PKEY *key = req ? X509_REQ_get0_pubkey(req) : NULL;
+    int r = 0;
+    if (!key || X509_REQ_verify(req, key) != 1)
+        r = dmt_err_set(err, DMT_E_AUTH, "the signing request is damaged");
+    else if (EVP_PKEY_get_security_bits(key) < 128)
+        r = dmt_err_set(err, DMT_E_AUTH, "the key of the signing request is too weak");
+    else if (X509_NAME_entry_count(X509_REQ_get_subject_name(req)) != 1 ||
+             X509_NAME_get_text_by_NID(X509_REQ_get_subject_name(req), NID_commonName, name,
+                                       sizeof(name)) < 1 ||
+             strcmp(name, node) != 0)
+        r = dmt_err_set(err, DMT_E_AUTH, "the signing request is for '%s', not for %s", name, node);
+    if (r == 0) {
+        EVP_PKEY_up_ref(key);
+        *ret = key;
+    }
+    ERR_clear_error();
+    X509_REQ_free(req);
+    BIO_free(b);
+    return r;
+}
+
+int dmt_ca_sign(const char *ca_cert, const char *ca_key, const char *csr, const char *node,
+                int64_t life_s, char **ret, struct dmt_err *err)
+{
+    X509 *ca = NULL, *leaf = NULL;
+    EVP_PKEY *ca_pkey = NULL, *pkey = NULL;
+    int r = check_node(node, err);
+    if (r == 0 && (life_s < 1 || life_s > (int64_t)DAYS_MAX * DAY_S))
+        r = dmt_err_set(err, -EINVAL, "a certificate is valid for 1 s to %d days", DAYS_MAX);
+    if (r == 0)
+        r = check_request(csr, node, &pkey, err);
+    if (r == 0)
+        r = read_ca(ca_cert, ca_key, &ca, &ca_pkey, err);
+    if (r == 0)
+        r = (leaf = X509_new()) ? sign_leaf(ca, ca_pkey, node, life_s, leaf, pkey, err) : -ENOMEM;
+    if (r == 0)
+        r = base_pem_text(leaf, NULL, NULL, ret, err);
     X509_free(leaf);
     EVP_PKEY_free(pkey);
     X509_free(ca);

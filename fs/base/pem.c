@@ -12,13 +12,16 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/x509.h>
 
+#include "fs/base/clock.h"
 #include "fs/base/limits.h"
+#include "fs/base/tls.h"
 
 const char *base_openssl_reason(char buf[256])
 {
@@ -61,6 +64,50 @@ int base_pem_node_name(const X509 *cert, char *ret)
     }
     OPENSSL_free(text);
     return r;
+}
+
+static int64_t unix_time(const ASN1_TIME *t)
+{
+    struct tm tm;
+    return ASN1_TIME_to_tm(t, &tm) == 1 ? (int64_t)timegm(&tm) : 0;
+}
+
+int base_pem_life(const X509 *cert, struct dmt_cert_life *ret)
+{
+    int r = base_pem_node_name(cert, ret->node);
+    ret->until_s = unix_time(X509_get0_notAfter(cert));
+    ret->life_s = ret->until_s - unix_time(X509_get0_notBefore(cert)) - BASE_BACKDATE_S;
+    return r;
+}
+
+int dmt_cert_life(const char *path, struct dmt_cert_life *ret, struct dmt_err *err)
+{
+    X509 *cert = NULL;
+    int r = base_pem_read_cert(path, &cert, err);
+    if (r == 0 && (r = base_pem_life(cert, ret)) < 0)
+        dmt_err_set(err, r, "the certificate %s does not name a node", path);
+    X509_free(cert);
+    return r;
+}
+
+int64_t dmt_cert_left_s(const struct dmt_cert_life *l)
+{
+    const struct dmt_clock *c = dmt_clock_real();
+    return l->until_s - (int64_t)(c->realtime_ns(c->ctx) / DMT_S);
+}
+
+bool dmt_cert_due(const struct dmt_cert_life *l)
+{
+    return dmt_cert_left_s(l) * 3 <= l->life_s;
+}
+
+const char *dmt_cert_time(int64_t s, char buf[DMT_CERT_TIME])
+{
+    time_t t = (time_t)s;
+    struct tm tm;
+    gmtime_r(&t, &tm);
+    (void)strftime(buf, DMT_CERT_TIME, "%Y-%m-%dT%H:%M:%SZ", &tm);
+    return buf;
 }
 
 static int check_key_file(int fd, const char *path, struct dmt_err *err)

@@ -1,6 +1,6 @@
 /* tls.c: mutual TLS 1.3, as a stream on a socket or through memory.
  *
- * Owns the OpenSSL context and, per connection, one SSL object between two memory BIOs. Both modes
+ * Owns, per connection, one SSL object between two memory BIOs (contexts: tls_ctx.c). Both modes
  * are the same machine: in memory mode the caller carries ciphertext in (feed) and out (drain); in
  * stream mode the small pump below carries it between the BIOs and the socket with poll(2), so that
  * every call has a deadline whatever the socket's own blocking mode is. dmt_tls_attach() is
@@ -21,6 +21,7 @@
 
 #include <limits.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -36,97 +37,17 @@
 #define PLAIN_CHUNK  (64u << 10) /* plaintext encrypted before it is sent: keeps memory small */
 #define PENDING_MAX  (1 << 30)   /* ciphertext a connection may hold in memory mode */
 
-struct dmt_tls_ctx {
-    SSL_CTX *ssl;
-    char name[DMT_NODE_NAME_MAX + 1];
-};
-
 struct dmt_tls {
     SSL *ssl;
     BIO *in, *out; /* owned by ssl */
     int fd;        /* -1: memory mode */
     bool done;     /* handshake finished and the peer's name taken */
     int dead;      /* error after which nothing works any more, or 0 */
-    char peer[DMT_NODE_NAME_MAX + 1];
+    struct dmt_tls_ctx *ctx;
+    char peer[DMT_NODE_NAME_MAX + 1]; /* "": a guest */
+    char refused[160];                /* why we refuse the peer's certificate */
+    char why[256];                    /* dead: in words; "" if there are none */
 };
-
-/* --- context --- */
-
-static int ctx_load_files(struct dmt_tls_ctx *c, const char *ca, const char *cert, const char *key,
-                          struct dmt_err *err)
-{
-    char why[256];
-    X509 *ca_x = NULL, *own = NULL;
-    EVP_PKEY *pkey = NULL;
-    int r = base_pem_read_cert(ca, &ca_x, err);
-    if (r == 0)
-        r = base_pem_read_cert(cert, &own, err);
-    if (r == 0)
-        r = base_pem_read_key(key, &pkey, err);
-    if (r < 0)
-        goto out;
-    r = base_pem_node_name(own, c->name);
-    if (r < 0) {
-        r = dmt_err_set(err, r, "the certificate %s does not name a node", cert);
-        goto out;
-    }
-    if (X509_check_private_key(own, pkey) != 1) {
-        ERR_clear_error();
-        r = dmt_err_set(err, DMT_E_AUTH, "%s is not the key of %s", key, cert);
-        goto out;
-    }
-    if (X509_STORE_add_cert(SSL_CTX_get_cert_store(c->ssl), ca_x) != 1 ||
-        SSL_CTX_use_certificate(c->ssl, own) != 1 || SSL_CTX_use_PrivateKey(c->ssl, pkey) != 1 ||
-        SSL_CTX_add_client_CA(c->ssl, ca_x) != 1)
-        r = dmt_err_set(err, DMT_E_AUTH, "cannot use %s: %s", cert, base_openssl_reason(why));
-out:
-    X509_free(ca_x);
-    X509_free(own);
-    EVP_PKEY_free(pkey);
-    return r;
-}
-
-int dmt_tls_ctx_new(struct dmt_tls_ctx **ret, const char *ca, const char *cert, const char *key,
-                    struct dmt_err *err)
-{
-    char why[256];
-    struct dmt_tls_ctx *c = calloc(1, sizeof(*c));
-    if (!c)
-        return dmt_err_set(err, -ENOMEM, "out of memory");
-    ERR_clear_error();
-    int r = 0;
-    c->ssl = SSL_CTX_new(TLS_method());
-    if (!c->ssl || SSL_CTX_set_min_proto_version(c->ssl, TLS1_3_VERSION) != 1 ||
-        SSL_CTX_set_num_tickets(c->ssl, 0) != 1) {
-        r = dmt_err_set(err, -EIO, "cannot start TLS: %s", base_openssl_reason(why));
-        goto out;
-    }
-    SSL_CTX_set_session_cache_mode(c->ssl, SSL_SESS_CACHE_OFF);
-    SSL_CTX_set_verify(c->ssl, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
-    SSL_CTX_set_verify_depth(c->ssl, 1);
-    SSL_CTX_set_mode(c->ssl, SSL_MODE_AUTO_RETRY | SSL_MODE_ENABLE_PARTIAL_WRITE |
-                                 SSL_MODE_RELEASE_BUFFERS);
-    r = ctx_load_files(c, ca, cert, key, err);
-out:
-    if (r < 0)
-        dmt_tls_ctx_free(c);
-    else
-        *ret = c;
-    return r;
-}
-
-void dmt_tls_ctx_free(struct dmt_tls_ctx *c)
-{
-    if (!c)
-        return;
-    SSL_CTX_free(c->ssl); /* connections hold a reference of their own */
-    free(c);
-}
-
-const char *dmt_tls_ctx_name(const struct dmt_tls_ctx *c)
-{
-    return c->name;
-}
 
 /* --- connection --- */
 
@@ -137,7 +58,8 @@ int dmt_tls_new(struct dmt_tls **ret, struct dmt_tls_ctx *c, int fd, bool server
     if (!t)
         return dmt_err_set(err, -ENOMEM, "out of memory");
     t->fd = fd;
-    t->ssl = SSL_new(c->ssl);
+    t->ctx = c;
+    t->ssl = base_tls_ctx_ssl(c);
     t->in = BIO_new(BIO_s_mem());
     t->out = BIO_new(BIO_s_mem());
     if (!t->ssl || !t->in || !t->out) {
@@ -150,6 +72,7 @@ int dmt_tls_new(struct dmt_tls **ret, struct dmt_tls_ctx *c, int fd, bool server
     }
     BIO_set_mem_eof_return(t->in, -1); /* empty means "later", not "end" */
     SSL_set_bio(t->ssl, t->in, t->out);
+    SSL_set_app_data(t->ssl, t);
     if (server)
         SSL_set_accept_state(t->ssl);
     else
@@ -203,6 +126,50 @@ const char *dmt_tls_peer(const struct dmt_tls *t)
     return t->done ? t->peer : NULL;
 }
 
+const char *dmt_tls_why(const struct dmt_tls *t)
+{
+    return t->why[0] ? t->why : dmt_strerror(t->dead);
+}
+
+void base_tls_refused(X509_STORE_CTX *x, const char *why)
+{
+    const SSL *ssl = X509_STORE_CTX_get_ex_data(x, SSL_get_ex_data_X509_STORE_CTX_idx());
+    struct dmt_tls *t = ssl ? SSL_get_app_data(ssl) : NULL;
+    if (t)
+        (void)snprintf(t->refused, sizeof(t->refused), "%s", why);
+}
+
+int base_tls_verify(int ok, X509_STORE_CTX *x)
+{
+    struct dmt_cert_life life;
+    char text[160], date[DMT_CERT_TIME];
+    X509 *cert = ok ? NULL : X509_STORE_CTX_get_current_cert(x);
+    int code = X509_STORE_CTX_get_error(x);
+    if (!cert || base_pem_life(cert, &life) < 0)
+        return ok;
+    if (code == X509_V_ERR_CERT_HAS_EXPIRED)
+        (void)snprintf(text, sizeof(text), "that of %s has expired on %s", life.node,
+                       dmt_cert_time(life.until_s, date));
+    else
+        (void)snprintf(text, sizeof(text), "%s", X509_verify_cert_error_string(code));
+    base_tls_refused(x, text);
+    return ok;
+}
+
+/* The peer says that it does not accept our certificate. */
+static int refused_by_peer(struct dmt_tls *t, int reason, const char *why, struct dmt_err *err)
+{
+    struct dmt_cert_life life;
+    char date[DMT_CERT_TIME];
+    dmt_tls_ctx_life(t->ctx, &life);
+    if (reason - SSL_AD_REASON_OFFSET != SSL_AD_CERTIFICATE_EXPIRED)
+        return dmt_err_set(err, DMT_E_AUTH, "the peer refuses our certificate: %s", why);
+    dmt_err_set(err, DMT_E_AUTH, "the peer refuses our certificate: that of %s has expired on %s",
+                life.node, dmt_cert_time(life.until_s, date));
+    dmt_err_hint(err, "on the controller: dumontd token %s; here: dumontd join TOKEN", life.node);
+    return DMT_E_AUTH;
+}
+
 /* Alerts by which a peer says that it does not accept our certificate. */
 static bool is_auth_alert(int reason)
 {
@@ -222,11 +189,28 @@ static bool is_auth_alert(int reason)
     }
 }
 
+/* Why nothing works any more; takes what OpenSSL has noted. */
+static int reason_of(struct dmt_tls *t, struct dmt_err *err)
+{
+    char why[256];
+    int reason = ERR_GET_REASON(ERR_peek_last_error());
+    long verify = SSL_get_verify_result(t->ssl);
+    base_openssl_reason(why);
+    if (verify != X509_V_OK)
+        return dmt_err_set(err, DMT_E_AUTH, "the peer's certificate is refused: %s",
+                           t->refused[0] ? t->refused : X509_verify_cert_error_string(verify));
+    if (reason == SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE)
+        return dmt_err_set(err, DMT_E_AUTH, "the peer shows no certificate");
+    if (is_auth_alert(reason))
+        return refused_by_peer(t, reason, why, err);
+    return dmt_err_set(err, -EPROTO, "TLS failed: %s", why);
+}
+
 /* After SSL_x() returned n <= 0: -EAGAIN when it needs ciphertext, DMT_E_CLOSED at a clean end,
  * else the error, for good. */
 static int tls_result(struct dmt_tls *t, int n, struct dmt_err *err)
 {
-    char why[256];
+    struct dmt_err own = {0};
     switch (SSL_get_error(t->ssl, n)) {
     case SSL_ERROR_WANT_READ:
     case SSL_ERROR_WANT_WRITE:
@@ -236,18 +220,10 @@ static int tls_result(struct dmt_tls *t, int n, struct dmt_err *err)
     default:
         break;
     }
-    int reason = ERR_GET_REASON(ERR_peek_last_error());
-    long verify = SSL_get_verify_result(t->ssl);
-    base_openssl_reason(why);
-    if (verify != X509_V_OK)
-        t->dead = dmt_err_set(err, DMT_E_AUTH, "the peer's certificate is refused: %s",
-                              X509_verify_cert_error_string(verify));
-    else if (reason == SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE)
-        t->dead = dmt_err_set(err, DMT_E_AUTH, "the peer shows no certificate");
-    else if (is_auth_alert(reason))
-        t->dead = dmt_err_set(err, DMT_E_AUTH, "the peer refuses our certificate: %s", why);
-    else
-        t->dead = dmt_err_set(err, -EPROTO, "TLS failed: %s", why);
+    t->dead = reason_of(t, &own);
+    (void)snprintf(t->why, sizeof(t->why), "%.255s", own.msg);
+    if (err)
+        *err = own;
     return t->dead;
 }
 
@@ -268,6 +244,10 @@ static int handshake_some(struct dmt_tls *t, struct dmt_err *err)
         return r;
     }
     X509 *cert = SSL_get0_peer_certificate(t->ssl);
+    if (!cert && base_tls_ctx_guests(t->ctx)) {
+        t->done = true; /* its name is "" */
+        return 0;
+    }
     if (!cert || base_pem_node_name(cert, t->peer) < 0) {
         t->dead = dmt_err_set(err, DMT_E_AUTH, "the peer's certificate does not name a node");
         return t->dead;

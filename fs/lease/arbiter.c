@@ -100,7 +100,6 @@ static int connect_to(struct link *k)
         k->warned = true;
         return r;
     }
-    k->warned = false;
     set_up(l, true);
     return 0;
 }
@@ -174,6 +173,10 @@ static int receive(struct link *k)
         ssize_t n = dmt_tls_read(k->tls, chunk, sizeof(chunk), 0);
         if (n == -ETIMEDOUT)
             return 0;
+        if (n == DMT_E_AUTH && !k->warned) {
+            dmt_warn("controller %s: %s", k->l->conf.arbiter_host, dmt_tls_why(k->tls));
+            k->warned = true;
+        }
         if (n <= 0)
             return n < 0 ? (int)n : DMT_E_CLOSED;
         dmt_put_raw(&k->in, chunk, (size_t)n);
@@ -184,6 +187,7 @@ static int receive(struct link *k)
             memmove(k->in.p, nl + 1, k->in.len - len - 1);
             k->in.len -= len + 1;
             int r = json_is_object(v) ? on_line(k->l, v) : DMT_E_CORRUPT;
+            k->warned = false;
             json_decref(v);
             if (r < 0)
                 return r;

@@ -235,7 +235,10 @@ static int check_conf(const struct dmt_lease_conf *c, struct dmt_lease_timers *t
                            (unsigned long long)c->solo_after_ms, 3 * t->lease_ms);
     if (c->arbiter_host && !c->tls) {
         dmt_err_set(err, DMT_E_CONFIG, "the arbiter at %s needs certificates", c->arbiter_host);
-        return err ? dmt_err_hint(err, "dumontd ca issue %s", c->node) : DMT_E_CONFIG;
+        return err ? dmt_err_hint(err,
+                                  "on the controller: dumontd token %s; here: dumontd join TOKEN",
+                                  c->node)
+                   : DMT_E_CONFIG;
     }
     if ((c->peer_host || c->standby) && !c->arbiter_host && !c->bucket)
         return dmt_err_set(err, DMT_E_CONFIG, "a standby needs an arbiter: set arbiter=");

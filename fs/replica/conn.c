@@ -358,10 +358,15 @@ static void take_bytes(struct replica_conn *c, const void *p, size_t n)
         take_plain(c);
     }
     if (!c->closing && rc < 0) {
-        if (rc == DMT_E_AUTH)
-            replica_event(c->r, "refused", "the peer refuses our certificate");
-        replica_conn_close(
-            c, 0, rc == DMT_E_CLOSED ? "the peer closed the connection" : dmt_strerror(rc));
+        if (rc == DMT_E_AUTH) {
+            replica_event(c->r, "refused", "%s", dmt_tls_why(c->tls));
+            (void)snprintf(c->r->last_error, sizeof(c->r->last_error), "%.191s",
+                           dmt_tls_why(c->tls));
+        }
+        replica_conn_close(c, 0,
+                           rc == DMT_E_CLOSED ? "the peer closed the connection"
+                           : rc == DMT_E_AUTH ? dmt_tls_why(c->tls)
+                                              : dmt_strerror(rc));
         return;
     }
     if (!c->closing)

@@ -491,7 +491,7 @@ static int check_conf(const struct dmt_replica_conf *conf, struct dmt_err *err)
     if (!conf->tls && !conf->tls_off) {
         (void)dmt_err_set(err, DMT_E_CONFIG, "a standby needs certificates");
         (void)dmt_err_hint(err,
-                           "make them with `dumontd ca`, or use tls=off on loopback addresses");
+                           "get them by `dumontd join`, or use tls=off on loopback addresses");
         return DMT_E_CONFIG;
     }
     if (conf->tls && conf->tls_off)

@@ -75,7 +75,7 @@ rm -r "$DUMONT_ETC/tls" 2>/dev/null
 check "a workspace with a standby" ws_create tls $peer
 check_status "without certificates it does not mount" 32 ws_mount tls "$M"
 said
-check "it names the file and the command that makes it" bash -c "grep -q ca.pem $SCRATCH/said && grep -q 'dumontd ca issue' $SCRATCH/said"
+check "it names the file and the command that makes it" bash -c "grep -q ca.pem $SCRATCH/said && grep -q 'dumontd join' $SCRATCH/said"
 cp -r "$SCRATCH/a/etc/tls" "$DUMONT_ETC/tls"
 cp "$SCRATCH/b/etc/tls/node.key" "$DUMONT_ETC/tls/node.key"
 check_status "with another machine's key it does not mount" 32 ws_mount tls "$M"

@@ -43,7 +43,7 @@ refused "a URL that is none" 1 "option archive" "archive" dumont workspace set w
 # --- certificates
 ADDR="arbiter=controller://127.0.0.1:1 standby=127.0.0.1:1"
 check "create with a standby" ws_create p $ADDR
-refused "no certificate" 32 "$DUMONT_ETC/tls" "dumontd ca issue" ws_mount p "$M"
+refused "no certificate" 32 "$DUMONT_ETC/tls" "dumontd join" ws_mount p "$M"
 check "it is not mounted" not_mounted "$M"
 pair_up q sync=fsync || die "the pair does not come up" "$(at a dumont status q 2>&1)"
 echo before >"$PAIR_MOUNT/f"

@@ -632,6 +632,76 @@ static void an_encrypted_key_is_refused_not_asked_for(void **state)
     assert_non_null(strstr(err.msg, "encrypted with a password"));
 }
 
+/* What a node does to get its certificate, step by step, and what does not fit. */
+static void a_request_is_signed(void **state)
+{
+    (void)state;
+    char *key = NULL, *other = NULL, *csr = NULL, *cert = NULL, *ca = NULL, *evil = NULL;
+    size_t n;
+    struct dmt_cert_life life;
+    assert_int_equal(dmt_key_pem(at("dave.key"), &key, &err), 0);
+    assert_int_equal(access(at("dave.key"), F_OK), -1); /* nothing is written */
+    assert_int_equal(dmt_key_pem(at("alice.key"), &other, &err), 0);
+    assert_int_equal(dmt_csr_pem(key, "dave", &csr, &err), 0);
+    assert_int_equal(dmt_io_read_file(dmt_io_real(), at("ca.crt"), 1 << 16, &ca, &n), 0);
+    assert_int_equal(dmt_io_read_file(dmt_io_real(), at("evil.crt"), 1 << 16, &evil, &n), 0);
+    /* for another name than the one in the request; noise */
+    assert_int_equal(dmt_ca_sign(at("ca.crt"), at("ca.key"), csr, "eve", 60, &cert, &err),
+                     DMT_E_AUTH);
+    assert_int_equal(dmt_ca_sign(at("ca.crt"), at("ca.key"), ca, "dave", 60, &cert, &err),
+                     DMT_E_AUTH);
+    assert_int_equal(dmt_ca_sign(at("ca.crt"), at("ca.key"), csr, "dave", 0, &cert, &err), -EINVAL);
+    assert_null(cert);
+    assert_int_equal(dmt_ca_sign(at("ca.crt"), at("ca.key"), csr, "dave", 60, &cert, &err), 0);
+    assert_int_equal(dmt_cert_fits(cert, ca, key, "dave", &err), 0);
+    assert_int_equal(dmt_cert_fits(cert, evil, key, "dave", &err), DMT_E_AUTH);
+    assert_int_equal(dmt_cert_fits(cert, ca, other, "dave", &err), DMT_E_AUTH);
+    assert_int_equal(dmt_cert_fits(cert, ca, key, "eve", &err), DMT_E_AUTH);
+    assert_int_equal(dmt_io_write_file(dmt_io_real(), at("dave.crt"), cert, strlen(cert), 0600), 0);
+    assert_int_equal(dmt_cert_life(at("dave.crt"), &life, &err), 0);
+    assert_string_equal(life.node, "dave");
+    assert_int_equal(life.life_s, 60);
+    assert_false(dmt_cert_due(&life));
+    life.until_s -= 41;
+    assert_true(dmt_cert_due(&life));
+    free(key);
+    free(other);
+    free(csr);
+    free(cert);
+    free(ca);
+    free(evil);
+}
+
+/* A context takes a renewed certificate for its next connection, and leaves another node's. */
+static void a_renewed_certificate_is_used(void **state)
+{
+    (void)state;
+    struct dmt_tls_ctx *c = NULL;
+    struct dmt_cert_life before, after;
+    char *csr = NULL, *cert = NULL;
+    assert_int_equal(issue("ca", "frank"), 0);
+    assert_int_equal(context(&c, "ca.crt", "frank.crt", "frank.key"), 0);
+    dmt_tls_ctx_life(c, &before);
+    assert_int_equal(dmt_tls_ctx_csr(c, &csr, &err), 0);
+    assert_int_equal(dmt_ca_sign(at("ca.crt"), at("ca.key"), csr, "frank", 60, &cert, &err), 0);
+    assert_int_equal(dmt_tls_ctx_renew(c, cert, &err), 0);
+    dmt_tls_ctx_life(c, &after);
+    assert_int_equal(after.life_s, 60);
+    assert_int_not_equal(before.life_s, 60);
+    free(cert);
+    cert = NULL;
+    assert_int_equal(dmt_ca_sign(at("evil.crt"), at("evil.key"), csr, "frank", 60, &cert, &err), 0);
+    assert_int_equal(dmt_tls_ctx_renew(c, cert, &err), DMT_E_AUTH);
+    /* what does not belong to the key is not taken, though the file says so */
+    assert_int_equal(issue("ca", "gina"), 0);
+    assert_int_equal(rename(at("gina.crt"), at("frank.crt")), 0);
+    dmt_tls_ctx_life(c, &after);
+    assert_string_equal(after.node, "frank");
+    free(csr);
+    free(cert);
+    dmt_tls_ctx_free(c);
+}
+
 static void the_ca(void **state)
 {
     (void)state;
@@ -693,6 +763,8 @@ int main(void)
         cmocka_unit_test(a_key_that_others_can_read),
         cmocka_unit_test(files_that_do_not_fit),
         cmocka_unit_test(an_encrypted_key_is_refused_not_asked_for),
+        cmocka_unit_test(a_request_is_signed),
+        cmocka_unit_test(a_renewed_certificate_is_used),
         cmocka_unit_test(the_ca),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
