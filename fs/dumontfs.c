@@ -397,7 +397,8 @@ void app_settled(struct app *a)
     free(now);
 }
 
-/* This store follows another from now on: what it will lack never was in this machine's page cache. */
+/* This store follows another from now on: what it will lack never was in this machine's page
+ * cache. */
 void app_follows(struct app *a)
 {
     char path[DMT_PATH_MAX + 16];

@@ -114,6 +114,9 @@ void lease_answer_ping(struct lease_state *s, const struct lease_msg *m, uint64_
 static void follow(struct lease_state *s, const struct lease_event *e, struct lease_actions *out)
 {
     struct lease_record *r = &s->rec;
+    /* Who opens an epoch lives, also in the process that had given up before (bucket: HAND). */
+    if (e->epoch > r->seen)
+        s->dead = false;
     if (e->epoch > r->seen || !lease_id_eq(&r->peer, &e->id)) {
         r->seen = e->epoch > r->seen ? e->epoch : r->seen;
         r->peer = e->id;

@@ -4,8 +4,9 @@
  * Happy path: a sync asks lane_have; what the peer has not said it has is wanted, and sent once as
  * WANT behind the records it is about; HAVE, or an ACK whose `whole` is far enough, ends the wait.
  * Ranges for which a sync waits are served before all others. Failure modes: a stream that ends
- * takes with it what was said on it; who still waits asks again on the next. More files at once than
- * the table has places: the sync waits for everything instead. Pure; the caller's lock, if any.
+ * takes with it what was said on it; who still waits asks again on the next. More files at once
+ * than the table has places: the sync waits for everything instead. Pure; the caller's lock, if
+ * any.
  */
 #include "fs/replica/lane.h"
 

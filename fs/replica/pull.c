@@ -1,11 +1,11 @@
 /* pull.c: the driver of the bulk lane on the side that lacks bytes: carries out what pull_core.c
  * decides.
  *
- * Owns nothing but its jobs. Happy path: PULL leaves on the session; BULK is unpacked, compared with
- * its checksum and handed to the core, which has it filled in by a pool job (dmt_ws_missing_fill)
- * and made durable by another (dmt_ws_missing_sync); the list of what is missing is the workspace's
- * (dmt_ws_missing_next). Failure modes: bytes that nobody asked for, or with a wrong checksum: the
- * connection is closed (R5). A fill or sync that fails is ops.failed.
+ * Owns nothing but its jobs. Happy path: PULL leaves on the session; BULK is unpacked, compared
+ * with its checksum and handed to the core, which has it filled in by a pool job
+ * (dmt_ws_missing_fill) and made durable by another (dmt_ws_missing_sync); the list of what is
+ * missing is the workspace's (dmt_ws_missing_next). Failure modes: bytes that nobody asked for, or
+ * with a wrong checksum: the connection is closed (R5). A fill or sync that fails is ops.failed.
  * Threads: loop; pool jobs touch only their own structs and the workspace.
  */
 #include "fs/replica/int.h"

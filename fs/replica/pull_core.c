@@ -1,9 +1,10 @@
-/* pull_core.c: the decisions of the bulk lane on the side that lacks bytes (lane.h): what to ask for
- * next, what an answer is worth, when to make it durable, what may be called had.
+/* pull_core.c: the decisions of the bulk lane on the side that lacks bytes (lane.h): what to ask
+ * for next, what an answer is worth, when to make it durable, what may be called had.
  *
- * The list of what is missing is the workspace's (ops.missing_next): rows appear when a WRITE_REF is
- * applied, shrink when the range is overwritten or cut, and go when what was filled is durable.
- * This file owns what it has done about them: `asks`, each a range from PULL to the end of its row.
+ * The list of what is missing is the workspace's (ops.missing_next): rows appear when a WRITE_REF
+ * is applied, shrink when the range is overwritten or cut, and go when what was filled is durable.
+ * This file owns what it has done about them: `asks`, each a range from PULL to the end of its
+ * row.
  *
  *   1. pump: ranges that a WANT waits for first, then files by the size of what they lack, small
  *      ones first (`plan`). At most PULL_WINDOW_BYTES and PULLS_MAX are outstanding.

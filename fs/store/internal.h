@@ -96,6 +96,8 @@ struct node {
     bool live;             /* the row exists */
     bool disk, frozen_live;
     bool marked;           /* a sync has acknowledged what it held (MARK), perhaps before any checkpoint */
+    bool own;              /* all of what a sync acknowledged of it has come, since it was empty */
+    uint64_t mark;         /* 0, or: up to here, and not all of that has come yet */
     bool xattrs_loaded, base_loaded, file_loaded;
     bool dir_fresh;        /* SQLite has no entries of this directory */
     bool whole;            /* all live entries of this directory are in memory: those not there do not exist */
@@ -417,7 +419,7 @@ int store_keep_load(struct dmt_store *st);
 /* Before a change: the complete content at `view` becomes n's fallback. replace: also in place of an older one. */
 int store_keep_self(struct dmt_store *st, struct node *n, uint64_t view, bool replace);
 void store_keep_drop(struct dmt_store *st, struct node *n);
-void store_keep_complete(struct dmt_store *st, struct node *n); /* if nothing is missing any more */
+void store_keep_complete(struct dmt_store *st, struct node *n); /* if nothing that a sync acknowledged is missing any more */
 void store_keeps_freeze(struct dmt_store *st);
 void store_keeps_free(struct dmt_store *st);
 

@@ -3,13 +3,15 @@
  *
  * A keep is made when a complete file is truncated to nothing or starts to be written by reference,
  * and when an incomplete file is renamed over another one (it inherits that file's content, or that
- * file's own keep; its own stays if that is more than the beginning of what it holds). It pins the
- * position for the content of the source only, so it must be made before the record changes the
- * source. It goes as soon as the file was complete once: when the last missing range goes, or, if
- * nothing was ever missing (a small file rewritten inline), at the next freeze or MARK (a sync of
- * it says that this content counts now); then neither it nor the history it pinned ever reaches
- * SQLite. A file without content is no fallback: the incomplete one is cut at its first missing
- * byte instead. Failure modes: SQLite errors while the source is loaded. Thread: workspace lock.
+ * file's own keep; its own stays if that is more than the beginning of what it holds, or was
+ * acknowledged by a sync). It pins the position for the content of the source only, so it must be
+ * made before the record changes the source. It goes as soon as the file was complete once: when
+ * the last missing range goes, or the last that a newer sync has acknowledged (what is still
+ * missing then was written later), or, if nothing was ever missing (a small file rewritten
+ * inline), at the next freeze or MARK (a sync of it says that this content counts now); then
+ * neither it nor the history it pinned ever reaches SQLite. A file without content is no fallback:
+ * the incomplete one is cut at its first missing byte instead. Failure modes: SQLite errors while
+ * the source is loaded. Thread: workspace lock.
  */
 #include <stdlib.h>
 
@@ -69,7 +71,12 @@ int store_keep_self(struct dmt_store *st, struct node *n, uint64_t view, bool re
 
 void store_keep_complete(struct dmt_store *st, struct node *n)
 {
-    if (n->keep && !store_missing_any(st, n->ino))
+    bool newer = n->mark && !dmt_store_missing_ino(st, n->ino, n->mark);
+    if (newer) {
+        n->mark = 0;
+        n->own = true;
+    }
+    if (n->keep && (newer || !store_missing_any(st, n->ino)))
         store_keep_drop(st, n);
 }
 
@@ -109,8 +116,8 @@ int dmt_store_keep_replace(struct dmt_store *st, uint64_t ino, uint64_t replaced
         r = store_base_load(st, old);
     if (r == 0)
         r = store_base_load(st, n);
-    if (r < 0 || n == old || !store_missing_any(st, ino) || (n->keep && !only_grew(n)))
-        return r; /* complete, or falls back to whole content of its own */
+    if (r < 0 || n == old || n->own || !store_missing_any(st, ino) || (n->keep && !only_grew(n)))
+        return r; /* complete, or falls back to whole content of its own, or is cut behind that */
     struct keep from = {.src = old, .view = seq - 1};
     if (!store_missing_any(st, replaced)) {
         from.size = old->map_hi ? size_at(old, seq - 1) : 0;

@@ -173,8 +173,8 @@ static int is_one(void *ctx, uint64_t ino)
 }
 
 /* Inodes with missing ranges, also those that only a snapshot shows any more: it must be complete
- * after a crash too; and those with an older content to fall back to, which a sync puts behind them.
- * Lock held. */
+ * after a crash too; and those with an older content to fall back to, which a sync puts behind
+ * them. Lock held. */
 static int unmarked(struct dmt_ws *ws, uint64_t ino, struct dmt_buf *ret)
 {
     struct dmt_missing m;

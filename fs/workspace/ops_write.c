@@ -60,8 +60,8 @@ static bool by_reference(struct dmt_ws *ws, const struct dmt_inode *n, uint64_t 
 }
 
 /* What a sync acknowledged of a file that is about to become incomplete is what it falls back to. A
- * sync of inline data leaves no trace in the journal, so a MARK says it now; without one a file that
- * no checkpoint knows falls back to nothing. */
+ * sync of inline data leaves no trace in the journal, so a MARK says it now; without one a file
+ * that no checkpoint knows falls back to nothing. */
 static int end_generation(struct dmt_ws *ws, uint64_t ino)
 {
     struct ws_run *run = run_of(ws, ino);

@@ -115,6 +115,7 @@ static bool carry_out(struct node *n, const struct bucket_action *a)
         }
         judge_bucket_record(&a->record);
         n->bk_disk = a->record;
+        n->bk_told = w.now;
         return true;
     case BUCKET_ACT_PUT:
     case BUCKET_ACT_GET:

@@ -1,13 +1,14 @@
-/* files.c: what a node's journal makes: a few files, whose bulk bytes come later than their records.
+/* files.c: what a node's journal makes: a few files, whose bulk bytes come later than their
+ * records.
  *
  * The counterpart of fs/workspace (apply, MARK, settle) and fs/store (the list of what is missing,
- * keeps, checkpoints), small: a file is up to eight blocks; for each block it says which record wrote
- * it. What a history makes of names and files is the same everywhere (files_logic); a node's own are
- * the bytes of by-reference writes (place), which of them it knows to have, and what an incomplete
- * file falls back to (keep.c's rules, line by line). A checkpoint is the state and that knowledge at a
- * position; a start goes back to it and applies the journal again; so what was filled in and not
- * checkpointed is missing again. Overwritten blocks are never reused, as by-reference writes go into
- * fresh space only (R22). Settling asks fs/workspace/settle.h.
+ * keeps, checkpoints), small: a file is up to eight blocks; for each block it says which record
+ * wrote it. What a history makes of names and files is the same everywhere (files_logic); a node's
+ * own are the bytes of by-reference writes (place), which of them it knows to have, and what an
+ * incomplete file falls back to (keep.c's rules, line by line). A checkpoint is the state and that
+ * knowledge at a position; a start goes back to it and applies the journal again; so what was
+ * filled in and not checkpointed is missing again. Overwritten blocks are never reused, as
+ * by-reference writes go into fresh space only (R22). Settling asks fs/workspace/settle.h.
  */
 #include <string.h>
 
@@ -154,27 +155,55 @@ static void keep_self(struct node *n, struct file *f, int view, bool replace)
     f->old = f->c;
 }
 
+static bool missing_upto(const struct node *n, const struct file *f, int upto)
+{
+    for (int b = 0; b < f->c.size; b++)
+        if (files_missing(n, f, b) && f->c.blk[b] <= upto)
+            return true;
+    return false;
+}
+
 static void keep_complete(struct node *n, struct file *f)
 {
-    if (f->has_old && !missing_any(n, f))
+    bool newer = f->mark && !missing_upto(n, f, f->mark);
+    if (newer) {
+        f->mark = 0;
+        f->own = true;
+    }
+    if (newer || !missing_any(n, f))
         f->has_old = false;
+    if (f->ino && !missing_any(n, f)) {
+        f->whole_at = n->f.seq;
+        f->forgot = false;
+    }
+}
+
+static bool only_grew(const struct file *f)
+{
+    for (int b = 0; b < f->old.size; b++)
+        if (f->c.blk[b] > f->old_view)
+            return false;
+    return f->old_ino == f->ino;
 }
 
 static void keep_replace(struct node *n, struct file *f, const struct file *old, int seq)
 {
-    if (f->has_old || !missing_any(n, f) || old->ino == 0)
+    if (old->ino == 0 || f->own || !missing_any(n, f) || (f->has_old && !only_grew(f)))
         return;
     if (missing_any(n, old)) {
-        f->has_old = old->has_old;
+        if (!old->has_old)
+            return;
         f->old_ino = old->old_ino;
         f->old_view = old->old_view;
         f->old = old->old;
     } else if (old->c.size > 0) {
-        f->has_old = true;
         f->old_ino = old->ino;
         f->old_view = seq - 1;
         f->old = old->c;
+    } else {
+        return;
     }
+    f->has_old = true;
 }
 
 /* --- apply --- */
@@ -191,7 +220,19 @@ static void mark(struct node *n, struct file *f, int upto)
         if (files_missing(n, f, b) && f->c.blk[b] <= upto && n->f.mine)
             is_known(n, f->c.blk[b], b);
     f->marked = true;
+    if (upto && f->mark == 0)
+        f->mark = upto;
+    if (upto == 0 && !missing_any(n, f))
+        f->own = true;
     keep_complete(n, f);
+}
+
+/* Bytes that a sync has acknowledged are overwritten before they came. */
+static void cut_missing(const struct node *n, struct file *f, int from, int end)
+{
+    for (int b = from; b < end && b < f->c.size; b++)
+        if (files_missing(n, f, b) && f->c.blk[b] <= f->mark)
+            f->mark = 0;
 }
 
 static uint32_t store_no(const struct node *n)
@@ -208,14 +249,26 @@ static void apply(struct node *n, const struct rec *r, int seq)
     case OP_REF:
         if (f->on_disk || f->marked)
             keep_self(n, f, seq - 1, false);
+        if (r->off < f->c.size)
+            f->mark = 0;
         for (int b = r->off; b < r->off + r->len; b++) {
             n->place[r->ref][b].known = false;
             n->place[r->ref][b].fill = 0;
         }
         break;
+    case OP_WRITE:
+        cut_missing(n, f, r->off, r->off + r->len);
+        break;
     case OP_TRUNC:
-        if (r->off == 0)
+    case OP_CUT:
+        if (r->off == 0 && r->op == OP_TRUNC) {
             keep_self(n, f, seq - 1, true);
+            f->own = false;
+        }
+        cut_missing(n, f, r->off, BLOCKS);
+        break;
+    case OP_CONTENT:
+        f->mark = 0;
         break;
     case OP_RENAME:
         keep_replace(n, &n->f.v[r->name], &n->f.v[r->to], seq);
@@ -228,6 +281,11 @@ static void apply(struct node *n, const struct rec *r, int seq)
         mark(n, f, (int)r->ref);
     if (r->op == OP_CONTENT || r->op == OP_CUT)
         keep_complete(n, f);
+    f = files_of(&n->f, r->ino);
+    if (f && !missing_any(n, f)) {
+        f->whole_at = seq;
+        f->forgot = false;
+    }
 }
 
 void files_apply(struct node *n, int upto)
@@ -269,6 +327,11 @@ void files_checkpoint(struct node *n)
 void files_reload(struct node *n, int upto)
 {
     n->f = n->ckpt;
+    for (int i = 0; i < NAMES; i++) {
+        n->f.v[i].mark = 0; /* known in memory only */
+        n->f.v[i].own = false;
+        n->f.v[i].forgot = true;
+    }
     for (uint32_t r = 0; r <= w.next_ref; r++)
         for (int b = 0; b < BLOCKS; b++) {
             n->place[r][b].known = n->place[r][b].known_disk;
@@ -437,6 +500,8 @@ static bool settle_file(struct node *n, const struct file *f, uint64_t epoch)
     int first = 0;
     while (!files_missing(n, f, first))
         first++;
+    say("    %s: file %u lacks block %d of record %d; mark %d, older content of %u at %d", n->name,
+        f->ino, first, f->c.blk[first], f->mark, f->has_old ? f->old_ino : 0, f->old_view);
     struct settle_case c = {.has_old = f->has_old,
                             .same_file = f->old_ino == f->ino,
                             .old_size = (uint64_t)f->old.size * BLOCK,

@@ -55,8 +55,8 @@ void judge_record(const struct node *n, int at)
     }
 }
 
-/* sync=local: the disk that acknowledged has it, as long as nobody else has taken over since; what a
- * failover loses is only counted. */
+/* sync=local: the disk that acknowledged has it, as long as nobody else has taken over since; what
+ * a failover loses is only counted. */
 static void judge_local(const struct node *n, uint64_t epoch, int upto)
 {
     for (int i = 0; i < 2; i++) {
@@ -194,8 +194,10 @@ void judge_record_written(const struct node *n, const struct lease_record *next)
 /* R13: whoever stops its PONGs to ask has heard from the register within the last lease. */
 void judge_candidate(const struct node *n)
 {
+    /* With the bucket the peer's OPEN is the register's word, too. */
+    uint64_t heard = w.bucket && n->bk_told > n->arb_lost ? n->bk_told : n->arb_lost;
     if (!n->s.taking && n->arb_lost != UINT64_MAX &&
-        w.now - n->arb_lost > (n->s.lease_ms + n->s.lease_ms / 20) * MS)
+        w.now - heard > (n->s.lease_ms + n->s.lease_ms / 20) * MS)
         bad("%s becomes a candidate, but it has not reached the arbiter for %llu ms", n->name,
             (unsigned long long)((w.now - n->arb_lost) / MS));
 }

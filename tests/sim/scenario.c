@@ -1,16 +1,18 @@
 /* scenario.c: planted runs: what losing the arbiter does, and what not (rules 12, 13).
  *
- *   away     the arbiter is lost for 20 s: syncs of the connected pair go on, nobody fails over; a holder
- *            that dies meanwhile is taken over when the arbiter is back, not before.
- *   blip     the arbiter was lost already when the link fails for a moment, longer than the lease: the
- *            follower has no fresh word, stays follower, and work goes on as soon as the link is back.
- *            (Without rule 13 it would be a candidate and answer no ping until the arbiter is back.)
- *   window   link and arbiter fail so that the arbiter is lost x ms after the link, and the link is back
- *            in that moment, for every x: work stops exactly when x falls between the follower's decision
- *            to ask and the answer (here a refusal: the controller hears the holder), one round trip, and
- *            goes on when the arbiter is back.
+ *   away     the arbiter is lost for 20 s: syncs of the connected pair go on, nobody fails over; a
+ *            holder that dies meanwhile is taken over when the arbiter is back, not before.
+ *   blip     the arbiter was lost already when the link fails for a moment, longer than the lease:
+ *            the follower has no fresh word, stays follower, and work goes on as soon as the link
+ *            is back. (Without rule 13 it would be a candidate and answer no ping until the
+ *            arbiter is back.)
+ *   window   link and arbiter fail so that the arbiter is lost x ms after the link, and the link
+ *            is back in that moment, for every x: work stops exactly when x falls between the
+ *            follower's decision to ask and the answer (here a refusal: the controller hears the
+ *            holder), one round trip, and goes on when the arbiter is back.
  *
- * A world without other faults (calm); each prints one line with its numbers. `test_sim NAME` runs one.
+ * A world without other faults (calm); each prints one line with its numbers. `test_sim NAME` runs
+ * one.
  */
 #include <stdio.h>
 #include <string.h>

@@ -71,6 +71,10 @@ struct content {
 struct file {
     uint32_t ino; /* 0: there is none of this name */
     bool on_disk, marked; /* a checkpoint knows it; a MARK was about it */
+    int mark; /* 0, or: a sync has acknowledged what it held up to here, and not all of that has come */
+    bool own;  /* all of what a sync acknowledged has come, since it was empty */
+    bool forgot; /* incomplete at a start: what a sync had acknowledged is not remembered */
+    int whole_at; /* nothing of it was missing here, last, when this was applied */
     bool synced; /* holder: a sync may have acknowledged what it holds since it was empty, and no MARK says so */
     struct content c;
     /* what it falls back to */
@@ -243,7 +247,7 @@ struct node {
     struct bucket_state bk;
     struct object_key bk_key; /* of the operation that is outstanding */
     bool bk_put;
-    uint64_t bk_next;
+    uint64_t bk_next, bk_told; /* bk_told: when its record changed last */
     /* lease driver */
     struct lease_state s;
     uint64_t next_step, ev_at, loop_at, app_at;
@@ -368,7 +372,7 @@ struct world {
 extern struct world w;
 
 struct totals {
-    uint64_t bulk_runs, refs, bulk_acks, pulled, gone, fell_back, cut, lost_local;
+    uint64_t bulk_runs, refs, bulk_acks, pulled, gone, fell_back, cut, lost_local, torn;
     uint64_t runs, steps, acks, plains, promotions, pairs, solos, handovers, resyncs, branches, faults, restarts;
 };
 extern struct totals total;

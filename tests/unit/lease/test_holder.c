@@ -241,7 +241,8 @@ static void a_handover_that_arrived_makes_a_follower(void **state)
     assert_false(t.s.rec.gave_up);
 }
 
-/* Fenced and opened again before any request was ever recorded, and restarted meanwhile: nobody else can have the right. */
+/* Fenced and opened again before any request was ever recorded, and restarted meanwhile: nobody
+ * else can have the right. */
 static void without_a_register_it_is_taken_back(void **state)
 {
     (void)state;

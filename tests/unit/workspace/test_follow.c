@@ -338,7 +338,8 @@ static void overwritten_in_place_falls_back(void **state)
     fx_expect_pattern(&p->b, x, 1u << 20, 2u << 20, 1);
 }
 
-/* What a sync acknowledged inline is what a file falls back to, also before any checkpoint knows it. */
+/* What a sync acknowledged inline is what a file falls back to, also before any checkpoint knows
+ * it. */
 static void synced_inline_content_is_fallen_back_to(void **state)
 {
     struct pair *p = *state;
@@ -374,6 +375,30 @@ static void synced_small_content_is_not_given_up_for_an_older_one(void **state)
     struct reports r = settle(&p->b, 1);
     assert_true(r.size >= 512u << 10);
     fx_expect_pattern(&p->b, x, 512u << 10, 0, 2);
+}
+
+/* What a sync acknowledged has come; what is missing was written later: the replaced content does
+ * not come back. */
+static void synced_content_is_not_given_up_while_more_is_written(void **state)
+{
+    struct pair *p = *state;
+    (void)complete_file(p, "x");
+    uint64_t t = fx_file(&p->a, DMT_ROOT, "x.tmp");
+    fx_fill(&p->a, t, 4u << 20, 0, 256u << 10, 2);
+    fx_rename(&p->a, DMT_ROOT, "x.tmp", DMT_ROOT, "x");
+    assert_int_equal(dmt_ws_sync_wait(p->a.ws, t), 0);
+    uint64_t mark = dmt_ws_applied(p->a.ws);
+    fx_fill(&p->a, t, 3u << 20, 4u << 20, 256u << 10, 2);
+    pair_send(&p->a, &p->b, UINT64_MAX);
+    pair_apply(&p->b);
+    while (dmt_ws_missing_ino(p->b.ws, t, mark))
+        assert_true(pair_pull(&p->a, &p->b, 1) > 0);
+    assert_true(dmt_ws_missing_ino(p->b.ws, t, UINT64_MAX));
+    pair_promote(&p->b, "beta", FX_EPOCH(2, 0));
+    struct reports r = settle(&p->b, 1);
+    assert_int_equal(r.fallback, 0);
+    assert_true(r.size >= 4u << 20);
+    fx_expect_pattern(&p->b, t, r.size, 0, 2);
 }
 
 /* --- the loser -------------------------------------------------------------------------------- */
@@ -613,6 +638,7 @@ int main(void)
         T(appended_file_keeps_all_up_to_the_first_missing_byte),
         T(synced_inline_content_is_fallen_back_to),
         T(synced_small_content_is_not_given_up_for_an_older_one),
+        T(synced_content_is_not_given_up_while_more_is_written),
         T(overwritten_in_place_falls_back),
         T(loser_keeps_its_tail_as_a_branch_and_follows),
         T(checkpoint_beyond_the_switch_asks_for_resync),
