@@ -66,7 +66,7 @@ PROGRAMS := $(if $(SRC_dumontfs),$(BUILD)/dumontfs) $(if $(SRC_holder),$(BUILD)/
 	$(if $(SRC_mount),$(BUILD)/mount.dumont) $(if $(SRC_dumont),$(BUILD)/dumont) $(if $(SRC_dumontd),$(BUILD)/dumontd)
 
 .DEFAULT_GOAL := all
-.PHONY: all clean install demo test test-programs fuzz-programs fuzz-smoke mutants bench bench-grow bench-peers lint asan ubsan tsan deps deps-test check-layers format kill-loop takeover-loop chaos sim help
+.PHONY: all clean install demo test test-programs fuzz-programs fuzz-smoke mutants bench bench-grow bench-link bench-peers lint asan ubsan tsan deps deps-test check-layers format kill-loop takeover-loop chaos sim help
 all: $(PROGRAMS)
 
 link = $(call quiet,LD)$(CC) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(libs-pkg) -lm
@@ -128,7 +128,7 @@ demo: deps
 	@$(MAKE) --no-print-directory -s all $(BUILD)/tests/lib/bin/treedigest $(BUILD)/tests/lib/bin/ledger
 	@BUILD=$(BUILD) tests/demo/run
 
-BENCH_BIN := $(BUILD)/tests/bench/bench $(BUILD)/tests/bench/fusefloor $(BUILD)/tests/lib/bin/relay
+BENCH_BIN := $(BUILD)/tests/bench/bench $(BUILD)/tests/bench/fusefloor $(BUILD)/tests/bench/linkio $(BUILD)/tests/lib/bin/relay $(BUILD)/tests/lib/bin/treedigest
 bench: deps
 	@$(MAKE) --no-print-directory -s all $(BENCH_BIN)
 	@BUILD=$(BUILD) tests/bench/run
@@ -137,6 +137,11 @@ bench: deps
 bench-grow: deps
 	@$(MAKE) --no-print-directory -s all $(BENCH_BIN)
 	@BUILD=$(BUILD) tests/bench/grow
+
+# a pair over a link of 100 Mbit/s and 40 ms, and over loopback: make bench-link [MIB=300 RATE=12500000 RTT=40 ROUNDS=20]
+bench-link: deps
+	@$(MAKE) --no-print-directory -s all $(BENCH_BIN)
+	@BUILD=$(BUILD) tests/bench/link
 
 # beside the filesystems that people would use instead
 bench-peers: deps

@@ -50,7 +50,9 @@
 #define HEAD_MAX  32768u
 #define QUEUE_NS  10000000ull
 #define HELD_MAX  (64u << 20) /* bytes under way in one direction of one connection */
-#define FOREVER   UINT64_MAX
+#define LINK_RCVBUF \
+    (32 << 10) /* of sockets in front of a link with a rate; the kernel doubles it */
+#define FOREVER UINT64_MAX
 
 enum { UP, DOWN };
 
@@ -157,6 +159,15 @@ static int listen_open(void)
     return fd;
 }
 
+/* What the kernel would take from a sender ahead of the link is a queue that no link has. */
+static void conn_shape(const struct conn *c)
+{
+    int n = LINK_RCVBUF;
+    for (int i = 0; i < 2; i++)
+        if (relay.rate[i])
+            setsockopt(c->fd[i], SOL_SOCKET, SO_RCVBUF, &n, sizeof(n));
+}
+
 static void conn_accept(void)
 {
     int one = 1;
@@ -181,6 +192,7 @@ static void conn_accept(void)
     relay.connections++;
     setsockopt(c->fd[UP], IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
     setsockopt(c->fd[DOWN], IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+    conn_shape(c);
     if (connect(c->fd[DOWN], (struct sockaddr *)&relay.target, sizeof(relay.target)) < 0 &&
         errno != EINPROGRESS)
         conn_close(c, true);
@@ -413,6 +425,9 @@ static int command_fault(int n, char **w, char *out, size_t size)
             relay.rate[UP] = v;
         if (down)
             relay.rate[DOWN] = v;
+        for (int i = 0; i < CONN_MAX; i++)
+            if (relay.conn[i].used)
+                conn_shape(&relay.conn[i]);
     } else if (!strcmp(w[0], "cut")) {
         cut_all();
     } else if (!strcmp(w[0], "cut-up") && n > 1) {
