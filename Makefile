@@ -178,6 +178,12 @@ chaos: deps-test
 	@$(MAKE) --no-print-directory all test-programs
 	@BUILD=$(BUILD) tests/integration/chaos.sh $(or $(ROUNDS),18) $(or $(SEED),1)
 
+# what clients see of a failover and a handover, by a real run: docs/img/*.svg
+.PHONY: plot
+plot: deps-test
+	@$(MAKE) --no-print-directory -s all test-programs
+	@BUILD=$(BUILD) tests/bench/plot-run
+
 # public test suites on a fresh mount, from a checkout that is left as it is: make pjdfstest SRC=DIR (docs/posix.md)
 SUITES := pjdfstest fsx xfstests stress
 .PHONY: $(SUITES) programs

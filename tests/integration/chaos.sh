@@ -167,7 +167,7 @@ archive_is_right() {
     "$BIN/treedigest" -l "$SCRATCH/restored" >"$SCRATCH/r" && on "$HOLDER" "$BIN/treedigest" -l $WORK >"$SCRATCH/h" && cmp "$SCRATCH/r" "$SCRATCH/h"
 }
 
-HOSTS_DISK_MB=3000 hosts_up solo_after=2s
+HOSTS_DISK_MB=6000 hosts_up solo_after=2s
 probe gpu
 probe cpu
 echo "# $ROUNDS rounds, SEED=$SEED, $(nproc) cores"
