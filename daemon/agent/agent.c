@@ -25,6 +25,7 @@
 #define COMMANDS      4
 #define COMMANDS_WAIT 64
 #define NOTICE_MS     2000
+#define STOP_LOOK_MS  1000
 
 void agent_wake(struct agent *a)
 {
@@ -89,7 +90,6 @@ static int take_result(const json_t *answer, json_t **ret, struct dmt_err *err)
 int agent_control(struct agent *a, const char *workspace, const json_t *request, int timeout_ms,
                   json_t **ret, struct dmt_err *err)
 {
-    (void)a;
     char path[256];
     struct dmt_buf in;
     uint64_t end = now_ms() + (uint64_t)timeout_ms;
@@ -105,7 +105,12 @@ int agent_control(struct agent *a, const char *workspace, const json_t *request,
     for (bool done = false; r == 0 && !done;) {
         json_t *v = NULL;
         uint64_t now = now_ms();
-        r = now < end ? jline_recv(fd, &in, (int)(end - now), &v) : -ETIMEDOUT;
+        int wait_ms = end - now < STOP_LOOK_MS ? (int)(end - now) : STOP_LOOK_MS;
+        r = now < end ? jline_recv(fd, &in, wait_ms, &v) : -ETIMEDOUT;
+        if (r == -ETIMEDOUT && now < end && !atomic_load(&a->stop)) {
+            r = 0; /* it may take long; but we end when we are told to */
+            continue;
+        }
         if (r < 0)
             dmt_err_set(err, r, "workspace %s does not answer: %s", workspace, dmt_strerror(r));
         else if (!json_object_get(v, "progress")) {

@@ -21,7 +21,7 @@
 #define CONNECT_MS  3000
 #define RETRY_MS    500
 #define ROUND_MS    1000
-#define COMMAND_MS  120000
+#define COMMAND_MS  660000 /* a handover may pre-copy for 600 s */
 #define PORT        7402
 #define RENEW_MAX_S 3600u
 

@@ -11,7 +11,7 @@
 #include "daemon/api/api.h"
 #include "daemon/common/jline.h"
 
-#define COMMAND_MS 150000
+#define COMMAND_MS 690000 /* longer than the agent waits */
 
 json_t *api_nodes(struct dumontd *d)
 {

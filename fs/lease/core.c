@@ -316,7 +316,7 @@ static void on_command(struct lease_state *s, enum dmt_lease_command cmd, uint64
         r->hold = 0;
         r->alone = r->dual_ack = false;
         r->gave_up = r->fenced = true;
-        s->draining = s->frozen = s->asking = false;
+        s->draining = s->asking = false;
         lease_write(s, out);
         lease_move(s, DMT_LEASE_GIVEN_UP);
         lease_say(out, "fenced", "writes have stopped on this node");

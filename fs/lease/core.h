@@ -214,7 +214,7 @@ struct lease_state {
     uint64_t leave_gen; /* LEAVING: gate generation to wait for */
     uint64_t leave_at;  /* records acknowledged alone end here at the latest */
     bool leave_known;
-    bool fetching, draining, frozen, leave_failed;
+    bool fetching, draining, leave_failed;
     uint64_t pair_next_ns; /* PAIR was refused: not again before */
 
     /* peer, as follower */

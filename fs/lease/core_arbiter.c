@@ -71,7 +71,7 @@ static void adopt(struct lease_state *s, const struct lease_register *reg, uint6
         r->peer = *other;
         r->ever_paired = true;
     }
-    s->asking = s->draining = s->frozen = s->leave_failed = s->fetching = false;
+    s->asking = s->draining = s->leave_failed = s->fetching = false;
     s->dead = s->operator_word = s->claimed = s->taking = false;
     s->ok_ns = now;
     if (old == DMT_LEASE_FOLLOWER || old == DMT_LEASE_CANDIDATE) {

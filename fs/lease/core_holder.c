@@ -34,7 +34,7 @@ void lease_become_loser(struct lease_state *s, struct lease_actions *out, uint64
               DMT_EPOCH_MAJOR(r->hold), DMT_EPOCH_MINOR(r->hold));
     r->hold = 0;
     r->alone = r->dual_ack = r->readonly = false;
-    s->asking = s->draining = s->frozen = s->fetching = false;
+    s->asking = s->draining = s->fetching = false;
     s->losing = s->claimed = false;
     lease_write(s, out);
     lease_act(out, LEASE_ACT_DEMOTE);
@@ -151,12 +151,10 @@ static void on_drained(struct lease_state *s, const struct lease_event *e, uint6
     if (lease_core_state(s) != DMT_LEASE_HOLDER_PAIRED)
         return;
     if (e->err < 0) {
-        s->frozen = false;
         lease_gate(s, out, LEASE_GATE_PAIR);
         lease_say(out, "handover-failed", "%s", dmt_strerror(e->err));
         return;
     }
-    s->frozen = false;
     lease_gate(s, out, LEASE_GATE_CLOSED);
     r->hold = 0;
     r->gave_up = true; /* durable before HANDOVER is sent (R10) */
@@ -203,10 +201,8 @@ void lease_holder_event(struct lease_state *s, const struct lease_event *e, uint
         }
         return;
     case LEASE_EV_FREEZE:
-        if (s->draining && lease_core_state(s) == DMT_LEASE_HOLDER_PAIRED) {
-            s->frozen = true;
+        if (s->draining && lease_core_state(s) == DMT_LEASE_HOLDER_PAIRED)
             lease_gate(s, out, LEASE_GATE_WAIT);
-        }
         return;
     case LEASE_EV_DRAINED:
         on_drained(s, e, now, out);

@@ -61,6 +61,10 @@ check "metrics: every family has HELP and TYPE once, before its samples" awk '
     $1 != "#" { f = $1; sub(/\{.*/, "", f); if (!type[f]) bad = f; if (f != last && seen[f]++) bad = f " is in two places"; last = f
                 if (f ~ /_total$/ && kind[f] != "counter") bad = f; if ($NF + 0 != $NF) bad = $0; n++ }
     END { if (bad != "") print bad; exit bad != "" || n < 20 }' "$SCRATCH/metrics"
+for f in running done_bytes total_bytes eta_seconds; do
+    check "metrics: dumont_resync_$f has a help text, a type and a value" awk -v f="dumont_resync_$f" '$3 == f && $4 != "" { n++ } index($0, f "{workspace=\"w\",node=\"a\"} ") == 1 { n++ } END { exit n != 3 }' "$SCRATCH/metrics"
+done
+check_eq "metrics: no resync is under way" "$(metric 'dumont_resync_running{workspace="w",node="a"}')" 0
 check_eq "metrics: a is the holder" "$(metric 'dumont_workspace_holder{workspace="w",node="a"}')" 1
 check_eq "metrics: nodes are up" "$(metric 'dumont_node_up{node="b"}')" 1
 records='dumont_journal_records_total{workspace="w",node="a"}'
