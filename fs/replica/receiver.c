@@ -229,6 +229,7 @@ void replica_receiver_ack(struct dmt_replica *r, bool now)
     m.ACK.chain_seq = v->chain_seq;
     m.ACK.chain = v->chain;
     m.ACK.free_bytes = v->free_bytes;
+    m.ACK.missing_bytes = r->status.missing_bytes; /* as of the last tick */
     v->acked_durable = durable;
     v->acked_applied = r->applied;
     v->acked_whole = r->pull.whole;

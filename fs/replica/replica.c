@@ -105,6 +105,7 @@ static void take_status(struct dmt_replica *r)
         s.durable = r->core.acked;
         s.applied = r->sender.last_ack.applied;
         s.sent = r->sender.sent_seq;
+        s.missing_bytes = r->sender.last_ack.missing_bytes;
     } else if (p == REPLICA_RECEIVING && r->ws) {
         s.received = r->receiver.tail.seq;
         s.durable = dmt_journal_durable(dmt_ws_journal(r->ws));

@@ -188,7 +188,7 @@ struct dmt_replica_status {
     struct dmt_replica_peer peer;                /* valid when connected */
     uint64_t received, durable, applied, whole;  /* the peer's (sender) or ours (receiver) */
     uint64_t sent;                               /* last seq handed to the socket */
-    uint64_t unacked_bytes, missing_bytes;       /* missing: receiver */
+    uint64_t unacked_bytes, missing_bytes;       /* missing: by the receiver, as the sender heard last */
     uint64_t raw_bytes, wire_bytes;              /* of the ordered lane, before and after LZ4, since start */
     uint64_t bulk_bytes, state_bytes;            /* sent or received since start */
     uint64_t resync_done, resync_total;          /* bytes of the difference, this attempt; total 0: not known yet */

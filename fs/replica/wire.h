@@ -15,7 +15,7 @@
 #include "fs/base/limits.h"
 #include "fs/journal/journal.h"
 
-#define REPLICA_VERSION    3u
+#define REPLICA_VERSION    4u
 #define REPLICA_HEAD       8u
 #define REPLICA_TEXT_MAX   256u        /* of a sentence for people */
 #define REPLICA_EPOCHS_MAX 256u        /* epochs of the history in a HELLO, newest kept */
@@ -38,7 +38,7 @@
         F(U64, durable) F(U32, raw_len) F(BYTES, data))                                                                \
     MSG(COMMIT, 7, REPLICA_SMALL, F(U64, epoch) F(U64, durable))                                                       \
     MSG(ACK, 8, REPLICA_SMALL, F(U64, epoch) F(U64, received) F(U64, durable) F(U64, applied) F(U64, whole)           \
-        F(U64, chain_seq) F(U64, chain) F(U64, free_bytes))                                                            \
+        F(U64, chain_seq) F(U64, chain) F(U64, free_bytes) F(U64, missing_bytes))                                      \
     MSG(WANT, 9, REPLICA_SMALL, F(U64, epoch) F(U64, ino) F(U64, seq))                                                 \
     MSG(HAVE, 10, REPLICA_SMALL, F(U64, epoch) F(U64, ino) F(U64, seq))                                                \
     MSG(PULL, 11, REPLICA_SMALL, F(U64, epoch) F(U64, ino) F(U64, off) F(U64, length) F(U64, seq) F(U8, urgent))       \

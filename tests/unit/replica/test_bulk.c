@@ -18,6 +18,7 @@ static void bulk_bytes_arrive(void **state)
     struct dmt_replica_status s;
     WAIT_FOR((dmt_replica_status(p->a.r, &s), s.whole == tail_of(&p->a)));
     assert_true(s.bulk_bytes > 20u << 20); /* it did go by reference */
+    WAIT_FOR((dmt_replica_status(p->a.r, &s), s.missing_bytes == 0));
     assert_true(dmt_replica_have(p->a.r, ino, tail_of(&p->a)));
     assert_true(dmt_replica_have(p->a.r, 0, tail_of(&p->a)));
 }
@@ -92,6 +93,7 @@ static void a_small_sync_overtakes_bulk(void **state)
     WAIT_FOR(dmt_ws_missing_next(p->b.ws, 0, 0, &m) == 1);
     struct dmt_replica_status s;
     WAIT_FOR((dmt_replica_status(p->a.r, &s), s.bulk_bytes > 0));
+    WAIT_FOR((dmt_replica_status(p->a.r, &s), s.missing_bytes > 0)); /* the holder's status, too */
     uint64_t worst = 0;
     for (int i = 0; i < 8; i++) {
         char name[32];

@@ -171,15 +171,15 @@ static void bytes_of_a_commit(void **state)
 
 /* The vectors of docs/formats-wire.md, computed from that page by an independent program. */
 static const char vector_hello[] =
-    "9a00000001000000030000000700000000000000a0a1a2a3a4a5a6a7a8a9aaab"
+    "9a00000001000000040000000700000000000000a0a1a2a3a4a5a6a7a8a9aaab"
     "acadaeaf000102030405060708090a0b0c0d0e0f05000000747261696e030000"
     "0067707502010100000003000000010000000300000001000000030000006400"
     "00000000000011110000000000003000000000000000020000000a0000000000"
     "0000220000000000000000000000030000005a00000000000000330000000000"
     "0000";
-static const char vector_ack[] = "4000000008000000010000000300000078000000000000007600000000000000"
+static const char vector_ack[] = "4800000008000000010000000300000078000000000000007600000000000000"
                                  "6e00000000000000760000000000000076000000000000004444000000000000"
-                                 "0000004000000000";
+                                 "00000040000000000000100000000000";
 static const char vector_pull[] = "290000000b00000001000000030000002a000000000000000000010000000000"
                                   "0000020000000000750000000000000001";
 static const char vector_bye[] = "22000000160000000710000000000000040000001200000065706f636820342e"
@@ -223,7 +223,7 @@ static void bytes_are_as_documented(void **state)
     assert_frame(&m, vector_hello);
     dmt_buf_free(&epochs);
     m = (struct replica_msg){.type = REPLICA_ACK};
-    m.ACK = (struct replica_msg_ACK){e, 120, 118, 110, 118, 118, 0x4444, 1 << 30};
+    m.ACK = (struct replica_msg_ACK){e, 120, 118, 110, 118, 118, 0x4444, 1 << 30, 1 << 20};
     assert_frame(&m, vector_ack);
     m = (struct replica_msg){.type = REPLICA_PULL};
     m.PULL = (struct replica_msg_PULL){e, 42, 65536, 131072, 117, 1};
