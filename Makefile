@@ -148,6 +148,7 @@ bench-peers: deps
 	@.ci/install peers
 	@$(MAKE) --no-print-directory -s all $(BENCH_BIN)
 	@BUILD=$(BUILD) tests/bench/peers
+	@BUILD=$(BUILD) tests/bench/copies
 
 asan ubsan tsan:
 	@$(MAKE) --no-print-directory SAN=$@ deps-test
