@@ -514,7 +514,7 @@ static bool read_bulk(unsigned c, const char *path, struct content *ret)
 }
 
 /* Is `got` a version of b with from..n events, whole, or (cut) ending early? A write that made the
- * file longer may also have come in half. *ret_newest: whether it is the newest, whole. */
+ * file longer may also have come up to a page boundary: it may be several requests. *ret_newest: whether it is the newest, whole. */
 static bool is_version(const struct model *m, const struct bulk *b, int from, int n, bool cut,
                        const struct content *got, bool *ret_newest)
 {
@@ -533,7 +533,7 @@ static bool is_version(const struct model *m, const struct bulk *b, int from, in
             if (end > size)
                 size = end;
         }
-        bool half = j > from && got->len > before;
+        bool half = j > from && got->len > before && got->len % PAGE == 0;
         if (j < from || got->len > size || (got->len < size && !cut && !half))
             continue;
         bool same = true;

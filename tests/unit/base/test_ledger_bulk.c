@@ -66,6 +66,7 @@ static void rewritten_after_acknowledgement_is_old_or_new(void **state)
     accepts(&b, WHOLE, 21, 22, 23);
     assert_true(newest);
     accepts(&b, 2 * (uint64_t)CHUNK, 21, 22, 0); /* the state after operation 22 */
+    accepts(&b, CHUNK + 8192, 21, 22, 0);        /* 22 came as several requests, not all of them */
     refuses(&b, CHUNK + 100, 21, 22, 0);         /* a state it never had */
     refuses(&b, WHOLE, 21, 22, 13);
 }

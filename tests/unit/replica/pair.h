@@ -46,7 +46,7 @@ struct node {
     atomic_uint_fast64_t stable;
     atomic_bool hold_sync, hold_data; /* all fdatasync; those of data files */
     /* policy */
-    atomic_bool refuse_follow, order, spoil; /* spoil: a data file is damaged before the new state is opened */
+    atomic_bool refuse_follow, order, spoil; /* spoil: data files are damaged before the new state is opened */
     /* what was told */
     atomic_bool up, ahead, fetch_ended, known;
     atomic_int fetch_err, ping_fd;
@@ -315,7 +315,7 @@ static inline void do_open(void *arg)
     shell("rm -rf %s/journal", c->n->store);
     check(dmt_patch_switch(&sc, &err), &err);
     if (atomic_exchange(&c->n->spoil, false))
-        shell("f=$(find %s/data -type f -size +100k | head -1); dd if=/dev/zero of=$f bs=1M count=9 conv=notrunc 2>/dev/null",
+        shell("for f in $(find %s/data -type f -size +100k); do dd if=/dev/zero of=$f bs=1M count=9 conv=notrunc 2>/dev/null; done",
               c->n->store);
     node_open(c->n, true);
     dmt_replica_set_ws(c->n->r, c->n->ws);
