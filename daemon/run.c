@@ -7,7 +7,8 @@
  * controller in this order. Workspace processes and mounts go on without it. Without --foreground
  * it goes to the background once it serves, so that a script that starts it can go on, and an error
  * is still seen by the caller. Failure modes: each is one sentence and exit code 1; what was
- * started is stopped. A controller without a CA makes one, and its own certificate. Thread: main; the parts have their own.
+ * started is stopped. A controller without a CA makes one, and its own certificate. Thread: main;
+ * the parts have their own.
  */
 #include <fcntl.h>
 #include <getopt.h>

@@ -72,7 +72,8 @@ static void run_command(void *arg)
     free(k);
 }
 
-/* Asks for a new certificate while there is time: at a third of its life, and again if nothing comes of it. */
+/* Asks for a new certificate while there is time: at a third of its life, and again if nothing
+ * comes of it. */
 static void renew_if_due(struct agent *a, struct tlsline *line, uint64_t *next_ns)
 {
     const struct dmt_clock *clk = dmt_clock_real();

@@ -1,5 +1,5 @@
-/* ca.c: `dumontd ca`: the small certificate authority by hand, for a pair without a controller. (With
- * one, dumontd makes the CA itself, and machines get their certificates by join.c.)
+/* ca.c: `dumontd ca`: the small certificate authority by hand, for a pair without a controller.
+ * (With one, dumontd makes the CA itself, and machines get their certificates by join.c.)
  *
  *   dumontd ca init [--dir DIR]                     DIR/ca.pem and DIR/ca.key (0600); refused when
  * they exist dumontd ca issue NODE [--dir DIR] [--out OUT]   OUT/node.pem, OUT/node.key (0600),

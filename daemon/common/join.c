@@ -1,13 +1,13 @@
 /* join.c: `dumontd join TOKEN`: this machine gets its certificate from the controller.
  *
- * Owns nothing that lasts. Happy path: the token is taken apart; the key that this machine has, or a
- * new one, signs a request in memory; a connection to the controller, which must show the CA whose
- * fingerprint stands in the token and a certificate of that CA in its own name; the secret and the
- * request go there, the certificate and the CA come back, are held against key, name and
- * fingerprint, and only then written: ca.pem, node.key, node.pem, each 0600 and replaced as a whole.
- * A machine that has a key keeps it, so a crash between the files leaves a pair that fits. Failure
- * modes: one sentence and exit code 1, and nothing is written; a token whose answer was lost is
- * used up: the next one is a line away. Thread: main.
+ * Owns nothing that lasts. Happy path: the token is taken apart; the key that this machine has, or
+ * a new one, signs a request in memory; a connection to the controller, which must show the CA
+ * whose fingerprint stands in the token and a certificate of that CA in its own name; the secret
+ * and the request go there, the certificate and the CA come back, are held against key, name and
+ * fingerprint, and only then written: ca.pem, node.key, node.pem, each 0600 and replaced as a
+ * whole. A machine that has a key keeps it, so a crash between the files leaves a pair that fits.
+ * Failure modes: one sentence and exit code 1, and nothing is written; a token whose answer was
+ * lost is used up: the next one is a line away. Thread: main.
  */
 #include <stdio.h>
 #include <stdlib.h>

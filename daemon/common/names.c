@@ -1,4 +1,5 @@
-/* names.c: what this machine is called, where its files are, how its programs complain. Owns nothing. Threads: any.
+/* names.c: what this machine is called, where its files are, how its programs complain. Owns
+ * nothing. Threads: any.
  */
 #include <stdio.h>
 #include <string.h>

@@ -4,10 +4,10 @@
  * Owns nothing but the counters of struct ctl. Happy path of a guest: it has shown no certificate,
  * so all it may say is one line, {"op":"join"}; its token is known, its own, not used, not expired;
  * it is marked as used, durably, and then the request is signed. Happy path of a renewal: the node
- * is who its certificate says, and asks for that name again. Failure modes: each refusal is answered
- * with its reason, and logged; what a guest may cost is bounded (the length of its line, the time
- * until it has said it, guests at a time from one address and together, and attempts a second).
- * All under the controller's lock, but ctl_own_certificate.
+ * is who its certificate says, and asks for that name again. Failure modes: each refusal is
+ * answered with its reason, and logged; what a guest may cost is bounded (the length of its line,
+ * the time until it has said it, guests at a time from one address and together, and attempts a
+ * second). All under the controller's lock, but ctl_own_certificate.
  */
 #include <stdio.h>
 #include <stdlib.h>

@@ -2,10 +2,10 @@
  *
  * Owns the listening socket and a thread a connection (agents and workspace processes: a few per
  * machine). Happy path: accept, handshake, hello, lines until the end. The hello says what the peer
- * is; the certificate says who; who shows none may only join (join.c). Failure modes: a connection that says nothing for HELLO_MS, breaks
- * the format or whose certificate is not of our CA is closed; the thread cleans up and everybody
- * who waited for an answer of that agent gets an error. Lock: ctl->lock around every line's effect;
- * never around waiting for the network.
+ * is; the certificate says who; who shows none may only join (join.c). Failure modes: a connection
+ * that says nothing for HELLO_MS, breaks the format or whose certificate is not of our CA is
+ * closed; the thread cleans up and everybody who waited for an answer of that agent gets an error.
+ * Lock: ctl->lock around every line's effect; never around waiting for the network.
  */
 #include <errno.h>
 #include <netdb.h>

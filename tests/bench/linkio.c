@@ -1,8 +1,8 @@
 /* linkio.c: what `make bench-link` and `make bench-peers` measure with, each timed inside one
  * process.
  *
- *   linkio fsyncs DIR SECONDS        a new file of 4 KiB, written and synced, again and again; prints
- *                                    "COUNT P50 P99 MAX" in ms
+ *   linkio fsyncs DIR SECONDS        a new file of 4 KiB, written and synced, again and again;
+ *                                    prints "COUNT P50 P99 MAX" in ms
  *   linkio bulk FILE MIB [text]      incompressible bytes (or lines of text), 1 MiB at a time, no
  *                                    sync; with `sync` as the last word one at the end. Prints MB/s
  *   linkio serve PORT FILE           on 127.0.0.1: echoes (E), or stores (S) and syncs what comes

@@ -514,7 +514,8 @@ static bool read_bulk(unsigned c, const char *path, struct content *ret)
 }
 
 /* Is `got` a version of b with from..n events, whole, or (cut) ending early? A write that made the
- * file longer may also have come up to a page boundary: it may be several requests. *ret_newest: whether it is the newest, whole. */
+ * file longer may also have come up to a page boundary: it may be several requests. *ret_newest:
+ * whether it is the newest, whole. */
 static bool is_version(const struct model *m, const struct bulk *b, int from, int n, bool cut,
                        const struct content *got, bool *ret_newest)
 {

@@ -315,8 +315,8 @@ static inline void do_open(void *arg)
     shell("rm -rf %s/journal", c->n->store);
     check(dmt_patch_switch(&sc, &err), &err);
     if (atomic_exchange(&c->n->spoil, false))
-        shell("for f in $(find %s/data -type f -size +100k); do dd if=/dev/zero of=$f bs=1M count=9 conv=notrunc 2>/dev/null; done",
-              c->n->store);
+        shell("for f in $(find %s/data -type f -size +100k); do"
+              " dd if=/dev/zero of=$f bs=1M count=9 conv=notrunc 2>/dev/null; done", c->n->store);
     node_open(c->n, true);
     dmt_replica_set_ws(c->n->r, c->n->ws);
     TELL(c->n, c->n->imports++);
