@@ -1,6 +1,6 @@
 #!/bin/bash
 # time: 150
-# Load is no death: three times as many busy programs as cores and a full disk queue for fifteen seconds, and nobody fails over; synced writes go on, and then the pair is as before.
+# Load is no death: ten times as many busy programs as cores and a full disk queue for fifteen seconds, and nobody fails over; synced writes go on, and then the pair is as before.
 . "$(dirname "$0")/../lib/sh/lib.sh"
 . "$(dirname "$0")/../lib/sh/mounts.sh"
 . "$(dirname "$0")/../lib/sh/pair.sh"
@@ -14,7 +14,7 @@ start writer "$BIN/ledger" write --dir "$PAIR_MOUNT/load" --ledger "$SCRATCH/led
 wait_until 20 bash -c "test \$(grep -c '^s' $SCRATCH/ledger) -gt 20" || die "the writer does not get on"
 synced() { grep -c '^s' "$SCRATCH/ledger"; }
 
-for ((i = 0; i < 3 * $(nproc); i++)); do
+for ((i = 0; i < 10 * $(nproc); i++)); do
     start "busy$i" sh -c 'while :; do :; done'
 done
 for ((i = 0; i < 4; i++)); do
@@ -23,7 +23,7 @@ done
 before=$(synced)
 sleep 15 # the load itself
 under=$(($(synced) - before))
-for ((i = 0; i < 3 * $(nproc); i++)); do stop "busy$i"; done
+for ((i = 0; i < 10 * $(nproc); i++)); do stop "busy$i"; done
 for ((i = 0; i < 4; i++)); do stop "disk$i"; done
 
 check "synced writes went on under load ($under in 15 s)" test "$under" -gt 0
