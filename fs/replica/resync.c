@@ -298,9 +298,9 @@ void replica_import_prepare(struct dmt_replica *r, const struct dmt_store_conf *
                             const struct dmt_store_ident *ident)
 {
     struct replica_resync *x = &r->resync;
-    free(x->dir);
-    x->dir = strdup(conf->dir);
-    DMT_ASSERT(x->dir);
+    if (!x->dir)
+        x->dir = strdup(conf->dir); /* a process has one store: a job may be reading the path */
+    DMT_ASSERT(x->dir && strcmp(x->dir, conf->dir) == 0);
     x->conf = *conf;
     x->conf.dir = x->dir;
     x->ident = *ident;
