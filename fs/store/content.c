@@ -180,6 +180,17 @@ static void layer_cost(struct dmt_store *st, const struct pmap *m, int sign)
     st->dirty_piece_n += sign > 0 ? m->n : -m->n;
 }
 
+static void cut_active(struct change *ch, uint64_t off, uint64_t end)
+{
+    struct pmap *m = ch->n->layer[ACTIVE];
+    if (m) {
+        layer_cost(ch->st, m, -1);
+        store_pmap_cut(m, off, end, drop_active, ch);
+        layer_cost(ch->st, m, 1);
+    }
+    store_missing_cut(ch->st, ch->n, off, end, ch->seq);
+}
+
 /* What is in [off, end) goes: history, accounts, missing ranges. The base is loaded. */
 static void change_range(struct dmt_store *st, struct node *n, uint64_t off, uint64_t end,
                          uint64_t seq)
@@ -188,13 +199,7 @@ static void change_range(struct dmt_store *st, struct node *n, uint64_t off, uin
     if (off < n->map_hi)
         store_compose(n, off, end < n->map_hi ? end : n->map_hi, leave_old, &ch);
     alloc_add(st, n, -(int64_t)ch.covered);
-    struct pmap *m = n->layer[ACTIVE];
-    if (m) {
-        layer_cost(st, m, -1);
-        store_pmap_cut(m, off, end, drop_active, &ch);
-        layer_cost(st, m, 1);
-    }
-    store_missing_cut(st, n, off, end, seq);
+    cut_active(&ch, off, end);
 }
 
 int store_content_change(struct dmt_store *st, struct node *n, uint64_t off, uint64_t end,
@@ -249,13 +254,7 @@ int store_content_gone(struct dmt_store *st, struct node *n, uint64_t seq)
     if (n->base_loaded || st->pins.n || !dmt_list_empty(&n->keeps_here))
         return store_content_unmap(st, n, 0, UINT64_MAX, seq);
     struct change ch = {.st = st, .n = n, .seq = seq};
-    struct pmap *m = n->layer[ACTIVE];
-    if (m) {
-        layer_cost(st, m, -1);
-        store_pmap_cut(m, 0, UINT64_MAX, drop_active, &ch);
-        layer_cost(st, m, 1);
-    }
-    store_missing_cut(st, n, 0, UINT64_MAX, seq);
+    cut_active(&ch, 0, UINT64_MAX);
     alloc_add(st, n, -(int64_t)n->alloc);
     struct piece hole = {.kind = PIECE_HOLE, .off = 0, .end = UINT64_MAX, .born = seq};
     store_content_put(st, n, &hole);

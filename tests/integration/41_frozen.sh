@@ -4,7 +4,7 @@
 # archive and the new holder are unharmed. Three hosts in namespaces. Judged by content.
 . "$(dirname "$0")/../lib/sh/lib.sh"
 require jq git ip
-WS=w WORK=/srv/work
+WS=w WORK=/srv/train
 SHARED=$SCRATCH/shared
 ROOTFS=$SCRATCH/install
 export DUMONT_CLOUD=$SCRATCH/cloud.sock

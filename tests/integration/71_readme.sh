@@ -30,7 +30,7 @@ done
 blocks
 check "the README has blocks for all four machines" sh -c "for h in one ctl cpu gpu; do ls $SCRATCH/[0-9]*-\$h >/dev/null || exit 1; done"
 paired() { on gpu dumont status train-42 --json | jq -e '.standby.in_sync' >/dev/null; }
-on_cpu() { on cpu mountpoint -q /srv/work; }
+on_cpu() { on cpu mountpoint -q /srv/train; }
 for b in "$SCRATCH"/[0-9][0-9]-*; do
     host=${b##*-}
     # what the page says between the blocks
@@ -50,5 +50,5 @@ for b in "$SCRATCH"/[0-9][0-9]-*; do
     *'cat /srv'*) check_eq "what gpu wrote is on cpu" "$(cat "$SCRATCH/said")" "epoch 1" ;;
     esac
 done
-on cpu umount /srv/work 2>/dev/null
+on cpu umount /srv/train 2>/dev/null
 finish

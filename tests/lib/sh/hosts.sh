@@ -10,7 +10,7 @@
 #
 # Shared by all hosts at the same path: $SHARED (with the archive in $SHARED/place/archive), $BUILD. The way from gpu to cpu leads through a relay in cpu: `hosts_link WORD...`.
 
-WS=w WORK=/srv/work
+WS=w WORK=/srv/train
 SHARED=$SCRATCH/shared
 DISKS=$SCRATCH/hosts/hosts
 ARCHIVE=file://$SHARED/place/archive
