@@ -236,6 +236,18 @@ static void begin_import(struct replica_core *c, struct replica_actions *as)
     act(as, REPLICA_AC_IMPORT)->epoch = c->peer.epoch;
 }
 
+/* Up to where is our history the holder's, as far as both lists of epochs and its word about our
+ * tail say? It checks again what we say we have. A hello without a store says nothing of it: the
+ * workspace is closed for the resync already, and what the first order said still holds. */
+static uint64_t common_position(const struct replica_core *c)
+{
+    if (c->empty)
+        return c->common;
+    if (c->fork != REPLICA_NO_FORK)
+        return c->fork;
+    return c->about_us == REPLICA_OFF ? 0 : UINT64_MAX;
+}
+
 static void on_order(struct replica_core *c, const struct replica_event *ev,
                      struct replica_actions *as)
 {
@@ -249,12 +261,14 @@ static void on_order(struct replica_core *c, const struct replica_event *ev,
     if (p == REPLICA_AWAIT_STREAM)
         move(c, REPLICA_AWAIT_ORDER);
     c->ordered = true;
+    c->common = common_position(c);
     if (c->resync_ready) {
         begin_import(c, as);
         return;
     }
     struct replica_action *a = act(as, REPLICA_AC_RESYNC_ORDERED);
     a->epoch = ev->epoch;
+    a->seq = c->common;
     a->flag = ev->flag;
 }
 

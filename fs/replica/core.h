@@ -117,7 +117,7 @@ struct replica_event {
     AC(HIGHER)         /* ops.higher_epoch: epoch */                                                                   \
     AC(RESYNC_NEEDED)  /* ops.resync_needed: text */                                                                   \
     AC(SEND_ORDER)     /* epoch */                                                                                     \
-    AC(RESYNC_ORDERED) /* ops.resync_ordered: epoch, flag */                                                           \
+    AC(RESYNC_ORDERED) /* ops.resync_ordered: epoch, flag, seq: up to there our history is the holder's */            \
     AC(IMPORT)         /* begin the import, send GO; epoch */                                                          \
     AC(EXPORT)         /* start the state stream; epoch */                                                             \
     AC(SEND_FETCH)     /* epoch, after our tail */                                                                     \
@@ -166,6 +166,7 @@ struct replica_core {
     /* outlives a connection: an order stands until the ordered store streams or the epoch changes */
     uint8_t ordered_store[16];
     uint64_t ordered_epoch;
+    uint64_t common; /* of the last order to us: up to there our history is the holder's; 0 = nothing known */
 };
 
 void replica_core_init(struct replica_core *c);

@@ -148,7 +148,6 @@ struct replica_resync {
     struct dmt_store_ident ident;
     struct dmt_patch *patch;
     bool importing, opened, feeding, ending;
-    uint64_t common;      /* position up to which the holder's history is ours, when it ordered */
     struct dmt_buf said;  /* what we have, on its way */
     size_t said_at;
     struct dmt_buf fed;   /* arrived, waiting for the job */

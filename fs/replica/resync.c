@@ -451,7 +451,7 @@ static void feed_next(struct dmt_replica *r)
     job->patch = x->patch;
     job->conf = x->conf;
     job->ident = x->ident;
-    job->common = x->common;
+    job->common = r->core.common;
     job->close = put_away;
     job->open = open;
     job->data = x->fed;

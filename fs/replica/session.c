@@ -366,15 +366,6 @@ static void do_close(struct dmt_replica *r, const struct replica_action *a)
     replica_conn_close(r->conn, a->err, a->text);
 }
 
-/* Up to where is our history the holder's, as far as both lists of epochs and its word about our
- * tail say? It checks again what we say we have. */
-static uint64_t common_position(const struct dmt_replica *r)
-{
-    if (r->core.fork != REPLICA_NO_FORK)
-        return r->core.fork;
-    return r->core.about_us == REPLICA_OFF ? 0 : UINT64_MAX;
-}
-
 /* Events for L4. */
 static void do_tell(struct dmt_replica *r, const struct replica_action *a)
 {
@@ -408,8 +399,7 @@ static void do_tell(struct dmt_replica *r, const struct replica_action *a)
         break;
     }
     case REPLICA_AC_RESYNC_ORDERED:
-        r->resync.common = common_position(r);
-        ops->resync_ordered(ctx, a->epoch, a->flag, r->resync.common);
+        ops->resync_ordered(ctx, a->epoch, a->flag, a->seq);
         break;
     default:
         ops->fetched(ctx, a->err);

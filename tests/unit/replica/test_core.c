@@ -435,6 +435,29 @@ static void a_resync_is_taken_only_when_ordered_and_allowed(void **state)
     assert_false(find(REPLICA_AC_SEND_READY)->flag);
 }
 
+/* The order closes the workspace, which ends the connection; the next hello has no store, and until
+ * everything is closed a second order can come. It must not make all that is here useless. */
+static void an_order_without_a_store_keeps_what_was_known_to_be_common(void **state)
+{
+    (void)state;
+    struct replica_core c;
+    replica_core_init(&c);
+    role(&c, DMT_REPLICA_RECEIVER, 0, false);
+    struct dmt_replica_peer p = peer_of(DMT_REPLICA_SENDER, E2, E2, 30);
+    greet(&c, 20, false, &p, REPLICA_BEYOND, REPLICA_OLD, 10);
+    STEP(&c, .type = REPLICA_EV_FOLLOW, .epoch = E2, .tail = at(E1, 10));
+    STEP(&c, .type = REPLICA_EV_GOT_ORDER, .epoch = E2, .flag = true);
+    assert_int_equal(find(REPLICA_AC_RESYNC_ORDERED)->seq, 10);
+    STEP(&c, .type = REPLICA_EV_CLOSED, .text = "the workspace is being closed");
+    greet(&c, 0, true, &p, REPLICA_EMPTY, REPLICA_EMPTY, 0);
+    STEP(&c, .type = REPLICA_EV_FOLLOW, .epoch = E2);
+    STEP(&c, .type = REPLICA_EV_GOT_ORDER, .epoch = E2, .flag = true);
+    assert_int_equal(find(REPLICA_AC_RESYNC_ORDERED)->seq, 10);
+    STEP(&c, .type = REPLICA_EV_RESYNC_READY);
+    ASSERT_ACT(IMPORT);
+    assert_int_equal(c.common, 10);
+}
+
 static void a_receiver_gives_up_in_the_midst_of_the_stream(void **state)
 {
     (void)state;
@@ -654,6 +677,7 @@ int main(void)
         cmocka_unit_test(an_epoch_that_was_never_announced_cuts_nothing),
         cmocka_unit_test(only_a_holder_that_is_alone_orders),
         cmocka_unit_test(a_resync_is_taken_only_when_ordered_and_allowed),
+        cmocka_unit_test(an_order_without_a_store_keeps_what_was_known_to_be_common),
         cmocka_unit_test(a_receiver_gives_up_in_the_midst_of_the_stream),
         cmocka_unit_test(a_restarted_holder_fetches_what_the_standby_has_more),
         cmocka_unit_test(a_tail_of_another_history_is_not_ahead),
