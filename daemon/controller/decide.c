@@ -4,8 +4,9 @@
  * epoch + 1 (R1), so that whatever arrives late, twice or out of order changes nothing. Who may ask
  * what: SOLO, PAIR, HANDOVER, RETAKE the holder; PROMOTE another member of the in-sync set, which
  * removes the old holder in the same change (R7). Incumbent first (F23) is policy, not safety. The
- * register of a new lineage is made by its holder's first change, based on epoch 1, which needs no
- * arbiter. Failure mode: a node that has obeyed more than stands here proves that this database was
+ * register of a new lineage is made by its founder's first change, based on the epoch that the
+ * lineage began with (1; later where it was restored, or begun by force), which needs no arbiter.
+ * Failure mode: a node that has obeyed more than stands here proves that this database was
  * rolled back: everything is refused (F17). Pure functions.
  */
 #include "daemon/controller/decide.h"
@@ -111,8 +112,11 @@ void ctl_decide(const struct ctl_view *v, const struct lease_id *from, const str
     uint32_t seen = DMT_EPOCH_MAJOR(ask->seen);
     memset(ret, 0, sizeof(*ret));
     ret->next = v->reg;
-    /* Epoch 1 belongs to whoever made the workspace and is never written here by itself. */
-    if (seen > reg.epoch && seen > 1) {
+    /* A lineage's first epoch is its founder's and is never written here by itself. A standby may not
+     * know which it was: that there is no register says nothing to it. */
+    bool nothing_yet =
+        reg.epoch == 0 && (seen <= ask->first || (ask->first == 0 && ask->op == LEASE_READ));
+    if (seen > reg.epoch && seen > 1 && !nothing_yet) {
         ret->behind = true;
         refuse(ret, 5000,
                "the arbiter's register is at epoch %u but %s has obeyed %u: its database was "
@@ -124,9 +128,9 @@ void ctl_decide(const struct ctl_view *v, const struct lease_id *from, const str
         ret->granted = true;
         return;
     }
-    if (reg.epoch == 0 && ask->base == 1 &&
+    if (reg.epoch == 0 && ask->first > 0 && ask->base == ask->first &&
         (ask->op == LEASE_SOLO || ask->op == LEASE_PAIR || ask->op == LEASE_RETAKE)) {
-        reg.epoch = 1;
+        reg.epoch = ask->first;
         reg.holder = reg.insync[0] = *from;
         reg.insync_n = 1;
     }

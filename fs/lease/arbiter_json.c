@@ -76,10 +76,10 @@ bool lease_register_parse(const json_t *v, struct lease_register *ret)
 
 json_t *lease_ask_json(const struct lease_ask *a)
 {
-    json_t *v =
-        json_pack("{s:s s:I s:I s:o s:I s:b}", "op", lease_op_name(a->op), "id", (json_int_t)a->id,
-                  "base", (json_int_t)a->base, "seen", lease_u64_json(a->seen), "lease_ms",
-                  (json_int_t)a->lease_ms, "word", a->word);
+    json_t *v = json_pack("{s:s s:I s:I s:I s:o s:I s:b}", "op", lease_op_name(a->op), "id",
+                          (json_int_t)a->id, "base", (json_int_t)a->base, "first",
+                          (json_int_t)a->first, "seen", lease_u64_json(a->seen), "lease_ms",
+                          (json_int_t)a->lease_ms, "word", a->word);
     if (v && !lease_id_none(&a->peer))
         json_object_set_new(v, "peer", lease_id_json(&a->peer));
     return v;
@@ -90,19 +90,23 @@ bool lease_ask_parse(const json_t *v, struct lease_ask *ret)
     const char *op = json_string_value(json_object_get(v, "op"));
     json_int_t id = json_integer_value(json_object_get(v, "id"));
     json_int_t base = json_integer_value(json_object_get(v, "base"));
+    const json_t *first = json_object_get(v, "first"); /* older processes do not say it */
+    json_int_t f = first ? json_integer_value(first) : 1;
     json_int_t lease_ms = json_integer_value(json_object_get(v, "lease_ms"));
     const json_t *peer = json_object_get(v, "peer");
     memset(ret, 0, sizeof(*ret));
     for (int i = LEASE_READ; op && i <= LEASE_RETAKE; i++)
         if (strcmp(op, lease_op_name((enum lease_op)i)) == 0)
             ret->op = (enum lease_op)i;
-    if (ret->op == 0 || id < 0 || base < 0 || base > UINT32_MAX || lease_ms < 0 ||
-        lease_ms > 3600000 || !lease_u64_parse(json_object_get(v, "seen"), &ret->seen))
+    if (ret->op == 0 || id < 0 || base < 0 || base > UINT32_MAX || f < 0 || f > UINT32_MAX ||
+        lease_ms < 0 || lease_ms > 3600000 ||
+        !lease_u64_parse(json_object_get(v, "seen"), &ret->seen))
         return false;
     if (peer && !lease_id_parse(peer, &ret->peer))
         return false;
     ret->id = (uint64_t)id;
     ret->base = (uint32_t)base;
+    ret->first = (uint32_t)f;
     ret->lease_ms = (uint32_t)lease_ms;
     ret->word = json_is_true(json_object_get(v, "word"));
     return true;

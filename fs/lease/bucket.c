@@ -118,8 +118,8 @@ static void next_epoch(struct bucket_state *s, struct bucket_actions *out,
 {
     struct lease_id who = *id;
     struct lease_register *r = &s->rec.reg;
-    uint32_t epoch =
-        r->epoch ? r->epoch + 1 : 2; /* epoch 1 belongs to whoever made the workspace */
+    /* The first epoch of a lineage belongs to its founder, who is asking. */
+    uint32_t epoch = (r->epoch ? r->epoch : s->ask.base) + 1;
     memset(r, 0, sizeof(*r));
     r->epoch = epoch;
     r->holder = r->insync[0] = who;
@@ -256,7 +256,7 @@ static void pair_says(struct bucket_state *s, struct bucket_actions *out, enum b
 static void open_pair(struct bucket_state *s, struct bucket_actions *out)
 {
     struct lease_register *r = &s->rec.reg;
-    uint32_t epoch = r->epoch ? r->epoch + 1 : 2;
+    uint32_t epoch = (r->epoch ? r->epoch : s->ask.base) + 1;
     r->epoch = epoch;
     r->holder = r->insync[0] = s->rec.self;
     r->insync[1] = s->ask.peer;
@@ -341,7 +341,8 @@ static bool take_change(struct bucket_state *s, struct bucket_actions *out)
 {
     const struct lease_register *r = &s->rec.reg;
     const struct lease_ask *q = &s->ask;
-    bool first = r->epoch == 0 && q->base == 1 && q->op != LEASE_PROMOTE && q->op != LEASE_HANDOVER;
+    bool first = r->epoch == 0 && q->base == q->first && q->first > 0 && q->op != LEASE_PROMOTE &&
+                 q->op != LEASE_HANDOVER;
     char why[LEASE_TEXT_MAX];
     if (!first && (r->epoch == 0 || q->base != r->epoch || DMT_EPOCH_MAJOR(q->seen) > r->epoch)) {
         (void)snprintf(why, sizeof(why), "based on epoch %u, %u is known here", q->base, r->epoch);

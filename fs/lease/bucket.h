@@ -32,6 +32,7 @@ enum bucket_attempt { BUCKET_NO_ATTEMPT, BUCKET_SOLO, BUCKET_CLAIM };
 
 /* STORE/bucket.state */
 struct bucket_record {
+    uint8_t lineage[16]; /* that all this is about; zeros (version 1): the one that the store has */
     struct lease_id self;
     struct lease_register reg;   /* as known here; epoch 0: never paired */
     enum bucket_attempt attempt; /* in reg.epoch, marked or about to be */

@@ -66,10 +66,11 @@ static int load(struct runner *r, struct bucket_record *rec, struct dmt_err *err
     memset(rec, 0, sizeof(*rec));
     (void)snprintf(rec->self.node, sizeof(rec->self.node), "%s", r->l->conf.node);
     memcpy(rec->self.store, r->l->conf.store_id, 16);
+    memcpy(rec->lineage, r->l->conf.lineage, 16);
+    struct lease_id self = rec->self;
     int rc = dmt_io_read_file(r->l->conf.io, r->path, RECORD_MAX, &buf, &n);
     if (rc == -ENOENT)
         return 0;
-    struct lease_id self = rec->self;
     if (rc == 0)
         rc = bucket_record_decode(buf, n, rec, err);
     free(buf);

@@ -11,6 +11,7 @@
 #ifndef DMT_LEASE_CORE_H
 #define DMT_LEASE_CORE_H
 
+#include "fs/base/lineage.h"
 #include "fs/base/sm.h"
 #include "fs/lease/lease.h"
 
@@ -39,7 +40,7 @@ bool lease_register_has(const struct lease_register *r, const struct lease_id *i
 
 /* What a node must remember over power cuts (STORE/node.state; docs/formats-lease.md). */
 struct lease_record {
-    uint8_t lineage[16];
+    struct dmt_lineage lineage;
     struct lease_id self;
     uint64_t seen;     /* highest epoch ever obeyed */
     uint64_t hold;     /* epoch held as writer, 0 = none */
@@ -78,6 +79,7 @@ struct lease_ask {
     uint64_t id;          /* of this request; answers carry it */
     uint32_t base;        /* epoch the request is based on (R1) */
     uint64_t seen;        /* F17 */
+    uint32_t first;       /* epoch that the lineage began with, which no register has to know; 0: not known here */
     struct lease_id peer; /* PAIR: whom; HANDOVER: to whom */
     uint32_t lease_ms;    /* PROMOTE: H, for F23 */
     bool word;            /* PROMOTE: word of death or an operator ended the wait */

@@ -30,6 +30,7 @@ void lease_ask(struct lease_state *s, struct lease_actions *out, enum lease_op o
     q->op = op;
     q->id = ++s->ask_last_id;
     q->seen = s->rec.seen;
+    q->first = s->rec.lineage.first;
     q->lease_ms = s->lease_ms;
     switch (op) {
     case LEASE_READ:

@@ -248,7 +248,7 @@ static int check_conf(const struct dmt_lease_conf *c, struct dmt_lease_timers *t
 static void new_record(const struct dmt_lease_conf *c, struct lease_record *r)
 {
     memset(r, 0, sizeof(*r));
-    memcpy(r->lineage, c->lineage, 16);
+    memcpy(r->lineage.id, c->lineage, 16);
     (void)snprintf(r->self.node, sizeof(r->self.node), "%s", c->node);
     memcpy(r->self.store, c->store_id, 16);
     if (!c->standby) {
@@ -257,6 +257,7 @@ static void new_record(const struct dmt_lease_conf *c, struct lease_record *r)
         uint64_t first = DMT_EPOCH(1, 0);
         r->hold = r->seen = c->store_epoch > first ? c->store_epoch : first;
         r->alone = true;
+        r->lineage.first = DMT_EPOCH_MAJOR(r->hold);
     }
 }
 
@@ -285,9 +286,9 @@ static int load_or_make(struct dmt_lease *l, struct lease_record *rec, struct dm
     if (memcmp(rec->self.store, c->store_id, 16) != 0)
         return dmt_err_set(err, DMT_E_CONFIG, "%s belongs to another store", l->path);
     static const uint8_t none[16];
-    if (memcmp(rec->lineage, none, 16) == 0)
-        memcpy(rec->lineage, c->lineage, 16);
-    if (memcmp(rec->lineage, c->lineage, 16) != 0 && memcmp(c->lineage, none, 16) != 0)
+    if (!dmt_lineage_known(&rec->lineage))
+        memcpy(rec->lineage.id, c->lineage, 16);
+    if (memcmp(rec->lineage.id, c->lineage, 16) != 0 && memcmp(c->lineage, none, 16) != 0)
         return dmt_err_set(err, DMT_E_CONFIG, "%s belongs to another workspace", l->path);
     if (strcmp(rec->self.node, c->node) != 0) {
         dmt_err_set(err, DMT_E_CONFIG, "%s says that this store is on node %s, not %s", l->path,

@@ -133,7 +133,7 @@ struct dmt_lease_conf {
     const char *dir;         /* STORE; the record is STORE/node.state */
     const char *workspace;   /* name */
     const char *node;        /* this node's name (CN of its certificate where there is TLS) */
-    uint8_t lineage[16];     /* of the workspace; all zero on a new standby: learned with the first resync or PEER_EPOCH */
+    uint8_t lineage[16];     /* of the store; all zero on a new standby: learned with the order of its first resync */
     uint8_t store_id[16];    /* of this store */
     bool standby;            /* no record yet and this is a new standby's store: FOLLOWER. else: HOLDER_ALONE at store_epoch */
     uint64_t store_epoch;    /* no record yet: epoch of what the store holds already (restored from an archive), at least 1.0 */

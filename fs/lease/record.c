@@ -8,7 +8,7 @@
 #include "fs/lease/bucket.h"
 
 #define MAGIC   0x54534e44u /* "DNST" */
-#define VERSION 1u
+#define VERSION 2u
 
 enum {
     F_ALONE = 1,
@@ -35,12 +35,44 @@ static void get_id(struct dmt_cur *c, struct lease_id *id)
         memcpy(id->store, p, 16);
 }
 
+static void put_lineage(struct dmt_buf *b, const struct dmt_lineage *l)
+{
+    dmt_put_raw(b, l->id, 16);
+    dmt_put_u32(b, l->first);
+    dmt_put_u32(b, l->past_n);
+    for (uint32_t i = 0; i < l->past_n; i++)
+        dmt_put_raw(b, l->past[i], 16);
+}
+
+/* Version 1 knew neither of the two: see first_of_old. */
+static bool get_lineage(struct dmt_cur *c, uint32_t version, struct dmt_lineage *l)
+{
+    const uint8_t *p = dmt_get_raw(c, 16);
+    if (p)
+        memcpy(l->id, p, 16);
+    l->first = version > 1 ? dmt_get_u32(c) : 0;
+    l->past_n = version > 1 ? dmt_get_u32(c) : 0;
+    if (l->past_n > DMT_LINEAGE_PAST_MAX)
+        return false;
+    for (uint32_t i = 0; i < l->past_n; i++)
+        if ((p = dmt_get_raw(c, 16)))
+            memcpy(l->past[i], p, 16);
+    return true;
+}
+
+/* A record of version 1: no arbiter knows of a workspace that was never paired, whatever its epoch
+ * (it may have been restored); any other began with epoch 1. */
+static uint32_t first_of_old(const struct lease_record *r)
+{
+    return r->alone && !r->ever_paired ? DMT_EPOCH_MAJOR(r->hold) : 1;
+}
+
 int lease_record_encode(const struct lease_record *r, struct dmt_buf *out)
 {
     size_t start = out->len;
     dmt_put_u32(out, MAGIC);
     dmt_put_u32(out, VERSION);
-    dmt_put_raw(out, r->lineage, 16);
+    put_lineage(out, &r->lineage);
     put_id(out, &r->self);
     dmt_put_u64(out, r->seen);
     dmt_put_u64(out, r->hold);
@@ -59,16 +91,16 @@ int lease_record_decode(const void *p, size_t n, struct lease_record *ret, struc
     memset(ret, 0, sizeof(*ret));
     if (n < 12 || dmt_le32(p) != MAGIC)
         return dmt_err_set(err, DMT_E_CORRUPT, "not a node.state file");
-    if (dmt_le32((const uint8_t *)p + 4) != VERSION)
-        return dmt_err_set(err, DMT_E_VERSION, "node.state has version %u, this program knows %u",
-                           dmt_le32((const uint8_t *)p + 4), VERSION);
+    uint32_t version = dmt_le32((const uint8_t *)p + 4);
+    if (version < 1 || version > VERSION)
+        return dmt_err_set(err, DMT_E_VERSION,
+                           "node.state has version %u, this program knows 1 to %u", version,
+                           VERSION);
     if (dmt_le32((const uint8_t *)p + n - 4) != dmt_crc32c(0, p, n - 4))
         return dmt_err_set(err, DMT_E_CORRUPT, "node.state fails its checksum");
     struct dmt_cur c = dmt_cur_of(p, n - 4);
     (void)dmt_get_u64(&c);
-    const uint8_t *lineage = dmt_get_raw(&c, 16);
-    if (lineage)
-        memcpy(ret->lineage, lineage, 16);
+    bool good = get_lineage(&c, version, &ret->lineage);
     get_id(&c, &ret->self);
     ret->seen = dmt_get_u64(&c);
     ret->hold = dmt_get_u64(&c);
@@ -82,7 +114,10 @@ int lease_record_decode(const void *p, size_t n, struct lease_record *ret, struc
     ret->peer_stopped = f & F_PEER_STOPPED;
     ret->ever_paired = f & F_EVER_PAIRED;
     ret->readonly = f & F_READONLY;
-    if (dmt_cur_end(&c) < 0 || f > 255 || lease_id_none(&ret->self) || ret->hold > ret->seen)
+    if (version == 1 && dmt_lineage_known(&ret->lineage))
+        ret->lineage.first = first_of_old(ret);
+    if (dmt_cur_end(&c) < 0 || !good || f > 255 || lease_id_none(&ret->self) ||
+        ret->hold > ret->seen)
         return dmt_err_set(err, DMT_E_CORRUPT, "node.state is not well-formed");
     return 0;
 }
@@ -90,7 +125,7 @@ int lease_record_decode(const void *p, size_t n, struct lease_record *ret, struc
 /* --- bucket.state --- */
 
 #define BUCKET_MAGIC   0x54534244u /* "DBST" */
-#define BUCKET_VERSION 1u
+#define BUCKET_VERSION 2u
 enum { B_YIELDED = 1, B_CONFIRMED = 2 };
 
 int bucket_record_encode(const struct bucket_record *r, struct dmt_buf *out)
@@ -98,6 +133,7 @@ int bucket_record_encode(const struct bucket_record *r, struct dmt_buf *out)
     size_t start = out->len;
     dmt_put_u32(out, BUCKET_MAGIC);
     dmt_put_u32(out, BUCKET_VERSION);
+    dmt_put_raw(out, r->lineage, 16);
     put_id(out, &r->self);
     dmt_put_u32(out, r->reg.epoch);
     put_id(out, &r->reg.holder);
@@ -116,13 +152,18 @@ int bucket_record_decode(const void *p, size_t n, struct bucket_record *ret, str
     memset(ret, 0, sizeof(*ret));
     if (n < 12 || dmt_le32(p) != BUCKET_MAGIC)
         return dmt_err_set(err, DMT_E_CORRUPT, "not a bucket.state file");
-    if (dmt_le32((const uint8_t *)p + 4) != BUCKET_VERSION)
-        return dmt_err_set(err, DMT_E_VERSION, "bucket.state has version %u, this program knows %u",
-                           dmt_le32((const uint8_t *)p + 4), BUCKET_VERSION);
+    uint32_t version = dmt_le32((const uint8_t *)p + 4);
+    if (version < 1 || version > BUCKET_VERSION)
+        return dmt_err_set(err, DMT_E_VERSION,
+                           "bucket.state has version %u, this program knows 1 to %u", version,
+                           BUCKET_VERSION);
     if (dmt_le32((const uint8_t *)p + n - 4) != dmt_crc32c(0, p, n - 4))
         return dmt_err_set(err, DMT_E_CORRUPT, "bucket.state fails its checksum");
     struct dmt_cur c = dmt_cur_of(p, n - 4);
     (void)dmt_get_u64(&c);
+    const uint8_t *lineage = version > 1 ? dmt_get_raw(&c, 16) : NULL;
+    if (lineage)
+        memcpy(ret->lineage, lineage, 16);
     get_id(&c, &ret->self);
     ret->reg.epoch = dmt_get_u32(&c);
     get_id(&c, &ret->reg.holder);

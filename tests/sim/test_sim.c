@@ -45,6 +45,7 @@ void run_set_up(uint64_t seed, bool calm)
     }
     w.n[0].disk.hold = w.n[0].disk.seen = DMT_EPOCH(1, 0);
     w.n[0].disk.alone = true;
+    w.n[0].disk.lineage = (struct dmt_lineage){.id = {1}, .first = 1};
     w.n[0].empty = false;
     push(0, W_CONNECT, -1);
     push(2 * DMT_S + rnd(DMT_S), W_FAULT, -1);

@@ -26,8 +26,12 @@ static struct ctl_verdict decide(const struct lease_register *reg, const char *n
                                  enum lease_op op, uint32_t base, uint32_t seen, uint64_t heard_ms)
 {
     struct ctl_view v = {.reg = *reg, .holder_heard_ms = heard_ms};
-    struct lease_ask q = {
-        .op = op, .base = base, .seen = DMT_EPOCH(seen, 0), .peer = an_id("B", 2), .lease_ms = 600};
+    struct lease_ask q = {.op = op,
+                          .base = base,
+                          .first = 1,
+                          .seen = DMT_EPOCH(seen, 0),
+                          .peer = an_id("B", 2),
+                          .lease_ms = 600};
     struct lease_id from = an_id(node, store);
     struct ctl_verdict r;
     ctl_decide(&v, &from, &q, &r);
@@ -114,6 +118,39 @@ static void a_new_lineage_starts_with_its_holders_first_change(void **state)
     assert_true(r.granted && r.next.epoch == 2 && r.next.insync_n == 2);
     assert_false(decide(&none, "A", 1, LEASE_HANDOVER, 1, 1, NEVER).granted);
     assert_false(decide(&none, "B", 2, LEASE_PROMOTE, 1, 1, NEVER).granted);
+}
+
+/* A workspace restored from an archive, or forced, begins above epoch 1, in a lineage of its own. */
+static void a_lineage_may_begin_above_epoch_1(void **state)
+{
+    (void)state;
+    struct ctl_view v = {.holder_heard_ms = NEVER};
+    struct lease_ask q = {
+        .op = LEASE_PAIR, .base = 6, .first = 6, .seen = DMT_EPOCH(6, 3), .peer = an_id("B", 2)};
+    struct lease_id a = an_id("A", 1), b = an_id("B", 2);
+    struct ctl_verdict r;
+    ctl_decide(&v, &a, &q, &r);
+    assert_true(r.granted && r.next.epoch == 7 && r.next.insync_n == 2);
+    assert_true(lease_id_eq(&r.next.holder, &a));
+    /* its standby reads before there is a register, without knowing where the lineage began */
+    struct lease_ask read = {.op = LEASE_READ, .seen = DMT_EPOCH(6, 3)};
+    ctl_decide(&v, &b, &read, &r);
+    assert_true(r.granted && !r.behind && r.next.epoch == 0);
+    /* F17 as ever: somebody has obeyed more than what needs no register */
+    for (enum lease_op op = LEASE_READ; op <= LEASE_RETAKE; op++) {
+        q.op = op;
+        q.seen = DMT_EPOCH(7, 0);
+        q.base = op == LEASE_READ ? 0 : 7;
+        ctl_decide(&v, &a, &q, &r);
+        assert_true(r.behind && !r.granted && !r.changed);
+    }
+    /* and only its founder, who speaks for that epoch, makes the register */
+    q = (struct lease_ask){.op = LEASE_SOLO, .base = 5, .first = 6, .seen = DMT_EPOCH(5, 0)};
+    ctl_decide(&v, &a, &q, &r);
+    assert_false(r.granted);
+    q = (struct lease_ask){.op = LEASE_SOLO, .seen = DMT_EPOCH(1, 0)};
+    ctl_decide(&v, &a, &q, &r);
+    assert_false(r.granted);
 }
 
 static void only_the_holder_pairs_hands_over_and_retakes(void **state)
@@ -268,6 +305,7 @@ int main(void)
         cmocka_unit_test(the_incumbent_comes_first_while_it_is_heard),
         cmocka_unit_test(a_register_that_lost_epochs_refuses_everything),
         cmocka_unit_test(a_new_lineage_starts_with_its_holders_first_change),
+        cmocka_unit_test(a_lineage_may_begin_above_epoch_1),
         cmocka_unit_test(only_the_holder_pairs_hands_over_and_retakes),
         cmocka_unit_test(a_change_is_compared_stored_and_kept),
         cmocka_unit_test(a_database_that_is_none_is_refused),

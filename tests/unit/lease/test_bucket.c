@@ -95,8 +95,12 @@ static void pair(struct b *b, const char *self, uint8_t store)
 static void ask(struct b *b, enum lease_op op, uint32_t base)
 {
     struct bucket_event e = {.type = BUCKET_EV_ASK};
-    e.ask = (struct lease_ask){
-        .op = op, .id = 9, .base = base, .seen = DMT_EPOCH(base, 0), .peer = id("B", 2)};
+    e.ask = (struct lease_ask){.op = op,
+                               .id = 9,
+                               .base = base,
+                               .first = 1,
+                               .seen = DMT_EPOCH(base, 0),
+                               .peer = id("B", 2)};
     step(b, &e);
 }
 
@@ -120,6 +124,28 @@ static void a_claim_is_recorded_put_confirmed_then_looked(void **state)
     assert_int_equal(b.disk.reg.epoch, 6);
     assert_string_equal(b.disk.reg.holder.node, "B");
     assert_int_equal(b.disk.reg.insync_n, 1);
+}
+
+/* The first epoch of a lineage is its founder's: 6 of one that was restored from an archive. */
+static void a_lineage_may_begin_above_epoch_1(void **state)
+{
+    (void)state;
+    struct b b;
+    struct bucket_record none = {.self = id("A", 1)};
+    memset(&b, 0, sizeof(b));
+    b.disk = none;
+    start(&b);
+    pass_check(&b);
+    struct bucket_event e = {.type = BUCKET_EV_ASK};
+    e.ask = (struct lease_ask){
+        .op = LEASE_SOLO, .id = 9, .base = 6, .first = 5, .seen = DMT_EPOCH(6, 0)};
+    step(&b, &e);
+    assert_int_equal(b.out.a[find(&b, BUCKET_ACT_ANSWER)].answer, LEASE_REFUSED);
+    e.ask.first = 6;
+    e.ask.id = 10;
+    step(&b, &e);
+    assert_int_equal(b.out.a[find(&b, BUCKET_ACT_ANSWER)].answer, LEASE_GRANTED);
+    assert_int_equal(b.disk.reg.epoch, 7);
 }
 
 /* R17, R20 */
@@ -237,13 +263,15 @@ static void the_record_as_bytes(void **state)
 {
     (void)state;
     struct bucket_record r = {.self = id("B", 2), .attempt = BUCKET_CLAIM, .confirmed = true}, back;
+    memset(r.lineage, 9, 16);
     struct dmt_buf buf;
     struct dmt_err err = {0};
     r.reg = (struct lease_register){
         .epoch = 5, .holder = id("A", 1), .insync = {id("A", 1), id("B", 2)}, .insync_n = 2};
     dmt_buf_init(&buf);
     assert_int_equal(bucket_record_encode(&r, &buf), 0);
-    assert_memory_equal(buf.p, "DBST\1\0\0\0\1\0\0\0B\2", 14);
+    assert_memory_equal(buf.p, "DBST\2\0\0\0\x9\x9\x9\x9", 12);
+    assert_memory_equal((char *)buf.p + 24, "\1\0\0\0B\2", 6);
     assert_int_equal(bucket_record_decode(buf.p, buf.len, &back, &err), 0);
     assert_memory_equal(&back, &r, sizeof(r));
     for (size_t i = 0; i < buf.len; i++) { /* no byte may change unseen */
@@ -259,6 +287,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_claim_is_recorded_put_confirmed_then_looked),
+        cmocka_unit_test(a_lineage_may_begin_above_epoch_1),
         cmocka_unit_test(no_answer_decides_nothing),
         cmocka_unit_test(a_holder_that_reads_a_claim_yields_for_good),
         cmocka_unit_test(a_restart_goes_on_with_an_attempt),

@@ -291,7 +291,7 @@ static void the_lease_runs_over_the_ping_channel_and_ends_without_it(void **stat
     uint16_t port;
     fake_init(&a);
     fake_init(&b);
-    ra.lineage[0] = rb.lineage[0] = 7;
+    ra.lineage.id[0] = rb.lineage.id[0] = 7;
     rb.self = an_id("B", 2);
     rb.seen = DMT_EPOCH(5, 0);
     write_record(&a, &ra);
@@ -351,7 +351,7 @@ static void an_orderly_stop_is_told_to_the_other_side(void **state)
     fake_init(&a);
     fake_init(&b);
     rb.self = an_id("B", 2);
-    rb.lineage[0] = 7;
+    rb.lineage.id[0] = 7;
     write_record(&b, &rb);
     int fd = listen_any(&port);
     struct dmt_lease_conf ca = conf_of(&a, "A", 1), cb = conf_of(&b, "B", 2);
