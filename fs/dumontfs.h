@@ -10,6 +10,7 @@
  *   dumontfs_bucket.c    arbiter=bucket: the lease's marks in the archive's store
  *   dumontfs_control.c   the control socket: one thread a connection, JSON lines
  *   dumontfs_verbs.c     its commands; dumontfs_wait.c those that wait for others, dumontfs_past.c those that look back
+ *   dumontfs_users.c     who uses the mount that a handover takes away
  *   dumontfs_status.c    status as JSON
  *   dumontfs_events.c    the last things that happened, for the status and the event history
  *
@@ -78,7 +79,7 @@ struct app {
     bool lease_runs; /* main only */
     struct dmt_loop *loop;
     struct dmt_replica *_Atomic replica; /* atomic because the workspace, whose gate looks here, is open before it is made */
-    pthread_rwlock_t parts_lock; /* guards archiver, fuse, mounted_dir */
+    pthread_rwlock_t parts_lock; /* guards archiver, fuse, mounted_dir, mounted_dev */
     struct dmt_archiver *archiver;
     struct dmt_fuse *fuse;
 
@@ -99,6 +100,7 @@ struct app {
     atomic_bool closed_mount; /* mounted read-only because of after_promotion=readonly: opened when the lease is */
     atomic_bool resends;  /* the kernel can pass the mount on to a successor */
     char mounted_dir[DMT_PATH_MAX]; /* parts_lock */
+    uint64_t mounted_dev;           /* parts_lock; as statx gives it */
     atomic_bool same_boot;      /* our predecessor settled in this boot of the machine: what it wrote is in the page cache */
     atomic_bool own_bulk;     /* we are, or were until now, the holder, and our unsynced bulk data is in the data files */
     atomic_bool resync_waits; /* imported; ops.following is to prove it */
@@ -193,6 +195,11 @@ void control_remove(struct app *a); /* the very last thing: the socket's absence
 struct control;
 /* unit: "B" = bytes, or a word; total 0 = unknown. At most ten lines a second are sent. */
 void control_progress(struct control *c, const char *what, uint64_t done, uint64_t total, const char *unit);
+
+pid_t control_client(const struct control *c); /* who asks; 0: out of our sight */
+
+/* dumontfs_users.c: those that a handover stopped which did not happen go on. Any thread. */
+void users_continue(struct app *a);
 
 /* dumontfs_verbs.c: runs one command; result owned by the caller, or NULL with err set. A thread of its own per connection. */
 json_t *verbs_run(struct app *a, struct control *c, const json_t *req, struct dmt_err *err);

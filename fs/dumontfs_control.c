@@ -72,6 +72,13 @@ void control_progress(struct control *c, const char *what, uint64_t done, uint64
     json_decref(v);
 }
 
+pid_t control_client(const struct control *c)
+{
+    struct ucred peer = {.pid = 0};
+    socklen_t n = sizeof peer;
+    return getsockopt(c->fd, SOL_SOCKET, SO_PEERCRED, &peer, &n) == 0 ? peer.pid : 0;
+}
+
 static void answer(struct control *c, const char *line, size_t len)
 {
     struct dmt_err err;

@@ -231,6 +231,7 @@ static void serve(struct app *a, struct dmt_hp_msg *m)
     pthread_rwlock_wrlock(&a->parts_lock);
     a->fuse = f;
     snprintf(a->mounted_dir, sizeof a->mounted_dir, "%s", m->dir);
+    a->mounted_dev = m->dev;
     pthread_rwlock_unlock(&a->parts_lock);
     atomic_store(&a->resends, dmt_fuse_init_resends(m->init, m->init_len));
     atomic_store(&a->mounted, true);
@@ -244,6 +245,8 @@ static void serve(struct app *a, struct dmt_hp_msg *m)
         view_answer(a, 0, "", "");
         return;
     }
+    /* Whom a predecessor had stopped for a handover that it did not live to see. */
+    users_continue(a);
     mount_say(a, DMT_HP_READY, 0, "", "");
     if (fc.resume && dmt_pool_submit(a->pool, settle, a) != 0)
         settle(a);

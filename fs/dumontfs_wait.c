@@ -13,6 +13,8 @@
 
 #define FLUSH_POLL_MS  20
 #define ARBITER_MAX_MS 60000
+#define GRACE_S        3 /* for those that use the mount which a handover takes away */
+#define GRACE_MAX_S    3600
 
 /* --- flush: wait until drained ---------------------------------------------------------------- */
 static void nap(void)
@@ -142,34 +144,29 @@ static json_t *lease_command(struct call *c, enum dmt_lease_command cmd, const c
     return json_pack("{s:s}", "text", text);
 }
 
-static json_t *no_handover(struct call *c, const char *why)
+static bool no_handover(struct call *c, const char *why)
 {
     dmt_err_set(c->err, -ECANCELED, "the handover did not happen: %s", why);
     dmt_err_hint(c->err, "This machine goes on as holder; `dumont status %s` shows the standby.",
                  c->app->name);
-    return NULL;
+    return false;
 }
 
-/* The drain ends by itself (pre-copy and freeze have their limits), GIVEN_UP by the arbiter's
- * answer: handed over, or taken back. */
-json_t *verb_handover(struct call *c)
+/* Until the other one holds it (true), or it is known that it will not (err). The drain ends by
+ * itself (pre-copy and freeze have their limits), GIVEN_UP by the arbiter's answer: handed over, or
+ * taken back. Who has stopped processes waits for that as long as it takes: they must go on. */
+static bool handed_over(struct call *c, uint32_t major, uint64_t since, bool frozen)
 {
     struct app *a = c->app;
     struct dmt_lease_status ls;
-    char why[256], text[128];
+    char why[256];
     bool gave_up = false;
-    dmt_lease_status(a->lease, &ls);
-    uint32_t major = DMT_EPOCH_MAJOR(ls.epoch);
-    uint64_t since = events_since(a, UINT64_MAX, NULL, NULL, 0);
-    json_decref(lease_command(c, DMT_LEASE_CMD_HANDOVER, ""));
     for (int waited_ms = 0; c->err->code == 0;) {
         dmt_lease_status(a->lease, &ls);
         if (events_since(a, since, "handover-failed", why, sizeof why) > since)
             return no_handover(c, why);
-        if (!ls.holder && ls.state != DMT_LEASE_GIVEN_UP) {
-            snprintf(text, sizeof text, "handed over to %s", ls.peer_node);
-            return json_pack("{s:s}", "text", text);
-        }
+        if (!ls.holder && ls.state != DMT_LEASE_GIVEN_UP)
+            return true;
         if (ls.holder && DMT_EPOCH_MAJOR(ls.epoch) != major)
             return no_handover(c, gave_up ? "the arbiter refused it, and it was taken back"
                                           : "the standby was lost meanwhile");
@@ -178,7 +175,7 @@ json_t *verb_handover(struct call *c)
             control_progress(c->control, "waiting for the arbiter", 0, 0, "");
         else
             say_standby(c, "handing over to", dmt_journal_tail(dmt_ws_journal(c->ws)).seq);
-        waited_ms = gave_up ? waited_ms + FLUSH_POLL_MS : 0;
+        waited_ms = gave_up && !frozen ? waited_ms + FLUSH_POLL_MS : 0;
         if (waited_ms > ARBITER_MAX_MS) {
             dmt_err_set(c->err, -ETIMEDOUT, "the arbiter has not answered within %d s",
                         ARBITER_MAX_MS / 1000);
@@ -187,7 +184,55 @@ json_t *verb_handover(struct call *c)
             nap();
         }
     }
-    return NULL;
+    return false;
+}
+
+/* What the request says, and whether there is anything to be done before anybody is waited for. */
+static int handover_request(struct call *c, int *ret_grace_s, bool *ret_freeze)
+{
+    json_t *grace = json_object_get(c->req, "grace_s"), *freeze = json_object_get(c->req, "freeze");
+    *ret_grace_s = grace ? (int)json_integer_value(grace) : GRACE_S;
+    *ret_freeze = json_is_true(freeze);
+    if ((grace && (!json_is_integer(grace) || json_integer_value(grace) < 0 ||
+                   json_integer_value(grace) > GRACE_MAX_S)) ||
+        (freeze && !json_is_boolean(freeze))) {
+        dmt_err_set(c->err, -EINVAL,
+                    "grace_s is a number of seconds from 0 to %d, freeze a boolean", GRACE_MAX_S);
+        return dmt_err_hint(c->err, "Both may be left out: %d s, and nobody is stopped.", GRACE_S);
+    }
+    return dmt_lease_command_check(c->app->lease, DMT_LEASE_CMD_HANDOVER, c->err);
+}
+
+json_t *verb_handover(struct call *c)
+{
+    struct app *a = c->app;
+    struct users users = {0};
+    struct dmt_lease_status ls;
+    char text[128], hint[sizeof c->err->hint];
+    int grace_s;
+    bool freeze, done = false;
+    if (handover_request(c, &grace_s, &freeze) < 0)
+        return NULL;
+    users_grace(c, (unsigned)grace_s, &users);
+    if (freeze)
+        users_freeze(c, &users);
+    dmt_lease_status(a->lease, &ls);
+    uint64_t since = events_since(a, UINT64_MAX, NULL, NULL, 0);
+    if (!ended(c) && dmt_lease_command(a->lease, DMT_LEASE_CMD_HANDOVER, c->err) == 0)
+        done = handed_over(c, DMT_EPOCH_MAJOR(ls.epoch), since, users_frozen(&users) > 0);
+    json_t *list = done ? users_json(&users) : NULL;
+    if (done) {
+        users_keep(c);
+        dmt_lease_status(a->lease, &ls);
+        snprintf(text, sizeof text, "handed over to %s", ls.peer_node);
+    } else if (users_frozen(&users) > 0) {
+        users_continue(a);
+        snprintf(hint, sizeof hint, "%s", c->err->hint);
+        dmt_err_hint(c->err, "%s%sThe processes that were stopped for it go on.", hint,
+                     *hint ? " " : "");
+    }
+    users_free(&users);
+    return done ? json_pack("{s:s, s:o}", "text", text, "users", list) : NULL;
 }
 
 json_t *verb_promote(struct call *c)

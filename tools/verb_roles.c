@@ -1,33 +1,96 @@
 /* verb_roles.c: `dumont handover|promote|fence|flush`: requests to the workspace's process about
  * who holds it and how far it has drained. One thread. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include "tools/dumont.h"
 
-static int ask(const char *ws, json_t *req)
+/* Asks, and prints what is answered; *ret is the caller's. */
+static int call(const char *ws, json_t *req, json_t **ret)
 {
     struct dmt_err err = {0};
-    json_t *r = NULL;
-    int rc = control_call(ws, req, &r, &err);
+    int rc = control_call(ws, req, ret, &err);
     if (rc != 0)
         return fail_call(rc, &err);
     if (opt_json)
-        print_json(r);
-    else if (*json_str(r, "text"))
-        printf("%s\n", json_str(r, "text"));
-    json_decref(r);
+        print_json(*ret);
+    else if (*json_str(*ret, "text"))
+        printf("%s\n", json_str(*ret, "text"));
     return EXIT_OK;
+}
+
+static int ask(const char *ws, json_t *req)
+{
+    json_t *r = NULL;
+    int rc = call(ws, req, &r);
+    json_decref(r);
+    return rc;
+}
+
+/* Who used the mount on this machine: what becomes of each. */
+static void print_users(const json_t *users)
+{
+    size_t i;
+    json_t *u;
+    bool frozen = false;
+    json_array_foreach(users, i, u)
+    {
+        bool by_us = json_bool(u, "frozen");
+        if (i == 0)
+            printf("still in use on this machine by:\n");
+        frozen |= by_us;
+        printf("  %7d  %-8s  %s: %s\n", (int)json_u64(u, "pid"),
+               by_us                         ? "stopped"
+               : json_bool(u, "was_stopped") ? "(stopped)"
+                                             : "runs",
+               json_str(u, "command"), json_str(u, "file"));
+    }
+    if (json_array_size(users) > 0)
+        printf("What they have open here fails from now on (ENOTCONN, \"Transport endpoint is not "
+               "connected\").\n");
+    if (frozen)
+        printf("Start the stopped ones again where the workspace is now, and end them here: kill "
+               "-KILL PID; or let them go on into the error: kill -CONT PID.\n");
+}
+
+/* A number of seconds that the workspace will judge; -1: it is none. */
+static int seconds_of(const char *s)
+{
+    char *end;
+    long n = strtol(s, &end, 10);
+    return *s && !*end && n >= 0 && n <= INT32_MAX ? (int)n : -1;
 }
 
 static int run_handover(int argc, char **argv)
 {
-    if (argc != 2)
+    const char *ws = NULL;
+    json_t *r = NULL, *q = json_pack("{s:s}", "cmd", "handover");
+    bool bad = false;
+    for (int i = 1; i < argc; i++) {
+        int s;
+        if (strcmp(argv[i], "--freeze") == 0)
+            json_object_set_new(q, "freeze", json_true());
+        else if (strcmp(argv[i], "--grace") == 0 && i + 1 < argc &&
+                 (s = seconds_of(argv[i + 1])) >= 0)
+            json_object_set_new(q, "grace_s", json_integer(s)), i++;
+        else if (argv[i][0] == '-' || ws)
+            bad = true;
+        else
+            ws = argv[i];
+    }
+    if (!ws || bad) {
+        json_decref(q);
         return usage_of(&verb_handover);
-    return ask(argv[1], json_pack("{s:s}", "cmd", "handover"));
+    }
+    int rc = call(ws, q, &r);
+    if (rc == EXIT_OK && !opt_json)
+        print_users(json_object_get(r, "users"));
+    json_decref(r);
+    return rc;
 }
 const struct verb verb_handover = {
-    "handover", "NAME", "move the workspace to its standby: drain, pass the epoch, mount there",
-    run_handover};
+    "handover", "NAME [--grace SECONDS] [--freeze]",
+    "move the workspace to its standby: drain, pass the epoch, mount there", run_handover};
 
 static int run_promote(int argc, char **argv)
 {

@@ -223,6 +223,7 @@ enum dmt_lease_command {
 };
 /* 0 accepted (watch the state), or < 0 with a sentence why not. */
 int dmt_lease_command(struct dmt_lease *l, enum dmt_lease_command cmd, struct dmt_err *err);
+int dmt_lease_command_check(struct dmt_lease *l, enum dmt_lease_command cmd, struct dmt_err *err); /* would it be taken now? */
 
 /* --- ping channel
  * ----------------------------------------------------------------------------------------------------------- */

@@ -102,11 +102,16 @@ void dmt_lease_spot_notice(struct dmt_lease *l, bool pending)
     lease_post(l, &e);
 }
 
-int dmt_lease_command(struct dmt_lease *l, enum dmt_lease_command cmd, struct dmt_err *err)
+int dmt_lease_command_check(struct dmt_lease *l, enum dmt_lease_command cmd, struct dmt_err *err)
 {
     struct dmt_lease_status v;
     dmt_lease_status(l, &v);
-    int r = lease_command_check(v.state, v.readonly, cmd, err);
+    return lease_command_check(v.state, v.readonly, cmd, err);
+}
+
+int dmt_lease_command(struct dmt_lease *l, enum dmt_lease_command cmd, struct dmt_err *err)
+{
+    int r = dmt_lease_command_check(l, cmd, err);
     if (r < 0)
         return r;
     struct lease_event e = {.type = LEASE_EV_COMMAND, .command = cmd};

@@ -125,7 +125,7 @@ fault_handover() {
     draw 0 1
     local who=$HOLDER
     [ "$DRAWN" = 0 ] || who=$STANDBY
-    start handover dumontd local-host exec "$HOLDER" dumont handover $WS
+    start handover dumontd local-host exec "$HOLDER" dumont handover $WS --grace 0
     hold_lost && moment 0 400 power_off "$who"
 }
 undo_handover() {
