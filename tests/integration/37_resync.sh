@@ -90,11 +90,18 @@ pair_link w rate 1500000 >/dev/null
 partial() { [ -e "$SCRATCH/b/state/w/resync.db" ]; }
 comes() { b_is .state resync && [ "$(b_state .holder_link.resync_bytes)" -gt "$1" ]; }
 total() { b_state .holder_link.resync_total_bytes; }
+gauge() { api /metrics | awk -v s="dumont_resync_$1{workspace=\"w\",node=\"a\"}" '$1 == s { printf "%d", $2; n++ } END { exit n != 1 }'; }
+gauge_over() { local n && n=$(gauge "$1") && [ "$n" -gt "$2" ]; }
+gauge_is() { [ "$(gauge "$1")" = "$2" ]; }
 before=$(carried)
 check "it is under way" wait_until 30 comes 3000000
 check "with its size and the time that is left" bash -c "[ $(b_state .holder_link.resync_total_bytes) -gt 10000000 ] && [ $(b_state .holder_link.resync_eta_ms) -gt 0 ]"
 at a dumont status w >"$SCRATCH/status.txt"
 check "as dumont status says" grep -Eq 'resync: .* of .* sent, about [0-9]+ s left' "$SCRATCH/status.txt"
+check "the gauges in /metrics have it: running, its size" wait_until 10 eval "gauge_is running 1 && gauge_over total_bytes 10000000"
+done_bytes=$(gauge done_bytes)
+check "how far it is, which grows ($done_bytes)" wait_until 10 gauge_over done_bytes "$done_bytes"
+check "and the time that is left" wait_until 10 gauge_over eta_seconds 0
 check "the old state is there as it was" test -e "$SCRATCH/b/state/w/workspace.db" -a -d "$SCRATCH/b/state/w/journal"
 check_status "a standby in resync is not promoted" 2 at b dumont promote w
 pair_link w cut >/dev/null
@@ -114,6 +121,7 @@ at a dumont flush w --to standby >/dev/null
 sent=$(($(carried) - before))
 check_eq "equal" "$(digest_of b)" "$(digest_of a)"
 check "nothing is left of it" not partial
+check "the gauges are at rest" wait_until 10 eval "gauge_is running 0 && gauge_is done_bytes 0 && gauge_is total_bytes 0 && gauge_is eta_seconds 0"
 check "$sent bytes went over the wire: what came was not sent again" test "$sent" -le $((CHANGED * 2))
 check "dumont verify finds them equal" at ctl dumont verify w
 umount "$M"
