@@ -18,7 +18,7 @@
 #define LEASE_H_MAX_MS    3000u
 #define LEASE_ACTIONS_MAX 24
 #define LEASE_TEXT_MAX    200
-#define LEASE_PAIR_LAG    20000u /* records: how far behind a peer may be when leaving solo begins */
+#define LEASE_PAIR_LAG    20000u /* records: how far behind a peer may be at most when leaving solo begins */
 #define LEASE_INSYNC_MAX  2
 
 /* A store on a node. Empty node: nobody. */
@@ -207,6 +207,7 @@ struct lease_state {
     bool peer_bye, peer_wants_resync, resync_ordered;
     uint64_t ack_epoch, ack_durable, ack_whole;
     uint64_t close_since_ns; /* alone: since when the peer has been close; 0 = it is not */
+    uint64_t round_ns, round_to; /* then: what was the tail, and when */
     bool ping_up;
     uint64_t ping_next_ns;
     uint64_t lease_end_ns;   /* f * H after the send time of the best PONG */

@@ -4,17 +4,18 @@
  * Happy path: START waits for the peer (R6: if it is ahead, its tail is fetched first), opens minor
  * + 1, PAIRED. Each PONG moves the lease's end to its PING's send time + f * H (R12). The peer is
  * well while that lease runs and its replica connection is up; not well for solo_after: SOLO is
- * asked, and only its recorded answer opens the gate for one disk (R8). Alone with a peer that has
- * caught up: LEAVING (both disks needed, durably, before PAIR is sent: R9, F6), then PAIR once the
- * peer has acknowledged, in this epoch, everything that was ever acknowledged alone (F7, F8b).
- * HANDOVER: drained, then the right to write is given up durably, then asked (R10, F13). Failure
- * modes: any sign of a higher epoch makes a LOSER at once: gate first, record second.
+ * asked, and only its recorded answer opens the gate for one disk (R8). Alone with a peer that is
+ * a moment behind: LEAVING (both disks needed, durably, before PAIR is sent: R9, F6), then PAIR
+ * once the peer has acknowledged, in this epoch, everything that was ever acknowledged alone (F7,
+ * F8b). HANDOVER: drained, then the right to write is given up durably, then asked (R10, F13).
+ * Failure modes: any sign of a higher epoch makes a LOSER at once: gate first, record second.
  */
 #include <string.h>
 
 #include "fs/lease/core.h"
 
 #define CATCH_UP_PATIENCE_NS (5 * DMT_S)
+#define ROUND_NS             (100 * DMT_MS) /* beyond two round trips; a standby syncs twice in it */
 #define LEAVING_RESTART_MS   3000u
 
 bool lease_peer_ok(const struct lease_state *s, uint64_t now)
@@ -294,19 +295,31 @@ static void start_leaving(struct lease_state *s, uint64_t now, struct lease_acti
     lease_say(out, "pairing", "%s has caught up", r->peer.node);
 }
 
+/* Is the peer so close that syncs may need it? In records (LEASE_PAIR_LAG), and in time: a round is
+ * how long it takes to get what was the tail when the round began. As long as about the last round
+ * syncs will wait for it at the change, so one that is short is waited for: alone, they wait for
+ * nobody. One that never gets there (a slow link or disk, bulk data that is never all there under a
+ * steady writer) is taken as it is after a while; what is acknowledged alone is then waited for in
+ * LEAVING. */
 static bool peer_close(struct lease_state *s, const struct lease_event *e, uint64_t now)
 {
+    uint64_t has = s->ack_whole < s->ack_durable ? s->ack_whole : s->ack_durable;
+    bool brief = false;
     if (!s->peer_up || s->ack_epoch != s->rec.hold || s->peer_wants_resync ||
         s->ack_durable + LEASE_PAIR_LAG < e->tail) {
         s->close_since_ns = 0;
         return false;
     }
-    if (s->close_since_ns == 0)
-        s->close_since_ns = now;
-    /* Bulk data may never be all there under a steady writer: then only what is acknowledged alone
-     * is waited for, in LEAVING. */
-    return s->ack_whole + LEASE_PAIR_LAG >= e->tail ||
-           lease_due(s, s->close_since_ns + CATCH_UP_PATIENCE_NS, now);
+    if (s->close_since_ns == 0) {
+        s->close_since_ns = s->round_ns = now;
+        s->round_to = e->tail;
+    }
+    if (has >= s->round_to) {
+        brief = now - s->round_ns <= ROUND_NS + 2 * s->rtt_us * 1000;
+        s->round_ns = now;
+        s->round_to = e->tail;
+    }
+    return brief || lease_due(s, s->close_since_ns + CATCH_UP_PATIENCE_NS, now);
 }
 
 static void alone_timers(struct lease_state *s, const struct lease_event *e, uint64_t now,

@@ -347,6 +347,7 @@ int dmt_store_truncate(struct dmt_store *st, uint64_t ino, uint64_t size, uint64
         if (r == 0)
             r = store_keep_self(st, n, seq - 1, true);
         n->own = false;
+        n->known = true;
     }
     if (r == 0)
         r = store_content_unmap(st, n, size, UINT64_MAX, seq);

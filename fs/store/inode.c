@@ -103,6 +103,7 @@ int dmt_store_inode_put(struct dmt_store *st, const struct dmt_inode *row)
         return r;
     keep_old_row(st, n, row->seq);
     if (!n->live) {
+        n->known = !n->disk;
         st->count.inodes++;
         st->count.live_bytes += n->alloc;
     }

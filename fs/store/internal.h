@@ -70,6 +70,7 @@ struct keep { /* fallback of an incomplete file */
     struct dmt_list all;
     struct node *node, *src;
     uint64_t view, size, mtime;
+    bool own; /* the file's own content, which a sync has acknowledged, or may have, as far as is known */
     bool disk, dirty;
 };
 
@@ -97,6 +98,7 @@ struct node {
     bool disk, frozen_live;
     bool marked;           /* a sync has acknowledged what it held (MARK), perhaps before any checkpoint */
     bool own;              /* all of what a sync acknowledged of it has come, since it was empty */
+    bool known;            /* in memory since it was made or empty: `own` false means that nothing was acknowledged */
     uint64_t mark;         /* 0, or: up to here, and not all of that has come yet */
     bool xattrs_loaded, base_loaded, file_loaded;
     bool dir_fresh;        /* SQLite has no entries of this directory */

@@ -4,7 +4,7 @@
  * A keep is made when a complete file is truncated to nothing or starts to be written by reference,
  * and when an incomplete file is renamed over another one (it inherits that file's content, or that
  * file's own keep; its own stays if that is more than the beginning of what it holds, or was
- * acknowledged by a sync). It pins the position for the content of the source only, so it must be
+ * acknowledged by a sync, or may have been: a start does not remember). It pins the position for the content of the source only, so it must be
  * made before the record changes the source. It goes as soon as the file was complete once: when
  * the last missing range goes, or the last that a newer sync has acknowledged (what is still
  * missing then was written later), or, if nothing was ever missing (a small file rewritten
@@ -65,7 +65,7 @@ int store_keep_self(struct dmt_store *st, struct node *n, uint64_t view, bool re
     if (r < 0 || !n->map_hi || (n->keep && !replace) || store_missing_any(st, n->ino))
         return r;
     store_keep_drop(st, n);
-    keep_new(st, n, n, view, size_at(n, view), n->row.mtime);
+    keep_new(st, n, n, view, size_at(n, view), n->row.mtime)->own = n->own || !n->known;
     return 0;
 }
 
@@ -116,7 +116,8 @@ int dmt_store_keep_replace(struct dmt_store *st, uint64_t ino, uint64_t replaced
         r = store_base_load(st, old);
     if (r == 0)
         r = store_base_load(st, n);
-    if (r < 0 || n == old || n->own || !store_missing_any(st, ino) || (n->keep && !only_grew(n)))
+    if (r < 0 || n == old || n->own || !store_missing_any(st, ino) ||
+        (n->keep && (n->keep->own || !only_grew(n))))
         return r; /* complete, or falls back to whole content of its own, or is cut behind that */
     struct keep from = {.src = old, .view = seq - 1};
     if (!store_missing_any(st, replaced)) {
@@ -188,6 +189,7 @@ int store_keep_load(struct dmt_store *st)
             return r;
         }
         struct keep *k = keep_new(st, n, src, store_col(s, 2), store_col(s, 3), store_col(s, 4));
+        k->own = from == ino;
         k->disk = true;
         k->dirty = false;
     }

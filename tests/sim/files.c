@@ -150,6 +150,7 @@ static void keep_self(struct node *n, struct file *f, int view, bool replace)
     if (f->c.size == 0 || (f->has_old && !replace) || missing_any(n, f))
         return;
     f->has_old = true;
+    f->old_own = f->own || f->unsure;
     f->old_ino = f->ino;
     f->old_view = view;
     f->old = f->c;
@@ -188,7 +189,8 @@ static bool only_grew(const struct file *f)
 
 static void keep_replace(struct node *n, struct file *f, const struct file *old, int seq)
 {
-    if (old->ino == 0 || f->own || !missing_any(n, f) || (f->has_old && !only_grew(f)))
+    if (old->ino == 0 || f->own || !missing_any(n, f) ||
+        (f->has_old && (f->old_own || !only_grew(f))))
         return;
     if (missing_any(n, old)) {
         if (!old->has_old)
@@ -204,6 +206,7 @@ static void keep_replace(struct node *n, struct file *f, const struct file *old,
         return;
     }
     f->has_old = true;
+    f->old_own = false;
 }
 
 /* --- apply --- */
@@ -263,7 +266,7 @@ static void apply(struct node *n, const struct rec *r, int seq)
     case OP_CUT:
         if (r->off == 0 && r->op == OP_TRUNC) {
             keep_self(n, f, seq - 1, true);
-            f->own = false;
+            f->own = f->unsure = false;
         }
         cut_missing(n, f, r->off, BLOCKS);
         break;
@@ -330,7 +333,8 @@ void files_reload(struct node *n, int upto)
     for (int i = 0; i < NAMES; i++) {
         n->f.v[i].mark = 0; /* known in memory only */
         n->f.v[i].own = false;
-        n->f.v[i].forgot = true;
+        n->f.v[i].old_own = n->f.v[i].old_ino == n->f.v[i].ino;
+        n->f.v[i].unsure = n->f.v[i].forgot = true;
     }
     for (uint32_t r = 0; r <= w.next_ref; r++)
         for (int b = 0; b < BLOCKS; b++) {

@@ -73,12 +73,14 @@ struct file {
     bool on_disk, marked; /* a checkpoint knows it; a MARK was about it */
     int mark; /* 0, or: a sync has acknowledged what it held up to here, and not all of that has come */
     bool own;  /* all of what a sync acknowledged has come, since it was empty */
+    bool unsure; /* loaded since it was made or empty: whether a sync has acknowledged something is not remembered */
     bool forgot; /* incomplete at a start: what a sync had acknowledged is not remembered */
     int whole_at; /* nothing of it was missing here, last, when this was applied */
     bool synced; /* holder: a sync may have acknowledged what it holds since it was empty, and no MARK says so */
     struct content c;
     /* what it falls back to */
     bool has_old;
+    bool old_own; /* its own content, which a sync has acknowledged, or may have */
     uint32_t old_ino;
     int old_view;
     struct content old;

@@ -164,6 +164,57 @@ static void pair_is_asked_when_both_disks_are_needed_already_and_equal(void **st
     assert_int_equal(t_action(&t, LEASE_ACT_OPEN_EPOCH)->epoch, E(6, 0));
 }
 
+/* A peer that comes back is behind what was written alone: syncs do not wait for all of that. */
+static void alone_until_the_peer_is_a_moment_behind(void **state)
+{
+    (void)state;
+    struct t t = {.tail = 10000};
+    t_alone(&t);
+    t_peer_up(&t, 2, E(5, 1), false);
+    for (uint64_t has = 0; has <= 9000; has += 1000) { /* 1000 records in 150 ms, ten are written */
+        t_pong(&t, E(5, 1));
+        t_acked(&t, E(5, 1), has, has);
+        assert_int_equal(t_state(&t), DMT_LEASE_HOLDER_ALONE);
+        t_pass(&t, 150);
+        t.tail += 10;
+    }
+    t_pong(&t, E(5, 1));
+    t_acked(&t, E(5, 1), 10000, 10000); /* what was the tail when it came back; it took long */
+    assert_int_equal(t_state(&t), DMT_LEASE_HOLDER_ALONE);
+    t_pass(&t, 15);
+    t.tail += 1;
+    t_acked(&t, E(5, 1), 10100, 10050); /* its bulk data is behind */
+    assert_int_equal(t_state(&t), DMT_LEASE_HOLDER_ALONE);
+    t_acked(&t, E(5, 1), 10100, 10100);
+    assert_int_equal(t_state(&t), DMT_LEASE_LEAVING);
+}
+
+/* One that stays behind is not waited for for ever; one that is far behind is. */
+static void a_peer_that_gets_no_closer_is_taken_in_the_end(void **state)
+{
+    (void)state;
+    struct t t = {.tail = 30000};
+    t_alone(&t);
+    t_peer_up(&t, 2, E(5, 1), false);
+    for (int ms = 0; ms < 20000; ms += 200) {
+        t_pong(&t, E(5, 1));
+        t_acked(&t, E(5, 1), t.tail - 25000, t.tail - 25000);
+        t_pass(&t, 200);
+        t.tail += 100;
+        assert_int_equal(t_state(&t), DMT_LEASE_HOLDER_ALONE);
+    }
+    for (int ms = 0; ms < 4800; ms += 200) {
+        t_pong(&t, E(5, 1));
+        t_acked(&t, E(5, 1), t.tail - 500, t.tail - 500);
+        t_pass(&t, 200);
+        t.tail += 100;
+        assert_int_equal(t_state(&t), DMT_LEASE_HOLDER_ALONE);
+    }
+    t_pong(&t, E(5, 1));
+    t_pass(&t, 300);
+    assert_int_equal(t_state(&t), DMT_LEASE_LEAVING);
+}
+
 /* F6: the way back to one disk is a new epoch, never a lost answer. */
 static void leaving_ends_alone_only_by_solo(void **state)
 {
@@ -426,6 +477,8 @@ int main(void)
         cmocka_unit_test(no_solo_while_this_machine_is_about_to_go),
         cmocka_unit_test(degrade_block_never_asks_solo),
         cmocka_unit_test(pair_is_asked_when_both_disks_are_needed_already_and_equal),
+        cmocka_unit_test(alone_until_the_peer_is_a_moment_behind),
+        cmocka_unit_test(a_peer_that_gets_no_closer_is_taken_in_the_end),
         cmocka_unit_test(leaving_ends_alone_only_by_solo),
         cmocka_unit_test(a_crash_while_leaving_restarts_with_both_disks),
         cmocka_unit_test(handover_gives_up_before_it_asks),

@@ -309,6 +309,35 @@ static void half_written_file_renamed_over_falls_back_to_the_replaced_content(vo
     fx_expect_pattern(&p->b, t, 3u << 20, 0, 1);
 }
 
+/* The same, but a sync had acknowledged the first half. A start between the checkpoint and the
+ * rename does not remember that, and may not take it for unacknowledged. */
+static void synced_half_stands_against_the_replaced_content_after_a_start(void **state)
+{
+    struct pair *p = *state;
+    uint64_t t = fx_file(&p->a, DMT_ROOT, "x.tmp");
+    complete_file(p, "x");
+    fx_fill(&p->a, t, 2u << 20, 0, 256u << 10, 2);
+    assert_int_equal(dmt_ws_sync_wait(p->a.ws, t), 0);
+    pair_send(&p->a, &p->b, UINT64_MAX);
+    pair_apply(&p->b);
+    pair_pull(&p->a, &p->b, 1000);
+    assert_false(dmt_ws_missing_ino(p->b.ws, t, UINT64_MAX));
+    fx_fill(&p->a, t, 2u << 20, 2u << 20, 256u << 10, 2);
+    pair_send(&p->a, &p->b, UINT64_MAX);
+    pair_apply(&p->b);
+    fx_checkpoint(&p->b);
+    fx_close(&p->b);
+    fx_open(&p->b, true);
+    fx_rename(&p->a, DMT_ROOT, "x.tmp", DMT_ROOT, "x");
+    pair_send(&p->a, &p->b, UINT64_MAX);
+    pair_apply(&p->b);
+    pair_promote(&p->b, "beta", FX_EPOCH(2, 0));
+    struct reports r = settle(&p->b, 1);
+    assert_int_equal(r.fallback, 0);
+    assert_true(r.size >= 2u << 20);
+    fx_expect_pattern(&p->b, t, 2u << 20, 0, 2);
+}
+
 static void appended_file_keeps_all_up_to_the_first_missing_byte(void **state)
 {
     struct pair *p = *state;
@@ -635,6 +664,7 @@ int main(void)
         T(file_rewritten_in_place_falls_back),
         T(file_renamed_over_falls_back_to_the_replaced_content),
         T(half_written_file_renamed_over_falls_back_to_the_replaced_content),
+        T(synced_half_stands_against_the_replaced_content_after_a_start),
         T(appended_file_keeps_all_up_to_the_first_missing_byte),
         T(synced_inline_content_is_fallen_back_to),
         T(synced_small_content_is_not_given_up_for_an_older_one),
