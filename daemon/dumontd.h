@@ -3,6 +3,7 @@
 #define DMT_DAEMON_DUMONTD_H
 
 #include "daemon/agent/agent.h"
+#include "daemon/common/token.h"
 #include "daemon/controller/controller.h"
 #include "fs/base/conf.h"
 #include "fs/base/limits.h"
@@ -19,6 +20,14 @@ int dumontd_run_main(int argc, char **argv); /* the daemon */
 int dumontd_ca_main(int argc, char **argv);    /* dumontd ca ... */
 int dumontd_token_main(int argc, char **argv); /* dumontd token NODE */
 int dumontd_join_main(int argc, char **argv);  /* dumontd join TOKEN */
+/* A token by which `node` may join this controller, once, within that time. */
+#define DUMONTD_TOKEN_MS (3600ull * 1000)
+int dumontd_token(const struct dmt_conf *conf, const char *node, uint64_t expires_ms, char ret[TOKEN_MAX],
+                  struct dmt_err *err);
+/* Joins by it: key, certificate and CA are there afterwards. DMT_E_AUTH: refused, for good. */
+int dumontd_join(const char *token, struct dmt_err *err);
+/* Its file, laid there by whoever makes a machine: dumontd joins by it when it starts for the first time, and removes it. */
+#define DUMONTD_TOKEN_FILE "tls/join-token"
 /* One sentence to standard error, and what to do below it. Returns 1. */
 int dumontd_complain(const struct dmt_err *err);
 /* A CA of this machine in dir: ca.pem, ca.key. Refused when there is one. */

@@ -25,7 +25,8 @@
 #include "fs/base/log.h"
 #include "fs/base/options.h"
 
-#define CERT_LIFE_MS (365ull * 24 * 3600 * 1000)
+#define CERT_LIFE_MS    (365ull * 24 * 3600 * 1000)
+#define JOIN_PATIENCE_S 60
 
 struct options {
     const char *config;
@@ -100,6 +101,43 @@ static int parse_role(const struct dumontd *d, bool *agent, bool *controller, st
                                  : dmt_err_set(err, DMT_E_CONFIG, "dumontd.conf: role= is empty");
 }
 
+/* A machine that somebody made for us has a token and no certificate yet. The controller may be
+ * further from up than we are, so it is asked again for a while; what it refuses stays refused. */
+static int join_by_file(struct dumontd *d, const char *cert, struct dmt_err *err)
+{
+    char path[DMT_PATH_MAX], *token = NULL;
+    size_t n = 0;
+    sigset_t ends;
+    const struct timespec pause = {.tv_sec = 1};
+    (void)snprintf(path, sizeof(path), "%s/" DUMONTD_TOKEN_FILE, dmt_dir_etc());
+    if (access(cert, F_OK) == 0 ||
+        dmt_io_read_file(dmt_io_real(), path, 2 * TOKEN_MAX, &token, &n) < 0)
+        return 0;
+    token[strcspn(token, "\n")] = '\0';
+    sigemptyset(&ends);
+    sigaddset(&ends, SIGTERM);
+    sigaddset(&ends, SIGINT);
+    int r = dumontd_join(token, err);
+    for (int s = 0; s < JOIN_PATIENCE_S && r < 0 && r != DMT_E_AUTH && r != -EINVAL && r != -EEXIST;
+         s++) {
+        if (s == 0)
+            dmt_warn("cannot join yet: %s", err->msg);
+        if (sigtimedwait(&ends, NULL, &pause) > 0)
+            break;
+        *err = (struct dmt_err){0};
+        r = dumontd_join(token, err);
+    }
+    if (r == 0) {
+        dmt_info("%s has joined", d->node);
+        (void)unlink(path);
+    } else {
+        dmt_err_wrap(err, "this machine cannot join by %s", path);
+    }
+    explicit_bzero(token, n);
+    free(token);
+    return r;
+}
+
 static int load_tls(struct dumontd *d, bool controller, struct dmt_err *err)
 {
     char ca[DMT_PATH_MAX], cert[DMT_PATH_MAX], key[DMT_PATH_MAX], dir[DMT_PATH_MAX],
@@ -118,6 +156,8 @@ static int load_tls(struct dumontd *d, bool controller, struct dmt_err *err)
     }
     if (r == 0 && own && access(cert, F_OK) < 0 && access(ca_key, F_OK) == 0)
         r = dumontd_ca_issue(dir, d->node, dir, err);
+    if (r == 0 && !controller)
+        r = join_by_file(d, cert, err);
     if (r == 0)
         r = dmt_tls_ctx_new(&d->tls, ca, cert, key, err);
     if (r < 0)

@@ -33,9 +33,11 @@ static int run(int argc, char **argv)
     int rc;
     if (argc == 2 && strcmp(argv[1], "list") == 0)
         return list();
-    if (argc == 4 && strcmp(argv[1], "add") == 0) {
-        rc = dumontd_call("POST", "/nodes",
-                          json_pack("{s:s, s:s}", "name", argv[2], "provider", argv[3]), &r, &err);
+    if ((argc == 3 || argc == 4) && strcmp(argv[1], "add") == 0) {
+        rc = dumontd_call(
+            "POST", "/nodes",
+            json_pack("{s:s, s:s}", "name", argv[2], "provider", argc == 4 ? argv[3] : ""), &r,
+            &err);
     } else if (argc == 3 && strcmp(argv[1], "remove") == 0 && ws_name_valid(argv[2])) {
         snprintf(path, sizeof path, "/nodes/%s", argv[2]);
         rc = dumontd_call("DELETE", path, NULL, &r, &err);
@@ -46,9 +48,12 @@ static int run(int argc, char **argv)
         return fail_call(rc, &err);
     if (opt_json)
         print_json(r);
+    else if (*json_str(r, "token"))
+        printf("on %s, within an hour: dumontd join %s\n", argv[2], json_str(r, "token"));
     json_decref(r);
     return EXIT_OK;
 }
 
-const struct verb verb_node = {"node", "list | add NAME PROVIDER | remove NAME",
-                               "machines: list them, get one from a provider, give it back", run};
+const struct verb verb_node = {
+    "node", "list | add NAME [PROVIDER] | remove NAME",
+    "machines: list them, get one from a provider or let one join, give it back", run};

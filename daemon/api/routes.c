@@ -209,75 +209,55 @@ static json_t *post_assign(struct call *k)
 
 /* --- machines --- */
 
-static int add_text(json_t *files, const char *dest, const char *source, struct dmt_err *err)
+/* Configuration and join token that make the new machine one of ours when it starts: its key is made
+ * there and stays there. */
+static int node_files(struct dumontd *d, const char *node, const char *token, json_t *files)
 {
-    char *text = NULL;
-    size_t n = 0;
-    int r = dmt_io_read_file(dmt_io_real(), source, 1 << 20, &text, &n);
-    if (r == 0)
-        json_object_set_new(files, dest, json_stringn(text, n));
-    free(text);
-    return r < 0 ? dmt_err_set(err, r, "cannot read %s: %s", source, dmt_strerror(r)) : 0;
-}
-
-/* Certificate, key and configuration that make the new machine one of ours from its first moment.
- */
-static int node_files(struct dumontd *d, const char *node, json_t *files, struct dmt_err *err)
-{
-    static const char *const names[] = {"ca.pem", "node.pem", "node.key"};
-    char ca_dir[DMT_PATH_MAX], tmp[] = "/tmp/dumontd-node.XXXXXX", path[256], dest[64], conf[600];
+    char conf[600], line[TOKEN_MAX + 1];
     const char *adv = dmt_conf_get(d->conf, "advertise");
-    (void)snprintf(ca_dir, sizeof(ca_dir), "%s/tls", dmt_dir_etc());
-    if (!mkdtemp(tmp))
-        return dmt_err_set(err, -errno, "mkdtemp: %s", strerror(errno));
-    int r = dumontd_ca_issue(ca_dir, node, tmp, err);
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-        (void)snprintf(path, sizeof(path), "%s/%s", tmp, names[i]);
-        (void)snprintf(dest, sizeof(dest), "/etc/dumont/tls/%s", names[i]);
-        if (r == 0)
-            r = add_text(files, dest, path, err);
-        (void)unlink(path);
-    }
-    (void)rmdir(tmp);
-    if (r < 0)
-        return r;
     (void)snprintf(conf, sizeof(conf),
                    "node=%s\nrole=agent\ncontroller=%s%s\nhttp=unix:/run/dumont/dumontd.sock\n",
                    node, adv ? adv : d->node, adv ? "" : ":7402");
+    (void)snprintf(line, sizeof(line), "%s\n", token);
     json_object_set_new(files, "/etc/dumont/dumontd.conf", json_string(conf));
-    return 0;
+    return json_object_set_new(files, "/etc/dumont/" DUMONTD_TOKEN_FILE, json_string(line)) == 0
+               ? 0
+               : -ENOMEM;
 }
 
-static json_t *post_node(struct call *k)
+/* From a provider: the machine, which has its token already. */
+static json_t *provide(struct call *k, const char *name, const char *prov, const char *token)
 {
-    struct dumontd *d = k->d;
-    const char *name = jline_str(k->body, "name", ""),
-               *prov = jline_str(k->body, "provider", "local");
     struct provider_spec spec = {.name = name, .label = jline_str(k->body, "label", name)};
     struct provider_node n = {0};
     json_t *files = json_object();
-    struct provider *p = NULL;
-    int r = d->ctl ? 0
-                   : dmt_err_set(&k->err, -ENOENT,
-                                 "machines are provisioned by the controller; ask it there");
-    if (r == 0)
-        r = dmt_workspace_name_check(name, NULL) < 0
-                ? dmt_err_set(&k->err, -EINVAL, "'%s' is not a name for a node", name)
-                : 0;
-    if (r == 0 && !(p = provider_open(prov, d->conf, &k->err)))
-        r = k->err.code;
-    if (r == 0)
-        r = node_files(d, name, files, &k->err);
+    struct provider *p = provider_open(prov, k->d->conf, &k->err);
+    int r = p ? node_files(k->d, name, token, files) : k->err.code;
     spec.files = files;
     if (r == 0)
         r = p->create(p, &spec, &n, &k->err);
     if (r == 0)
-        r = ctl_node_record(d->ctl, name, prov, n.address, &k->err);
+        r = ctl_node_record(k->d->ctl, name, prov, n.address, &k->err);
     if (p)
         p->free(p);
     json_decref(files);
     return r == 0 ? json_pack("{s:s s:s s:s}", "name", name, "provider", prov, "address", n.address)
                   : NULL;
+}
+
+static json_t *post_node(struct call *k)
+{
+    char token[TOKEN_MAX];
+    const char *name = jline_str(k->body, "name", ""), *prov = jline_str(k->body, "provider", "");
+    if (!k->d->ctl)
+        dmt_err_set(&k->err, -ENOENT, "machines join by the controller; ask it there");
+    else if (dmt_workspace_name_check(name, NULL) < 0)
+        dmt_err_set(&k->err, -EINVAL, "'%s' is not a name for a node", name);
+    else if (dumontd_token(k->d->conf, name, DUMONTD_TOKEN_MS, token, &k->err) == 0)
+        return *prov ? provide(k, name, prov, token)
+                     : json_pack("{s:s s:s s:i}", "name", name, "token", token, "expires_s",
+                                 (int)(DUMONTD_TOKEN_MS / 1000));
+    return NULL;
 }
 
 static json_t *delete_node(struct call *k)

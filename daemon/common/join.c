@@ -1,4 +1,5 @@
-/* join.c: `dumontd join TOKEN`: this machine gets its certificate from the controller.
+/* join.c: `dumontd join TOKEN`: this machine gets its certificate from the controller. (One that a
+ * provider made finds its token in a file, and dumontd does the same when it starts.)
  *
  * Owns nothing that lasts. Happy path: the token is taken apart; the key that this machine has, or
  * a new one, signs a request in memory; a connection to the controller, which must show the CA
@@ -106,7 +107,9 @@ static int converse(struct tlsline *line, const struct token *t, const char *csr
                            t->address, r < 0 ? tlsline_why(line, r) : "time is over");
     const char *why = jline_str(a.v, "why", NULL);
     if (why) {
-        r = dmt_err_set(err, DMT_E_AUTH, "the controller refuses the token: %s", why);
+        bool again = json_is_true(json_object_get(a.v, "again"));
+        r = dmt_err_set(err, again ? DMT_E_RETRY : DMT_E_AUTH,
+                        "the controller refuses the token: %s", why);
         dmt_err_hint(err, "on %s: dumontd token %s", t->controller, t->node);
         json_decref(a.v);
         return r;
@@ -174,13 +177,42 @@ static void say_done(const struct place *p, const struct token *t)
                      t->node, t->address, dmt_dir_etc());
 }
 
+static int join_as(const struct token *t, struct place *p, struct dmt_err *err)
+{
+    char *key = NULL, *csr = NULL;
+    json_t *v = NULL;
+    int r = find_place(t, p, err);
+    if (r == 0)
+        r = check_ca(p, t, err);
+    if (r == 0)
+        r = dmt_key_pem(p->key, &key, err);
+    if (r == 0)
+        r = dmt_csr_pem(key, t->node, &csr, err);
+    if (r == 0)
+        r = ask(t, csr, &v, err);
+    if (r == 0)
+        r = keep(p, t, key, v, err);
+    if (key)
+        explicit_bzero(key, strlen(key));
+    free(key);
+    free(csr);
+    json_decref(v);
+    return r;
+}
+
+int dumontd_join(const char *token, struct dmt_err *err)
+{
+    struct token t;
+    struct place p = {0};
+    int r = token_parse(token, &t, err);
+    return r == 0 ? join_as(&t, &p, err) : r;
+}
+
 int dumontd_join_main(int argc, char **argv)
 {
     struct token t;
     struct place p = {0};
     struct dmt_err err = {0};
-    char *key = NULL, *csr = NULL;
-    json_t *v = NULL;
     if (argc != 2 || argv[1][0] == '-') {
         (void)fprintf(stderr, "usage: dumontd join TOKEN\n");
         return 2;
@@ -188,25 +220,9 @@ int dumontd_join_main(int argc, char **argv)
     umask(077);
     int r = token_parse(argv[1], &t, &err);
     if (r == 0)
-        r = find_place(&t, &p, &err);
-    if (r == 0)
-        r = check_ca(&p, &t, &err);
-    if (r == 0)
-        r = dmt_key_pem(p.key, &key, &err);
-    if (r == 0)
-        r = dmt_csr_pem(key, t.node, &csr, &err);
-    if (r == 0)
-        r = ask(&t, csr, &v, &err);
-    if (r == 0)
-        r = keep(&p, &t, key, v, &err);
-    if (r == 0)
-        say_done(&p, &t);
-    else
-        (void)dumontd_complain(&err);
-    if (key)
-        explicit_bzero(key, strlen(key));
-    free(key);
-    free(csr);
-    json_decref(v);
-    return r == 0 ? 0 : 1;
+        r = join_as(&t, &p, &err);
+    if (r < 0)
+        return dumontd_complain(&err);
+    say_done(&p, &t);
+    return 0;
 }

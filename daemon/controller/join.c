@@ -76,7 +76,7 @@ int ctl_guest_line(struct ctl_conn *k, const json_t *v)
     } else {
         if (ctl_take(&k->c->logged, BURST))
             dmt_warn("join from %s refused: %s", k->from, err.msg);
-        tlsline_send(k->line, json_pack("{s:s}", "why", err.msg));
+        tlsline_send(k->line, json_pack("{s:s s:b}", "why", err.msg, "again", err.code == -EBUSY));
     }
     free(cert);
     free(ca);

@@ -1,9 +1,11 @@
-/* token_cli.c: `dumontd token NODE [--expires 1h]`: one line by which one machine may join, once.
+/* token_cli.c: `dumontd token NODE [--expires 1h]`, and the API's way to the same: one line by which
+ * one machine may join, once.
  *
  * Owns nothing that lasts. Happy path: a random secret; its hash, the node and the end of its time
- * go into the controller's database; the token goes to standard output and nowhere else. It writes
+ * go into the controller's database; the token goes to whoever asked and nowhere else. It writes
  * into the database beside the running controller (SQLite orders the two), so it works while
- * dumontd is down as well. Failure modes: one sentence, exit code 1; 2 usage. Thread: main.
+ * dumontd is down as well. Failure modes: one sentence, exit code 1; 2 usage. Thread: main, or the
+ * API's.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,7 +20,6 @@
 #include "fs/base/io.h"
 #include "fs/base/options.h"
 
-#define EXPIRES_MS     (3600ull * 1000)
 #define EXPIRES_MAX_MS (30ull * 24 * 3600 * 1000)
 
 static int usage(void)
@@ -78,26 +79,30 @@ static int record(const struct dmt_conf *conf, const struct token *t, uint64_t e
     return r;
 }
 
+int dumontd_token(const struct dmt_conf *conf, const char *node, uint64_t expires_ms,
+                  char ret[TOKEN_MAX], struct dmt_err *err)
+{
+    uint8_t secret[TOKEN_SECRET];
+    struct token t = {0};
+    (void)snprintf(t.node, sizeof(t.node), "%s", node);
+    dumontd_node_name(conf, t.controller);
+    fill_address(conf, t.controller, &t);
+    dmt_random(secret, sizeof(secret));
+    dmt_hex(secret, sizeof(secret), t.secret);
+    int r = fill_ca(conf, &t, err);
+    if (r == 0)
+        r = token_text(&t, ret, err);
+    return r == 0 ? record(conf, &t, expires_ms, err) : r;
+}
+
 static int make(const char *node, uint64_t expires_ms, struct dmt_err *err)
 {
     char path[DMT_PATH_MAX], text[TOKEN_MAX];
-    uint8_t secret[TOKEN_SECRET];
-    struct token t = {0};
     struct dmt_conf *conf = dmt_conf_new();
     (void)snprintf(path, sizeof(path), "%s/dumontd.conf", dmt_dir_etc());
     int r = conf ? dmt_conf_load(conf, path, err) : -ENOMEM;
-    if (r == 0) {
-        (void)snprintf(t.node, sizeof(t.node), "%s", node);
-        dumontd_node_name(conf, t.controller);
-        fill_address(conf, t.controller, &t);
-        dmt_random(secret, sizeof(secret));
-        dmt_hex(secret, sizeof(secret), t.secret);
-        r = fill_ca(conf, &t, err);
-    }
     if (r == 0)
-        r = token_text(&t, text, err);
-    if (r == 0)
-        r = record(conf, &t, expires_ms, err);
+        r = dumontd_token(conf, node, expires_ms, text, err);
     if (r == 0)
         (void)printf("%s\n", text);
     dmt_conf_free(conf);
@@ -108,7 +113,7 @@ int dumontd_token_main(int argc, char **argv)
 {
     struct dmt_err err = {0};
     const char *node = NULL;
-    uint64_t expires_ms = EXPIRES_MS;
+    uint64_t expires_ms = DUMONTD_TOKEN_MS;
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--expires") == 0 && i + 1 < argc) {
             if (dmt_parse_duration_ms(argv[++i], &expires_ms) < 0 || expires_ms < 1000 ||

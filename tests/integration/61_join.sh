@@ -102,10 +102,28 @@ check_eq "nothing is changed" "$(md5sum "$SCRATCH"/a/etc/tls/*)" "$sum"
 check_status "a token of another CA: exit 1" 1 at a dumontd join "$(at mitm dumontd token a)"
 check_eq "nothing is changed" "$(md5sum "$SCRATCH"/a/etc/tls/*)" "$sum"
 stop mitm
-good_b=$(token b)
-check "b joins" wait_until 10 at b dumontd join "$good_b"
-agent a
+# b as a provider makes it: with a token in a file, from the API, and nothing else; its dumontd joins when it starts
+add() { api -X POST -H 'Content-Type: application/json' -d "$1" /api/v1/nodes; }
+check_eq "POST /nodes without a name" "$(curl -s -o /dev/null -w '%{http_code}' --unix-socket "$SCRATCH/ctl/run/dumontd.sock" -X POST -d '{}' http://localhost/api/v1/nodes)" 400
+mkdir -m 700 "$SCRATCH/b/etc/tls"
+echo "dumont1/b/ctl@127.0.0.1:$CTL_PORT/$fp/$other" >"$SCRATCH/b/etc/tls/join-token"
 agent b
+check "a wrong token in the file: dumontd ends" wait_until 20 not running agent-b
+check "and says so" grep -q "cannot join by .*join-token: the controller refuses the token: .*not known here" "$SCRATCH/agent-b.log"
+add '{"name":"b"}' >"$SCRATCH/added"
+check_eq "POST /nodes gives a token" "$(jq -r '.name + " " + (.token | split("/")[0:2] | join("/")) + " " + (.expires_s | tostring)' "$SCRATCH/added")" "b dumont1/b 3600"
+check_eq "and no key" "$(jq -c 'keys' "$SCRATCH/added")" '["expires_s","name","token"]'
+jq -r .token "$SCRATCH/added" >"$SCRATCH/b/etc/tls/join-token"
+stop ctl
+agent b
+check "the controller is away: it is asked again" wait_until 10 grep -q "cannot join yet: " "$SCRATCH/agent-b.log"
+start_at ctl ctl dumontd --foreground
+check "b joins when it is there" wait_until 30 grep -q "b has joined" "$SCRATCH/agent-b.log"
+check "by the certificate of the CA" openssl verify -CAfile "$SCRATCH/ctl/etc/tls/ca.pem" "$SCRATCH/b/etc/tls/node.pem"
+check "with a key of its own, which has not left" not grep -rqF "$(sed -n 2p "$SCRATCH/b/etc/tls/node.key")" "$SCRATCH/ctl"
+check "the token is gone" test ! -e "$SCRATCH/b/etc/tls/join-token"
+check "it serves" wait_until 10 test -S "$SCRATCH/b/run/dumontd.sock"
+agent a
 key=$(md5sum <"$SCRATCH/a/etc/tls/node.key") first=$(until_s a)
 PAIR_LINK=1 pair_up w sync=fsync solo_after=60s || die "the pair does not come up" "$(at a dumont status w 2>&1)"
 M=$PAIR_MOUNT
