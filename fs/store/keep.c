@@ -4,14 +4,14 @@
  * A keep is made when a complete file is truncated to nothing or starts to be written by reference,
  * and when an incomplete file is renamed over another one (it inherits that file's content, or that
  * file's own keep; its own stays if that is more than the beginning of what it holds, or was
- * acknowledged by a sync, or may have been: a start does not remember). It pins the position for the content of the source only, so it must be
- * made before the record changes the source. It goes as soon as the file was complete once: when
- * the last missing range goes, or the last that a newer sync has acknowledged (what is still
- * missing then was written later), or, if nothing was ever missing (a small file rewritten
- * inline), at the next freeze or MARK (a sync of it says that this content counts now); then
- * neither it nor the history it pinned ever reaches SQLite. A file without content is no fallback:
- * the incomplete one is cut at its first missing byte instead. Failure modes: SQLite errors while
- * the source is loaded. Thread: workspace lock.
+ * acknowledged by a sync, or may have been: a start does not remember). It pins the position for
+ * the content of the source only, so it must be made before the record changes the source. It goes
+ * as soon as the file was complete once: when the last missing range goes, or the last that a newer
+ * sync has acknowledged (what is still missing then was written later), or, if nothing was ever
+ * missing (a small file rewritten inline), at the next freeze or MARK (a sync of it says that this
+ * content counts now); then neither it nor the history it pinned ever reaches SQLite. A file
+ * without content is no fallback: the incomplete one is cut at its first missing byte instead.
+ * Failure modes: SQLite errors while the source is loaded. Thread: workspace lock.
  */
 #include <stdlib.h>
 
