@@ -504,7 +504,10 @@ void app_start_archiver(struct app *a)
                                    .limit = archive_limit,
                                    .archived = archived,
                                    .ctx = a};
-    memcpy(ac.lineage, a->ident.lineage, 16);
+    struct dmt_lineage l;
+    app_lineage(a, &l);
+    memcpy(ac.lineage, l.id, 16);
+    memcpy(ac.forced_from, l.past[0], 16);
     if (dmt_archiver_start(&ar, &ac, &err) != 0) {
         archive_unusable(a, err.msg);
         return;
@@ -571,7 +574,9 @@ static int start_all(struct app *a, struct dmt_err *err)
         read_boot(a);
     if (rc == 0)
         a->resync_begun = resync_goes_on(a);
-    if (rc == 0 && !a->resync_begun)
+    if (rc == 0 && roles_is_holder(a))
+        rc = app_new_lineage(a, err); /* a force was begun and not ended */
+    if (rc == 0 && !a->resync_begun && !a->ws)
         rc = app_open_ws(a, err);
     a->own_bulk = rc == 0 && a->same_boot && roles_is_holder(a);
     if (rc == 0)

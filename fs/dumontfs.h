@@ -132,6 +132,10 @@ struct dmt_ws *app_ws_get(struct app *a);
 void app_ws_put(struct app *a);
 /* Opens the store as holder or follower, as the lease says. main. */
 int app_open_ws(struct app *a, struct dmt_err *err);
+/* dumontfs_lineage.c. All that is known of the lineage of the store. */
+void app_lineage(struct app *a, struct dmt_lineage *ret);
+/* The store becomes one of the lineage that the lease's record names, if it is of an older one. main */
+int app_new_lineage(struct app *a, struct dmt_err *err);
 void app_split_addr(const char *addr, char host[256], uint16_t *port);
 /* STORE/whole: switch points at which this machine, then the holder, has all bulk data: one position a line. */
 void app_note_whole(struct app *a, uint64_t seq);

@@ -48,7 +48,14 @@ static void peer_epoch(void *ctx, const struct dmt_replica_peer *p, uint64_t epo
                        uint64_t switch_seq, uint64_t tail_seq)
 {
     struct app *a = ctx;
-    dmt_lease_peer_epoch(a->lease, p->node, p->store_id, epoch, alone, switch_seq, tail_seq);
+    dmt_lease_peer_epoch(a->lease, &(struct dmt_lease_claim){.node = p->node,
+                                                             .store_id = p->store_id,
+                                                             .epoch = epoch,
+                                                             .switch_seq = switch_seq,
+                                                             .tail_seq = tail_seq,
+                                                             .alone = alone,
+                                                             .lineage = &p->lineage,
+                                                             .newer = p->newer});
 }
 
 static void following(void *ctx, uint64_t epoch, uint64_t seq)
@@ -72,11 +79,12 @@ static void resync_needed(void *ctx, const char *why)
     dmt_lease_resync_needed(a->lease);
 }
 
-static void resync_ordered(void *ctx, uint64_t epoch, bool alone, uint64_t common)
+static void resync_ordered(void *ctx, const struct dmt_replica_peer *p, uint64_t epoch, bool alone,
+                           uint64_t common)
 {
     struct app *a = ctx;
     atomic_store(&a->resync_common, common);
-    dmt_lease_resync_ordered(a->lease, epoch, alone);
+    dmt_lease_resync_ordered(a->lease, epoch, alone, &p->lineage);
 }
 
 static void resync_imported(void *ctx, int err, const struct dmt_pos *pos,
@@ -150,7 +158,7 @@ int peer_start(struct app *a, struct dmt_err *err)
                                        .ops = &ops,
                                        .ctx = a};
     memcpy(rc_conf.store_id, a->ident.store_id, 16);
-    memcpy(rc_conf.lineage, a->ident.lineage, 16);
+    app_lineage(a, &rc_conf.lineage);
     struct dmt_replica *r = NULL;
     if ((rc = dmt_replica_start(&r, &rc_conf, err)) != 0)
         return rc;

@@ -20,7 +20,7 @@
 
 struct decision {
     uint64_t epoch, seq;
-    bool alone;
+    bool alone, forced;
     char text[DMT_REASON_MAX + 1];
 };
 
@@ -211,7 +211,9 @@ static void do_promote(struct app *a, void *arg)
     struct dmt_err err = {0};
     uint64_t t0 = dmt_clock_real()->monotonic_ns(NULL);
     view_undo(a);
-    int rc = a->ws ? dmt_ws_promote(a->ws, &err) : -EAGAIN;
+    int rc = d->forced ? app_new_lineage(a, &err) : 0;
+    if (rc == 0)
+        rc = a->ws ? dmt_ws_promote(a->ws, &err) : -EAGAIN;
     if (rc == 0)
         rc = dmt_ws_begin_epoch(a->ws, d->epoch, a->node, d->text, &err);
     if (rc == 0 && (rc = dmt_ws_settle(a->ws, false, &err)) > 0) {
@@ -235,10 +237,11 @@ static void do_promote(struct app *a, void *arg)
     free(d);
 }
 
-static void promote(void *ctx, uint64_t epoch, bool alone, const char *reason)
+static void promote(void *ctx, uint64_t epoch, bool alone, bool forced, const char *reason)
 {
     struct decision *d = decision(epoch, 0, reason);
     d->alone = alone;
+    d->forced = forced;
     app_post(ctx, do_promote, d);
 }
 
@@ -295,10 +298,28 @@ static void follow(void *ctx, uint64_t epoch)
         dmt_replica_follow(a->replica, epoch);
 }
 
+/* The other machine was forced out of our lineage: what only this one has is kept, the rest is the
+ * resync's. Not kept (the disk is full): nothing is replaced, and the next contact tries again. */
+static void do_leave_lineage(struct app *a, const struct decision *d)
+{
+    struct dmt_err err = {0};
+    int rc = d->text[0] && a->ws ? dmt_ws_branch(a->ws, d->seq, d->text, &err) : 0;
+    if (rc != 0)
+        dmt_error("what only this machine has cannot be kept: %s", err.msg);
+    else if (a->replica)
+        dmt_replica_ask_resync(a->replica, "of the lineage before the force");
+    dmt_lease_lose_done(a->lease, rc);
+}
+
 static void do_lose(struct app *a, void *arg)
 {
     struct decision *d = arg;
     struct dmt_err err = {0};
+    if (d->forced) {
+        do_leave_lineage(a, d);
+        free(d);
+        return;
+    }
     int rc = a->ws ? dmt_ws_branch_and_cut(a->ws, d->seq, d->text, &err) : -EAGAIN;
     if (rc == 0) {
         dmt_warn("records after position %llu were not in the other machine's history: kept as %s",
@@ -312,9 +333,11 @@ static void do_lose(struct app *a, void *arg)
     free(d);
 }
 
-static void lose(void *ctx, uint64_t epoch, uint64_t switch_seq, const char *branch)
+static void lose(void *ctx, uint64_t epoch, uint64_t switch_seq, bool forced, const char *branch)
 {
-    app_post(ctx, do_lose, decision(epoch, switch_seq, branch));
+    struct decision *d = decision(epoch, switch_seq, branch);
+    d->forced = forced;
+    app_post(ctx, do_lose, d);
 }
 
 static void fetch(void *ctx)
@@ -398,7 +421,10 @@ static void do_imported(struct app *a, void *arg)
         dmt_error("resync failed: %s", err.msg[0] ? err.msg : d->text);
         dmt_lease_resync_done(a->lease, rc);
     } else {
+        struct dmt_lineage l;
         atomic_store(&a->resync_waits, true);
+        app_lineage(a, &l);
+        dmt_replica_set_lineage(a->replica, &l);
         dmt_replica_set_ws(a->replica, a->ws);
     }
     free(d);

@@ -47,6 +47,7 @@ void users_free(struct users *u);
 json_t *verb_flush(struct call *c);
 json_t *verb_handover(struct call *c);
 json_t *verb_promote(struct call *c);
+json_t *verb_promote_forced(struct call *c); /* dumontfs_lineage.c */
 json_t *verb_fence(struct call *c);
 
 #endif

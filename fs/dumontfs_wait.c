@@ -240,6 +240,8 @@ json_t *verb_promote(struct call *c)
     struct app *a = c->app;
     struct dmt_lease_status ls;
     char why[256] = "";
+    if (json_is_true(json_object_get(c->req, "force")))
+        return verb_promote_forced(c);
     uint64_t since = events_since(a, UINT64_MAX, NULL, NULL, 0);
     json_t *r = lease_command(c, DMT_LEASE_CMD_PROMOTE, "");
     if (!r)
@@ -259,8 +261,8 @@ json_t *verb_promote(struct call *c)
                 events_since(a, since, NULL, why, sizeof why) > since ? ": " : "", why);
     dmt_err_hint(c->err,
                  "The arbiter promotes only a copy that is in sync, and must be reachable: "
-                 "`dumont status %s`.",
-                 a->name);
+                 "`dumont status %s`. If both are gone for ever: dumont promote %s --force",
+                 a->name, a->name);
     return NULL;
 }
 

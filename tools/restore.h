@@ -7,7 +7,7 @@
 
 /* Builds a store in `store` from the archive at url, as of `to` (NULL = now). Prints errors, with say how far it came; returns an
  * exit code. */
-int restore_store(const char *url, const char *store, const char *name, const char *to, bool say);
+int restore_store(const char *url, const char *store, const char *name, const char *to, const char *lineage, bool say);
 /* Writes a tree as plain files below dir (existing, empty); view: DMT_LIVE, or the node id of the root of a snapshot: names,
  * types, modes, owners, times, xattrs, hard links, holes. */
 int extract_tree(struct dmt_ws *ws, uint64_t view, const char *dir, uint64_t *ret_files, struct dmt_err *err);

@@ -230,7 +230,7 @@ static int digest_of_archive(struct moment *m, const char *url)
     if (!mkdtemp(scratch))
         return failf(EXIT_FAILED, "A restore needs room there.", "cannot make %s: %s", scratch,
                      strerror(errno));
-    int rc = restore_store(url, scratch, m->name, NULL, false);
+    int rc = restore_store(url, scratch, m->name, NULL, NULL, false);
     if (rc == EXIT_OK) {
         int e = open_offline(scratch, &ws, &pool, &m->err);
         if (e == 0) {

@@ -39,12 +39,14 @@ static void show(void *ctx, uint64_t done, uint64_t total)
     progress(ctx, done, total, "B");
 }
 
-int restore_store(const char *url, const char *store, const char *name, const char *to, bool say)
+int restore_store(const char *url, const char *store, const char *name, const char *to,
+                  const char *lineage, bool say)
 {
     struct dmt_err err = {0};
     char what[] = "restoring", when[32];
     const struct dmt_clock *clk = dmt_clock_real();
-    struct dmt_restore r = {.url = url, .name = name, .dir = store, .progress = show, .ctx = what};
+    struct dmt_restore r = {
+        .url = url, .name = name, .dir = store, .lineage = lineage, .progress = show, .ctx = what};
     if (to && dmt_time_parse(to, clk->realtime_ns(clk->ctx), &r.to_time_ns) != 0)
         return failf(
             EXIT_USAGE,
@@ -107,7 +109,8 @@ static int dir_ready(const char *dir)
              : EXIT_OK;
 }
 
-static int restore_files(const char *url, const char *name, const char *dir, const char *to)
+static int restore_files(const char *url, const char *name, const char *dir, const char *to,
+                         const char *lineage)
 {
     struct dmt_err err = {0};
     struct dmt_ws *ws;
@@ -115,7 +118,7 @@ static int restore_files(const char *url, const char *name, const char *dir, con
     char scratch[4200];
     uint64_t files = 0;
     snprintf(scratch, sizeof scratch, "%.4000s.dumont-restore-%d", dir, (int)getpid());
-    int rc = restore_store(url, scratch, name, to, !opt_json);
+    int rc = restore_store(url, scratch, name, to, lineage, !opt_json);
     if (rc == EXIT_OK) {
         progress("writing files", 0, 0, "");
         int e = open_offline(scratch, &ws, &pool, &err);
@@ -169,13 +172,15 @@ static int run(int argc, char **argv)
 {
     struct dmt_err err = {0};
     struct dmt_conf *c = NULL;
-    const char *name = NULL, *dir = NULL, *to = NULL, *from = NULL, *branch = NULL;
+    const char *name = NULL, *dir = NULL, *to = NULL, *from = NULL, *branch = NULL, *lineage = NULL;
     char store[4096], path[4096] = "";
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--to") == 0 && i + 1 < argc)
             to = argv[++i];
         else if (strcmp(argv[i], "--from") == 0 && i + 1 < argc)
             from = argv[++i];
+        else if (strcmp(argv[i], "--lineage") == 0 && i + 1 < argc)
+            lineage = argv[++i];
         else if (strcmp(argv[i], "--branch") == 0 && i + 1 < argc)
             branch = argv[++i];
         else if (argv[i][0] == '-' || dir)
@@ -185,7 +190,7 @@ static int run(int argc, char **argv)
         else
             dir = argv[i];
     }
-    if (!name || !dir || (branch && (to || from)))
+    if (!name || !dir || (branch && (to || from || lineage)))
         return usage_of(&verb_restore);
     if (branch)
         return extract_branch(name, dir, branch);
@@ -207,11 +212,11 @@ static int run(int argc, char **argv)
     }
     int rc = dir_ready(dir);
     if (rc == EXIT_OK && realpath(dir, path))
-        rc = restore_files(from, name, path, to);
+        rc = restore_files(from, name, path, to, lineage);
     dmt_conf_free(c);
     return rc;
 }
 
 const struct verb verb_restore = {
-    "restore", "NAME DIR ([--to TIME] [--from URL] | --branch BRANCH)",
+    "restore", "NAME DIR ([--to TIME] [--from URL] [--lineage HEX] | --branch BRANCH)",
     "write the workspace as plain files, from the archive alone", run};

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include "tools/dumont.h"
 
 /* Asks, and prints what is answered; *ret is the caller's. */
@@ -92,14 +93,49 @@ const struct verb verb_handover = {
     "handover", "NAME [--grace SECONDS] [--freeze]",
     "move the workspace to its standby: drain, pass the epoch, mount there", run_handover};
 
+/* Without the word the process says what would be lost; a person at a terminal may then say it. */
+static int promote_forced(const char *ws, bool yes)
+{
+    char line[128] = "";
+    if (!yes) {
+        struct dmt_err err = {0};
+        json_t *r = NULL;
+        int rc = control_call(ws, json_pack("{s:s, s:b}", "cmd", "promote", "force", 1), &r, &err);
+        json_decref(r);
+        if (rc == 0 || opt_json || !isatty(STDIN_FILENO) || !strstr(err.hint, "--force --yes"))
+            return fail_call(rc, &err);
+        fprintf(stderr,
+                "%s.\nThis cannot be taken back. Type the workspace's name to do it: ", err.msg);
+        if (!fgets(line, sizeof line, stdin))
+            return EXIT_USAGE;
+        line[strcspn(line, "\n")] = '\0';
+        if (strcmp(line, ws) != 0)
+            return failf(EXIT_USAGE, NULL, "that is not its name: nothing was done");
+    }
+    return ask(ws, json_pack("{s:s, s:b, s:s}", "cmd", "promote", "force", 1, "word", ws));
+}
+
 static int run_promote(int argc, char **argv)
 {
-    if (argc != 2)
+    const char *ws = NULL;
+    bool force = false, yes = false;
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--force") == 0)
+            force = true;
+        else if (strcmp(argv[i], "--yes") == 0)
+            yes = true;
+        else if (argv[i][0] == '-' || ws)
+            return usage_of(&verb_promote);
+        else
+            ws = argv[i];
+    }
+    if (!ws || (yes && !force))
         return usage_of(&verb_promote);
-    return ask(argv[1], json_pack("{s:s}", "cmd", "promote"));
+    return force ? promote_forced(ws, yes) : ask(ws, json_pack("{s:s}", "cmd", "promote"));
 }
-const struct verb verb_promote = {"promote", "NAME",
-                                  "make this standby the holder now, without waiting for silence",
+const struct verb verb_promote = {"promote", "NAME [--force [--yes]]",
+                                  "make this standby the holder now; --force: though nobody else "
+                                  "can be asked, with what is here",
                                   run_promote};
 
 static int run_fence(int argc, char **argv)

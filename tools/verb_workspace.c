@@ -105,8 +105,9 @@ static int create(int argc, char **argv)
 {
     struct dmt_err err = {0};
     char store[4096], path[4096];
-    const char *from = take_flag(&argc, argv, "--from"), *to = take_flag(&argc, argv, "--to");
-    if (argc < 1 || (to && !from))
+    const char *from = take_flag(&argc, argv, "--from"), *to = take_flag(&argc, argv, "--to"),
+               *lineage = take_flag(&argc, argv, "--lineage");
+    if (argc < 1 || ((to || lineage) && !from))
         return usage_of(&verb_workspace);
     const char *name = argv[0];
     if (dmt_workspace_name_check(name, &err) != 0)
@@ -125,7 +126,7 @@ static int create(int argc, char **argv)
     if (!s)
         snprintf(store, sizeof store, "%s/%s", dmt_dir_state(), name);
     if (rc == EXIT_OK && from)
-        rc = restore_store(from, store, name, to, !opt_json);
+        rc = restore_store(from, store, name, to, lineage, !opt_json);
     else if (rc == EXIT_OK && !(role && strcmp(role, "standby") == 0) &&
              make_store(name, store, c, &err) != 0)
         rc = fail(EXIT_FAILED, &err);
@@ -298,7 +299,7 @@ static int run(int argc, char **argv)
 
 const struct verb verb_workspace = {
     "workspace",
-    "create NAME [KEY=VALUE...] [--from URL [--to TIME]] | list | show NAME | set NAME KEY=VALUE... | remove NAME --yes | "
+    "create NAME [KEY=VALUE...] [--from URL [--to TIME] [--lineage HEX]] | list | show NAME | set NAME KEY=VALUE... | remove NAME --yes | "
     "stop NAME | start NAME | restart NAME",
     "make, list, configure, remove workspaces of this machine; stop and start a standby; replace a process",
     run};

@@ -63,13 +63,33 @@ static void hear(struct ctl_conn *k)
     h->at_ns = k->heard_ns;
 }
 
+static bool is_lineage(const char *s)
+{
+    return s && strlen(s) == 32 && strspn(s, "0123456789abcdef") == 32;
+}
+
+/* Its lineage was forced out of these: whoever still lives in one of them gets nothing granted. */
+static void end_lineages(struct ctl_conn *k, const json_t *past)
+{
+    struct dmt_err err = {0};
+    const json_t *v;
+    size_t i;
+    json_array_foreach(past, i, v)
+    {
+        const char *of = json_string_value(v);
+        if (is_lineage(of) && strcmp(of, k->lineage) != 0 &&
+            ctl_db_over(k->c->db, of, k->lineage, &err) < 0)
+            dmt_error("%s", err.msg);
+    }
+}
+
 int ctl_workspace_hello(struct ctl_conn *k, const json_t *v)
 {
     const char *ws = json_string_value(json_object_get(v, "workspace"));
     const char *lineage = json_string_value(json_object_get(v, "lineage"));
     struct dmt_err err = {0};
-    if (!ws || strlen(ws) >= sizeof(k->workspace) || !lineage || strlen(lineage) != 32 ||
-        strspn(lineage, "0123456789abcdef") != 32 ||
+    int over;
+    if (!ws || strlen(ws) >= sizeof(k->workspace) || !is_lineage(lineage) ||
         !lease_id_parse(json_object_get(v, "id"), &k->id) ||
         !lease_u64_parse(json_object_get(v, "instance"), &k->instance))
         return -EBADMSG;
@@ -80,7 +100,9 @@ int ctl_workspace_hello(struct ctl_conn *k, const json_t *v)
     (void)snprintf(k->workspace, sizeof(k->workspace), "%s", ws);
     if (strcmp(lineage, NO_LINEAGE) != 0) {
         (void)snprintf(k->lineage, sizeof(k->lineage), "%s", lineage);
-        if (ctl_db_workspace(k->c->db, ws, lineage, &err) < 0)
+        end_lineages(k, json_object_get(v, "past"));
+        over = ctl_db_is_over(k->c->db, lineage, &err);
+        if (over < 0 || (over == 0 && ctl_db_workspace(k->c->db, ws, lineage, &err) < 0))
             dmt_error("%s", err.msg);
     }
     k->kind = CTL_WORKSPACE;
@@ -133,6 +155,12 @@ static void on_ask(struct ctl_conn *k, const struct lease_ask *ask)
         dmt_error("%s", err.msg);
         return; /* unanswered is safe */
     }
+    int over = known ? ctl_db_is_over(c->db, lineage, &err) : 0;
+    if (over < 0) {
+        dmt_error("%s", err.msg);
+        return;
+    }
+    view.over = over == 1;
     const struct ctl_heard *h = view.reg.epoch ? heard_of(c, lineage, &view.reg.holder) : NULL;
     if (h && !h->dead)
         view.holder_heard_ms = (ctl_now() - h->at_ns) / DMT_MS;

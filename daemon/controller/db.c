@@ -43,7 +43,9 @@ static const char schema[] =
     "  since_ns INTEGER NOT NULL) WITHOUT ROWID;"
     "CREATE TABLE IF NOT EXISTS token("
     "  hash TEXT PRIMARY KEY, node TEXT NOT NULL, expires_ns INTEGER NOT NULL,"
-    "  used_ns INTEGER NOT NULL, used_from TEXT NOT NULL) WITHOUT ROWID;";
+    "  used_ns INTEGER NOT NULL, used_from TEXT NOT NULL) WITHOUT ROWID;"
+    "CREATE TABLE IF NOT EXISTS over("
+    "  lineage TEXT PRIMARY KEY, by TEXT NOT NULL, since_ns INTEGER NOT NULL) WITHOUT ROWID;";
 
 static int64_t now_ns(void)
 {
@@ -214,6 +216,22 @@ int ctl_db_lineage_of(struct ctl_db *db, const char *workspace, char ret[33], st
     } else if (k != SQLITE_DONE) {
         r = fail(db, err, "read");
     }
+    sqlite3_finalize(st);
+    return r;
+}
+
+int ctl_db_over(struct ctl_db *db, const char *lineage, const char *by, struct dmt_err *err)
+{
+    return run(
+        db, prepare(db, "INSERT OR IGNORE INTO over VALUES(?,?,?)", "ssi", lineage, by, now_ns()),
+        err);
+}
+
+int ctl_db_is_over(struct ctl_db *db, const char *lineage, struct dmt_err *err)
+{
+    sqlite3_stmt *st = prepare(db, "SELECT 1 FROM over WHERE lineage=?", "s", lineage);
+    int k = st ? sqlite3_step(st) : SQLITE_ERROR;
+    int r = k == SQLITE_ROW ? 1 : k == SQLITE_DONE ? 0 : fail(db, err, "read");
     sqlite3_finalize(st);
     return r;
 }

@@ -26,6 +26,9 @@ int ctl_db_change(struct ctl_db *db, const char *lineage, const char *workspace,
 int ctl_db_workspace(struct ctl_db *db, const char *workspace, const char *lineage, struct dmt_err *err);
 /* Lineage of a workspace name: 1 and ret[33] filled, 0 unknown, < 0. */
 int ctl_db_lineage_of(struct ctl_db *db, const char *workspace, char ret[33], struct dmt_err *err);
+/* A lineage out of which another (by) was forced: its register is never changed again. is_over: 1, 0, < 0. */
+int ctl_db_over(struct ctl_db *db, const char *lineage, const char *by, struct dmt_err *err);
+int ctl_db_is_over(struct ctl_db *db, const char *lineage, struct dmt_err *err);
 int ctl_db_event(struct ctl_db *db, const char *workspace, const char *node, const char *kind, const char *text,
                  struct dmt_err *err);
 /* Event n of a workspace process (instance) on a node, told by its agent, perhaps not for the first time: written once. */

@@ -6,6 +6,7 @@
  * removes the old holder in the same change (R7). Incumbent first (F23) is policy, not safety. The
  * register of a new lineage is made by its founder's first change, based on the epoch that the
  * lineage began with (1; later where it was restored, or begun by force), which needs no arbiter.
+ * Nothing is granted any more in a lineage that another was forced out of.
  * Failure mode: a node that has obeyed more than stands here proves that this database was
  * rolled back: everything is refused (F17). Pure functions.
  */
@@ -112,6 +113,13 @@ void ctl_decide(const struct ctl_view *v, const struct lease_id *from, const str
     uint32_t seen = DMT_EPOCH_MAJOR(ask->seen);
     memset(ret, 0, sizeof(*ret));
     ret->next = v->reg;
+    if (v->over) {
+        refuse(ret, 5000,
+               "this history is over: the other machine was promoted by force out of it, and %s "
+               "joins it at its first contact",
+               from->node);
+        return;
+    }
     /* A lineage's first epoch is its founder's and is never written here by itself. A standby may not
      * know which it was: that there is no register says nothing to it. */
     bool nothing_yet =

@@ -9,6 +9,7 @@ struct ctl_view {
     struct lease_register reg; /* epoch 0: there is none for this lineage */
     /* Age of the last heartbeat of the holder's workspace process; UINT64_MAX: never heard, or word of its death. */
     uint64_t holder_heard_ms;
+    bool over; /* another lineage was forced out of this one */
 };
 
 struct ctl_verdict {

@@ -24,7 +24,7 @@ struct dmt_archiver_conf {
     const char *url;       /* file:///DIR, s3://..., libs3://... */
     const char *store_dir; /* STORE: archive.state is kept there */
     const char *node;      /* this node's name: its series */
-    uint8_t lineage[16];
+    uint8_t lineage[16], forced_from[16]; /* forced_from: zeros, none */
     struct dmt_ws *ws;                         /* outlives the archiver */
     uint64_t (*limit)(void *ctx);              /* last seq that may be uploaded (never truncated any more) */
     void (*archived)(void *ctx, uint64_t seq); /* everything up to seq is stored and verified */
@@ -59,7 +59,7 @@ void dmt_archiver_status(struct dmt_archiver *a, struct dmt_archive_status *ret)
 /* --- restore -------------------------------------------------------------------------------------------------------------- */
 struct dmt_restore {
     const char *url;
-    const char *lineage; /* hex, or NULL: the only one there is (several: DMT_E_CONFIG naming them) */
+    const char *lineage; /* hex, or NULL: the only one that no other was forced out of (several: DMT_E_CONFIG naming them) */
     const char *name;    /* workspace name given to the new store */
     const char *dir;     /* STORE to make; must not exist or be empty */
     uint64_t to_seq;     /* 0 = not limited by position */

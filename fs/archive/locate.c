@@ -90,6 +90,7 @@ static int claim_put(struct dmt_archiver *a, uint64_t k, struct dmt_err *err)
     struct series_claim c = {.k = k};
     struct dmt_buf b;
     memcpy(c.lineage, a->conf.lineage, 16);
+    memcpy(c.from, a->conf.forced_from, 16);
     snprintf(c.node, sizeof(c.node), "%s", a->node);
     series_node_key(key, k);
     dmt_buf_init(&b);

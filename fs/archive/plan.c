@@ -142,10 +142,26 @@ static int nodes_find(const struct plan *p, struct nodes *ns, struct dmt_err *er
                : dmt_err_set(err, -ENOENT, "the archive holds no node's series of this workspace");
 }
 
+/* A lineage that another one was forced out of is the past of that one. */
+static size_t drop_past(uint8_t found[][16], size_t n, uint8_t past[][16], size_t past_n)
+{
+    for (size_t i = 0; i < n;) {
+        size_t k = 0;
+        while (k < past_n && memcmp(found[i], past[k], 16) != 0)
+            k++;
+        if (k < past_n)
+            memmove(found[i], found[--n], 16);
+        else
+            i++;
+    }
+    return n;
+}
+
 int plan_lineage(struct plan *p, const char *hex, struct dmt_err *err)
 {
-    uint8_t found[LINEAGES_MAX][16];
-    size_t n = 0;
+    uint8_t found[LINEAGES_MAX][16], past[LINEAGES_MAX][16];
+    static const uint8_t none[16];
+    size_t n = 0, past_n = 0;
     if (hex)
         return dmt_unhex(hex, p->lineage, 16)
                    ? dmt_err_set(err, DMT_E_CONFIG, "%s is not a lineage: 32 hex digits", hex)
@@ -164,7 +180,10 @@ int plan_lineage(struct plan *p, const char *hex, struct dmt_err *err)
             i++;
         if (i == n && n < LINEAGES_MAX)
             memcpy(found[n++], c.lineage, 16);
+        if (memcmp(c.from, none, 16) != 0 && past_n < LINEAGES_MAX)
+            memcpy(past[past_n++], c.from, 16);
     }
+    n = drop_past(found, n, past, past_n);
     if (!n)
         return dmt_err_set(err, -ENOENT, "there is no Dumont archive (no object node/0)");
     memcpy(p->lineage, found[0], 16);
@@ -177,7 +196,7 @@ int plan_lineage(struct plan *p, const char *hex, struct dmt_err *err)
         strncat(all, h, sizeof(all) - strlen(all) - 1);
     }
     dmt_err_set(err, DMT_E_CONFIG, "the archive holds %zu workspaces:%.400s", n, all);
-    dmt_err_hint(err, "name one of these lineages");
+    dmt_err_hint(err, "name one of these lineages with --lineage");
     return DMT_E_CONFIG;
 }
 

@@ -134,6 +134,22 @@ int series_end(const struct series_src *s, const uint8_t lineage[16], const char
     return 0;
 }
 
+#define FORCED_FROM "\"forced_from\": \""
+
+/* Zeros, if the text does not say it. */
+static void claim_from(const struct dmt_buf *text, uint8_t ret[16])
+{
+    char hex[33] = "";
+    size_t k = strlen(FORCED_FROM);
+    const char *at = text->len > 0 ? memmem(text->p, text->len, FORCED_FROM, k) : NULL;
+    memset(ret, 0, 16);
+    if (!at || (size_t)((const char *)text->p + text->len - at) < k + 32)
+        return;
+    memcpy(hex, at + k, 32);
+    if (dmt_unhex(hex, ret, 16) != 0)
+        memset(ret, 0, 16);
+}
+
 int series_claim_get(const struct series_src *s, uint64_t k, struct series_claim *ret,
                      struct dmt_err *err)
 {
@@ -154,6 +170,7 @@ int series_claim_get(const struct series_src *s, uint64_t k, struct series_claim
     if (!r) {
         ret->k = k;
         memcpy(ret->lineage, h.lineage, 16);
+        claim_from(&payload, ret->from);
         snprintf(ret->node, sizeof(ret->node), "%s", h.node);
     }
     dmt_buf_free(&payload);
@@ -168,12 +185,17 @@ int series_claim_encode(const struct series_claim *c, struct dmt_buf *out)
                             .run_n = ARCHIVE_NONE,
                             .base_n = ARCHIVE_NONE,
                             .prev_n = ARCHIVE_NONE};
-    char text[256], hex[33];
+    static const uint8_t none[16];
+    char text[320], hex[33], from[80] = "";
     memcpy(h.lineage, c->lineage, 16);
     snprintf(h.node, sizeof(h.node), "%s", c->node);
+    dmt_hex(c->from, 16, hex);
+    if (memcmp(c->from, none, 16) != 0)
+        snprintf(from, sizeof(from), ", " FORCED_FROM "%s\"", hex);
     dmt_hex(c->lineage, 16, hex);
-    int n = snprintf(text, sizeof(text),
-                     "{\"format\": \"dumont archive 1\", \"lineage\": \"%s\", \"node\": \"%s\"}\n",
-                     hex, c->node);
+    int n =
+        snprintf(text, sizeof(text),
+                 "{\"format\": \"dumont archive 1\", \"lineage\": \"%s\", \"node\": \"%s\"%s}\n",
+                 hex, c->node, from);
     return archive_object_encode(&h, text, (size_t)n, out);
 }

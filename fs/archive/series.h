@@ -35,6 +35,7 @@ int series_end(const struct series_src *s, const uint8_t lineage[16], const char
 struct series_claim {
     uint64_t k;
     uint8_t lineage[16];
+    uint8_t from[16]; /* the lineage that it was forced out of; zeros: none */
     char node[DMT_NODE_NAME_MAX + 1];
 };
 /* 0, -ENOENT, DMT_E_CORRUPT, others. */

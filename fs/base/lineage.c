@@ -17,16 +17,18 @@ static bool came_from(const struct dmt_lineage *l, const uint8_t id[16])
     return false;
 }
 
-enum dmt_lineage_relation dmt_lineage_relate(const struct dmt_lineage *ours,
-                                             const struct dmt_lineage *theirs)
+enum dmt_lineage_relation dmt_lineage_relate(const struct dmt_lineage *ours, uint32_t our_seen,
+                                             const struct dmt_lineage *theirs, uint32_t their_seen)
 {
     if (!dmt_lineage_known(ours) || !dmt_lineage_known(theirs))
         return DMT_LINEAGE_UNKNOWN;
     if (memcmp(ours->id, theirs->id, 16) == 0)
         return DMT_LINEAGE_SAME;
     if (came_from(theirs, ours->id))
-        return DMT_LINEAGE_NEWER;
-    return came_from(ours, theirs->id) ? DMT_LINEAGE_OLDER : DMT_LINEAGE_FOREIGN;
+        return our_seen < theirs->first ? DMT_LINEAGE_NEWER : DMT_LINEAGE_BEYOND;
+    if (came_from(ours, theirs->id))
+        return their_seen < ours->first ? DMT_LINEAGE_OLDER : DMT_LINEAGE_BEYOND;
+    return DMT_LINEAGE_FOREIGN;
 }
 
 bool dmt_lineage_force(struct dmt_lineage *l, const uint8_t id[16], uint32_t seen)

@@ -28,6 +28,7 @@ struct link {
     struct dmt_tls *tls;
     struct dmt_buf in;
     bool warned;
+    uint8_t lineage[16]; /* as its hello said */
 };
 
 static int send_line(struct link *k, json_t *v)
@@ -43,16 +44,25 @@ static int send_line(struct link *k, json_t *v)
     return r;
 }
 
-static json_t *hello(const struct dmt_lease *l)
+static json_t *hello(struct link *k)
 {
+    struct dmt_lease *l = k->l;
+    struct dmt_lineage now;
     char lineage[33];
     struct lease_id self = {0};
+    json_t *past = json_array();
     strncpy(self.node, l->conf.node, sizeof(self.node) - 1);
     memcpy(self.store, l->conf.store_id, 16);
-    dmt_hex(l->conf.lineage, 16, lineage);
-    return json_pack("{s:s s:i s:s s:s s:s s:o s:o}", "op", "hello", "v", LEASE_ARBITER_VERSION,
+    dmt_lease_lineage(l, &now);
+    memcpy(k->lineage, now.id, 16);
+    for (uint32_t i = 0; i < now.past_n; i++) {
+        dmt_hex(now.past[i], 16, lineage);
+        json_array_append_new(past, json_string(lineage));
+    }
+    dmt_hex(now.id, 16, lineage);
+    return json_pack("{s:s s:i s:s s:s s:s s:o s:o s:o}", "op", "hello", "v", LEASE_ARBITER_VERSION,
                      "kind", "workspace", "workspace", l->conf.workspace, "lineage", lineage, "id",
-                     lease_id_json(&self), "instance", lease_u64_json(l->instance));
+                     lease_id_json(&self), "instance", lease_u64_json(l->instance), "past", past);
 }
 
 static void set_up(struct dmt_lease *l, bool up)
@@ -92,7 +102,7 @@ static int connect_to(struct link *k)
     if (r == 0)
         r = dmt_tls_handshake(k->tls, CONNECT_MS, &err);
     if (r == 0)
-        r = send_line(k, hello(l));
+        r = send_line(k, hello(k));
     if (r < 0) {
         hang_up(k);
         if (!k->warned && err.msg[0])
@@ -102,6 +112,16 @@ static int connect_to(struct link *k)
     }
     set_up(l, true);
     return 0;
+}
+
+/* The record on disk is of another lineage since the hello: what is asked on this connection would
+ * be asked of the old one's register. */
+static void introduce_again(struct link *k)
+{
+    struct dmt_lineage now;
+    dmt_lease_lineage(k->l, &now);
+    if (k->fd >= 0 && memcmp(now.id, k->lineage, 16) != 0)
+        hang_up(k);
 }
 
 /* What waits: fails without a connection. */
@@ -204,6 +224,7 @@ void *lease_arb_main(void *arg)
     dmt_buf_init(&k.in);
     while (!atomic_load(&l->stop)) {
         int wait_ms = 1000;
+        introduce_again(&k);
         if (k.fd < 0 && connect_to(&k) < 0)
             wait_ms = RECONNECT_MS;
         serve_requests(&k);

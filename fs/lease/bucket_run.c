@@ -66,7 +66,6 @@ static int load(struct runner *r, struct bucket_record *rec, struct dmt_err *err
     memset(rec, 0, sizeof(*rec));
     (void)snprintf(rec->self.node, sizeof(rec->self.node), "%s", r->l->conf.node);
     memcpy(rec->self.store, r->l->conf.store_id, 16);
-    memcpy(rec->lineage, r->l->conf.lineage, 16);
     struct lease_id self = rec->self;
     int rc = dmt_io_read_file(r->l->conf.io, r->path, RECORD_MAX, &buf, &n);
     if (rc == -ENOENT)
@@ -166,6 +165,27 @@ static void step(struct runner *r, const struct bucket_event *e)
         carry_out(r, &r->acts.a[i]);
 }
 
+/* Marks and register of another lineage say nothing in this one: it begins as never paired. */
+static void of_this_lineage(struct dmt_lease *l, struct bucket_record *rec)
+{
+    static const uint8_t none[16];
+    struct dmt_lineage now;
+    dmt_lease_lineage(l, &now);
+    bool other = memcmp(rec->lineage, now.id, 16) != 0 && memcmp(rec->lineage, none, 16) != 0;
+    if (other)
+        *rec = (struct bucket_record){.self = rec->self};
+    memcpy(rec->lineage, now.id, 16);
+}
+
+static void begin(struct runner *r, const struct bucket_record *rec)
+{
+    struct bucket_event e = {.type = BUCKET_EV_START};
+    dmt_random(&e.nonce, sizeof(e.nonce));
+    bucket_init(&r->core, rec);
+    r->object = false;
+    step(r, &e);
+}
+
 static enum bucket_result do_object(struct runner *r)
 {
     const struct dmt_lease_bucket *b = r->l->conf.bucket;
@@ -225,6 +245,10 @@ static void work(struct runner *r)
     struct dmt_lease *l = r->l;
     struct bucket_event e;
     while (!r->broken && !atomic_load(&l->stop)) {
+        struct bucket_record rec = r->core.rec;
+        of_this_lineage(l, &rec);
+        if (memcmp(rec.lineage, r->core.rec.lineage, 16) != 0)
+            begin(r, &rec);
         if (next_input(r, &e)) {
             step(r, &e);
         } else if (r->object) {
@@ -252,10 +276,8 @@ void *lease_bucket_main(void *arg)
     if (load(r, &rec, &err) < 0) {
         give_up(r, "cannot be used", err.msg[0] ? err.msg : "it cannot be read");
     } else {
-        struct bucket_event e = {.type = BUCKET_EV_START};
-        dmt_random(&e.nonce, sizeof(e.nonce));
-        bucket_init(&r->core, &rec);
-        step(r, &e);
+        of_this_lineage(l, &rec);
+        begin(r, &rec);
     }
     while (!atomic_load(&l->stop)) {
         work(r);

@@ -16,20 +16,23 @@
 
 #include "fs/base/log.h"
 
-#define BIT(s) (1u << DMT_LEASE_##s)
+#define BIT(s)          (1u << DMT_LEASE_##s)
+#define FORCE_SILENT_MS LEASE_H_MAX_MS /* more than one lost ping, whatever H is */
 
 static const struct dmt_sm_state states[] = {
     [DMT_LEASE_START] = {"start", BIT(HOLDER_PAIRED) | BIT(HOLDER_ALONE) | BIT(LEAVING) |
-                                      BIT(LOSER) | BIT(FOLLOWER) | BIT(GIVEN_UP) | BIT(RESYNC)},
+                                      BIT(LOSER) | BIT(FOLLOWER) | BIT(GIVEN_UP) | BIT(RESYNC) |
+                                      BIT(PROMOTING)},
     [DMT_LEASE_HOLDER_PAIRED] = {"paired", BIT(HOLDER_ALONE) | BIT(GIVEN_UP) | BIT(LOSER)},
     [DMT_LEASE_HOLDER_ALONE] = {"alone", BIT(LEAVING) | BIT(GIVEN_UP) | BIT(LOSER)},
     [DMT_LEASE_LEAVING] = {"leaving-solo",
                            BIT(HOLDER_PAIRED) | BIT(HOLDER_ALONE) | BIT(GIVEN_UP) | BIT(LOSER)},
-    [DMT_LEASE_GIVEN_UP] = {"given-up", BIT(FOLLOWER) | BIT(HOLDER_PAIRED) | BIT(HOLDER_ALONE)},
+    [DMT_LEASE_GIVEN_UP] = {"given-up", BIT(FOLLOWER) | BIT(HOLDER_PAIRED) | BIT(HOLDER_ALONE) |
+                                            BIT(PROMOTING)},
     [DMT_LEASE_FOLLOWER] = {"standby", BIT(CANDIDATE) | BIT(RESYNC) | BIT(LOSER) | BIT(PROMOTING)},
     [DMT_LEASE_CANDIDATE] = {"candidate", BIT(PROMOTING) | BIT(FOLLOWER) | BIT(RESYNC)},
     [DMT_LEASE_PROMOTING] = {"promoting", BIT(HOLDER_ALONE) | BIT(HOLDER_PAIRED)},
-    [DMT_LEASE_LOSER] = {"loser", BIT(FOLLOWER) | BIT(RESYNC)},
+    [DMT_LEASE_LOSER] = {"loser", BIT(FOLLOWER) | BIT(RESYNC) | BIT(PROMOTING)},
     [DMT_LEASE_RESYNC] = {"resync", BIT(FOLLOWER)},
 };
 #define STATES_N ((int)(sizeof(states) / sizeof(states[0])))
@@ -297,11 +300,56 @@ static void unfence(struct lease_state *s, uint64_t now, struct lease_actions *o
     lease_gate(s, out, LEASE_GATE_ALONE);
 }
 
-static void on_command(struct lease_state *s, enum dmt_lease_command cmd, uint64_t now,
+uint64_t lease_core_silent_ms(const struct lease_state *s, uint64_t now)
+{
+    if (s->peer_up)
+        return 0;
+    uint64_t heard = lease_holding(s) ? s->lease_end_ns : s->heard_instance ? s->heard_ns : 0;
+    return heard == 0 ? UINT64_MAX : now > heard ? (now - heard) / DMT_MS : 0;
+}
+
+/* A person declares that the other machine is gone for ever, or that no arbiter will ever answer:
+ * this copy goes on alone, in a lineage of its own. Whatever the old one's machines, arbiter and
+ * archive still do is another history from here on, which ends when they meet this one. */
+static void force(struct lease_state *s, const uint8_t id[16], struct lease_actions *out)
+{
+    struct lease_record *r = &s->rec;
+    uint32_t seen = DMT_EPOCH_MAJOR(r->seen);
+    if (s->reg_known && s->reg.epoch > seen)
+        seen = s->reg.epoch;
+    if (!dmt_lineage_force(&r->lineage, id, seen)) {
+        lease_say(out, "refused", "force: no epochs are left");
+        return;
+    }
+    enum dmt_lease_state old = lease_core_state(s);
+    if (old == DMT_LEASE_START || old == DMT_LEASE_GIVEN_UP) /* what is still mounted goes first */
+        lease_act(out, LEASE_ACT_DEMOTE);
+    r->hold = r->seen = DMT_EPOCH(r->lineage.first, 0);
+    r->alone = true;
+    r->dual_ack = r->gave_up = r->fenced = r->peer_stopped = false;
+    r->readonly = s->conf.after_promotion == DMT_AFTER_READONLY;
+    s->asking = s->taking = s->fetching = s->draining = s->claimed = s->over = false;
+    s->dead = s->operator_word = s->reg_known = false;
+    lease_move(s, DMT_LEASE_PROMOTING);
+    lease_gate(s, out, LEASE_GATE_WAIT);
+    lease_write(s, out);
+    struct lease_action *a = lease_act(out, LEASE_ACT_PROMOTE);
+    a->epoch = r->hold;
+    a->alone = a->forced = true;
+    (void)snprintf(a->text, sizeof(a->text), "forced");
+    lease_say(out, "forced",
+              "by a person's word: a new lineage from epoch %u on; whatever %s has "
+              "that is not here is not in it",
+              r->lineage.first, lease_id_none(&r->peer) ? "another machine" : r->peer.node);
+}
+
+static void on_command(struct lease_state *s, const struct lease_event *e, uint64_t now,
                        struct lease_actions *out)
 {
     struct lease_record *r = &s->rec;
-    if (lease_command_check(lease_core_state(s), r->readonly, cmd, NULL) < 0)
+    enum dmt_lease_command cmd = e->command;
+    if (lease_command_check(lease_core_state(s), r->readonly, lease_core_silent_ms(s, now), cmd,
+                            NULL) < 0)
         return; /* the state has moved on since it was accepted */
     switch (cmd) {
     case DMT_LEASE_CMD_HANDOVER:
@@ -333,13 +381,48 @@ static void on_command(struct lease_state *s, enum dmt_lease_command cmd, uint64
             s->read_next_ns = s->not_before_ns = now;
         }
         return;
+    case DMT_LEASE_CMD_FORCE:
+        if (!s->losing)
+            force(s, e->lineage.id, out);
+        return;
     }
 }
 
-int lease_command_check(enum dmt_lease_state st, bool readonly, enum dmt_lease_command cmd,
-                        struct dmt_err *err)
+static int force_check(enum dmt_lease_state st, uint64_t silent_ms, struct dmt_err *err)
+{
+    if (st == DMT_LEASE_RESYNC) {
+        dmt_err_set(err, -EINVAL,
+                    "this copy is being made equal to the other machine's: what it "
+                    "has so far is no state of the workspace");
+        (void)dmt_err_hint(err, "Restore from the archive: dumont workspace create NEW --from URL");
+        return -EINVAL;
+    }
+    bool serves = st == DMT_LEASE_HOLDER_PAIRED || st == DMT_LEASE_HOLDER_ALONE ||
+                  st == DMT_LEASE_LEAVING || st == DMT_LEASE_PROMOTING;
+    if (serves) {
+        dmt_err_set(err, -EINVAL, "this machine holds the workspace: it is %s",
+                    dmt_lease_state_name(st));
+        (void)dmt_err_hint(err, st == DMT_LEASE_HOLDER_ALONE || st == DMT_LEASE_PROMOTING
+                                    ? "It needs nobody's word to go on."
+                                    : "To go on without the other one and without an arbiter: "
+                                      "`dumont fence` first, which ends the mount's writing.");
+        return -EINVAL;
+    }
+    if (silent_ms >= FORCE_SILENT_MS)
+        return 0;
+    dmt_err_set(err, -EINVAL, "the other machine is not gone: it was heard %llu ms ago",
+                (unsigned long long)silent_ms);
+    (void)dmt_err_hint(err,
+                       "`dumont handover` there moves the workspace without loss; or stop it.");
+    return -EINVAL;
+}
+
+int lease_command_check(enum dmt_lease_state st, bool readonly, uint64_t peer_silent_ms,
+                        enum dmt_lease_command cmd, struct dmt_err *err)
 {
     switch (cmd) {
+    case DMT_LEASE_CMD_FORCE:
+        return force_check(st, peer_silent_ms, err);
     case DMT_LEASE_CMD_HANDOVER:
         if (st == DMT_LEASE_HOLDER_PAIRED)
             return 0;
@@ -440,7 +523,7 @@ static void dispatch(struct lease_state *s, const struct lease_event *e, uint64_
         lease_on_register(s, &e->reg, 0, now, out);
         return;
     case LEASE_EV_COMMAND:
-        on_command(s, e->command, now, out);
+        on_command(s, e, now, out);
         return;
     case LEASE_EV_SPOT:
         s->spot = e->spot;

@@ -101,17 +101,17 @@ enum lease_ev {
     LEASE_EV_PEER_UP,  /* id, epoch, ahead */
     LEASE_EV_PEER_DOWN,
     LEASE_EV_PEER_ACK,   /* id, epoch, durable, whole */
-    LEASE_EV_PEER_EPOCH, /* id, epoch, alone, switch_seq, (own) durable = our tail */
+    LEASE_EV_PEER_EPOCH, /* id, epoch, alone, switch_seq, (own) durable = our tail; newer, lineage */
     LEASE_EV_HIGHER,     /* epoch */
     LEASE_EV_RESYNC_NEEDED,
-    LEASE_EV_RESYNC_ORDERED, /* epoch, alone */
+    LEASE_EV_RESYNC_ORDERED, /* epoch, alone, lineage */
     LEASE_EV_RESYNC_DONE,    /* err */
     LEASE_EV_PROMOTE_DONE,   /* err */
     LEASE_EV_LOSE_DONE,      /* err */
     LEASE_EV_FETCH_DONE,     /* err */
     LEASE_EV_FREEZE,
     LEASE_EV_DRAINED, /* err */
-    LEASE_EV_COMMAND, /* command */
+    LEASE_EV_COMMAND, /* command; FORCE: lineage.id, random */
     LEASE_EV_SPOT,    /* spot */
     LEASE_EV_STOP,
     LEASE_EV_BROKEN, /* the driver could not carry out an action */
@@ -127,6 +127,8 @@ struct lease_event {
     enum lease_answer answer;
     uint32_t retry_ms;
     uint64_t instance, epoch, durable, whole, switch_seq, gen;
+    struct dmt_lineage lineage; /* of the peer */
+    bool newer; /* which was forced out of that of our store */
     bool alone, ahead, spot;
     int err;
     enum dmt_lease_command command;
@@ -146,10 +148,10 @@ enum lease_act {
     LEASE_ACT_ASK,        /* ask */
     LEASE_ACT_BEAT,       /* [now] heartbeat to the controller */
     LEASE_ACT_OPEN_EPOCH, /* epoch, alone, text = reason */
-    LEASE_ACT_PROMOTE,    /* epoch, alone, text = reason */
+    LEASE_ACT_PROMOTE,    /* epoch, alone, text = reason; forced: the store becomes one of the record's lineage first */
     LEASE_ACT_DEMOTE,
     LEASE_ACT_FOLLOW, /* epoch */
-    LEASE_ACT_LOSE,   /* epoch, switch_seq, text = branch */
+    LEASE_ACT_LOSE,   /* epoch, switch_seq, text = branch; forced: nothing is cut, a resync follows */
     LEASE_ACT_FETCH,
     LEASE_ACT_ORDER_RESYNC,
     LEASE_ACT_RESYNC,
@@ -166,6 +168,7 @@ struct lease_action {
     struct lease_id peer; /* GATE PAIR: whose acknowledgements count */
     uint64_t gen, epoch, switch_seq, deadline_ns;
     bool alone;       /* OPEN_EPOCH, PROMOTE */
+    bool forced;      /* PROMOTE, LOSE */
     const char *kind; /* static */
     char text[LEASE_TEXT_MAX];
 };
@@ -231,6 +234,7 @@ struct lease_state {
     bool taking;               /* CANDIDATE: the register names us already; our own promise still runs */
     uint64_t not_before_ns;               /* refused: next attempt */
     bool losing;                          /* LOSER: the branch is being saved */
+    bool over;                            /* our lineage is: the other machine was forced out of it */
     bool claimed;                         /* CANDIDATE or losing: somebody claimed an epoch meanwhile; answered afterwards */
     struct lease_event claim;             /* the claim (PEER_EPOCH) being served, or waiting */
     uint64_t resync_retry_ns;             /* 0 = none */
@@ -250,8 +254,10 @@ struct lease_state {
 void lease_core_init(struct lease_state *s, const struct lease_core_conf *conf, const struct lease_record *rec);
 void lease_step(struct lease_state *s, const struct lease_event *e, uint64_t now_ns, struct lease_actions *out);
 enum dmt_lease_state lease_core_state(const struct lease_state *s);
-/* Is a command possible now? 0, or why not. */
-int lease_command_check(enum dmt_lease_state st, bool readonly, enum dmt_lease_command cmd, struct dmt_err *err);
+/* Is a command possible now? 0, or why not. peer_silent_ms: since when the other machine is; UINT64_MAX: never heard. */
+int lease_command_check(enum dmt_lease_state st, bool readonly, uint64_t peer_silent_ms, enum dmt_lease_command cmd,
+                        struct dmt_err *err);
+uint64_t lease_core_silent_ms(const struct lease_state *s, uint64_t now_ns);
 /* Milliseconds until SOLO is asked; 0 = not waiting for that. */
 uint64_t lease_core_solo_in_ms(const struct lease_state *s, uint64_t now_ns);
 

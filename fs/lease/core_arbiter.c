@@ -118,8 +118,8 @@ void lease_on_register(struct lease_state *s, const struct lease_register *reg, 
 {
     enum dmt_lease_state st = lease_core_state(s);
     uint32_t seen = DMT_EPOCH_MAJOR(s->rec.seen);
-    if (s->reg_known && reg->epoch < s->reg.epoch)
-        return; /* late */
+    if (s->over || (s->reg_known && reg->epoch < s->reg.epoch))
+        return; /* of a lineage that is over, or late */
     s->reg = *reg;
     s->reg_known = true;
     s->reg_ns = asked_ns;

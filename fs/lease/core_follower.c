@@ -125,6 +125,58 @@ static void follow(struct lease_state *s, const struct lease_event *e, struct le
     lease_act(out, LEASE_ACT_FOLLOW)->epoch = e->epoch;
 }
 
+/* The claimant was forced out of the lineage that our store is of: that one is over. What is here
+ * and not there is kept as a branch; our journal, which is of the old one, is never continued with
+ * the new one's records, so a resync follows. */
+static void leave_lineage(struct lease_state *s, const struct lease_event *e,
+                          struct lease_actions *out)
+{
+    enum dmt_lease_state st = lease_core_state(s);
+    struct lease_record *r = &s->rec;
+    bool left = memcmp(r->lineage.id, e->lineage.id, 16) == 0; /* in an earlier life, or epoch */
+    if (st == DMT_LEASE_RESYNC) {
+        r->lineage = e->lineage;
+        if (e->durable == 0) { /* the store is closed for it */
+            follow(s, e, out);
+        } else if (e->alone) { /* not begun: the old state, whole */
+            r->seen = e->epoch;
+            lease_write(s, out);
+            lease_act(out, LEASE_ACT_RESYNC);
+        }
+        return;
+    }
+    if (!s->over && !left)
+        lease_say(out, "lineage-over",
+                  "%s was promoted by force and holds epoch %u; our own is over", e->id.node,
+                  DMT_EPOCH_MAJOR(e->epoch));
+    s->over = s->losing = true;
+    s->asking = false;
+    s->claim = *e;
+    lease_move(s, DMT_LEASE_LOSER);
+    struct lease_action *a = lease_act(out, LEASE_ACT_LOSE);
+    a->epoch = e->epoch;
+    a->switch_seq = e->switch_seq;
+    a->forced = true;
+    if (!left)
+        (void)snprintf(a->text, sizeof(a->text), "epoch-%u.%u-%s", DMT_EPOCH_MAJOR(r->seen),
+                       DMT_EPOCH_MINOR(r->seen), r->self.node);
+}
+
+/* The branch of the old lineage is saved: from here on, over restarts too, we belong to the new
+ * one (R4), and wait for its holder's order. */
+static void lineage_left(struct lease_state *s, struct lease_actions *out)
+{
+    struct lease_record *r = &s->rec;
+    if (memcmp(r->lineage.id, s->claim.lineage.id, 16) != 0)
+        lease_say(out, "branch",
+                  "what only this machine had is kept as a branch; waiting for a resync");
+    r->lineage = s->claim.lineage;
+    r->seen = s->claim.epoch;
+    r->peer = s->claim.id;
+    s->over = s->reg_known = false;
+    lease_write(s, out);
+}
+
 static void on_claim(struct lease_state *s, const struct lease_event *e, uint64_t now,
                      struct lease_actions *out)
 {
@@ -152,6 +204,10 @@ static void on_claim(struct lease_state *s, const struct lease_event *e, uint64_
     }
     if (st != DMT_LEASE_FOLLOWER && st != DMT_LEASE_LOSER && st != DMT_LEASE_RESYNC)
         return;
+    if (e->newer) {
+        leave_lineage(s, e, out);
+        return;
+    }
     if (e->switch_seq >= e->durable) {
         follow(s, e, out);
         if (st == DMT_LEASE_LOSER) {
@@ -212,6 +268,14 @@ static void on_lose_done(struct lease_state *s, const struct lease_event *e, uin
                   dmt_strerror(e->err));
         return;
     }
+    if (s->claim.newer && s->over) {
+        lineage_left(s, out);
+        return;
+    }
+    if (s->claim.newer) { /* it was claimed while an older claim was served */
+        leave_lineage(s, &s->claim, out);
+        return;
+    }
     lease_say(out, "branch", "epoch %u: records beyond its start are kept as a branch",
               DMT_EPOCH_MAJOR(s->claim.epoch));
     follow(s, &s->claim, out);
@@ -235,7 +299,9 @@ static void on_resync_ordered(struct lease_state *s, const struct lease_event *e
         s->asking = s->taking = false;
     }
     r->seen = e->epoch;
-    r->resync = true; /* durable before the first change of the store */
+    if (dmt_lineage_known(&e->lineage))
+        r->lineage = e->lineage; /* the store's, when it is done */
+    r->resync = true;            /* durable before the first change of the store */
     s->claimed = false;
     lease_write(s, out);
     lease_act(out, LEASE_ACT_RESYNC);

@@ -50,11 +50,13 @@ struct dmt_lease {
     atomic_int state;                 /* enum dmt_lease_state */
     atomic_uint_fast64_t epoch, seen; /* as in the last record written */
     atomic_bool alone;                /* of it */
+    struct dmt_lineage lineage;       /* of it, protected by lock */
     struct lease_gate_box gate;
 
     pthread_mutex_t lock;
     struct dmt_list events; /* struct queued, protected by lock */
     struct dmt_lease_status status;
+    uint64_t published_ns; /* when it was */
     char *dial_host;
     uint16_t dial_port;
     bool dialled; /* the dialled channel lives */

@@ -20,6 +20,20 @@ struct io_item {
     struct lease_action a;
 };
 
+/* What other threads may know of the record on disk. */
+static void known(struct dmt_lease *l, const struct lease_record *r)
+{
+    atomic_store(&l->alone, r->alone);
+    atomic_store(&l->epoch, r->hold);
+    atomic_store(&l->seen, r->seen);
+    pthread_mutex_lock(&l->lock);
+    bool news = memcmp(l->lineage.id, r->lineage.id, 16) != 0;
+    l->lineage = r->lineage;
+    pthread_mutex_unlock(&l->lock);
+    if (news)
+        lease_wake(l->arb.wake_fd); /* who we are changes for the arbiter, too */
+}
+
 int lease_io_save(struct dmt_lease *l, const struct lease_record *r)
 {
     struct dmt_buf b;
@@ -28,11 +42,8 @@ int lease_io_save(struct dmt_lease *l, const struct lease_record *r)
     if (e == 0)
         e = dmt_io_write_file(l->conf.io, l->path, b.p, b.len, 0600);
     dmt_buf_free(&b);
-    if (e == 0) {
-        atomic_store(&l->alone, r->alone);
-        atomic_store(&l->epoch, r->hold);
-        atomic_store(&l->seen, r->seen);
-    }
+    if (e == 0)
+        known(l, r);
     return e;
 }
 
@@ -54,9 +65,7 @@ int lease_io_load(struct dmt_lease *l, struct lease_record *ret, struct dmt_err 
                                   "this store from the other machine")
                    : r;
     }
-    atomic_store(&l->alone, ret->alone);
-    atomic_store(&l->epoch, ret->hold);
-    atomic_store(&l->seen, ret->seen);
+    known(l, ret);
     return 0;
 }
 
@@ -114,7 +123,7 @@ static void carry_out(struct dmt_lease *l, const struct lease_action *a)
         ask(l, &a->ask);
         break;
     case LEASE_ACT_PROMOTE:
-        ops->promote(ctx, a->epoch, a->alone, a->text);
+        ops->promote(ctx, a->epoch, a->alone, a->forced, a->text);
         break;
     case LEASE_ACT_DEMOTE:
         ops->demote(ctx);
@@ -123,7 +132,7 @@ static void carry_out(struct dmt_lease *l, const struct lease_action *a)
         ops->follow(ctx, a->epoch);
         break;
     case LEASE_ACT_LOSE:
-        ops->lose(ctx, a->epoch, a->switch_seq, a->text);
+        ops->lose(ctx, a->epoch, a->switch_seq, a->forced, a->text);
         break;
     case LEASE_ACT_FETCH:
         ops->fetch(ctx);

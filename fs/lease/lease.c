@@ -88,9 +88,13 @@ static void publish(struct dmt_lease *l)
                                  .lease_ms = s->lease_ms,
                                  .rtt_us = s->rtt_us,
                                  .solo_in_ms = lease_core_solo_in_ms(s, now),
-                                 .peer_oldest_sync_ms = s->peer_sync_ms};
+                                 .peer_oldest_sync_ms = s->peer_sync_ms,
+                                 .peer_silent_ms = lease_core_silent_ms(s, now)};
     v.lease_left_ms = ((int64_t)s->lease_end_ns - (int64_t)now) / (int64_t)DMT_MS;
     bool known = s->reg_known && s->reg.epoch != 0;
+    v.reg_epoch = known ? s->reg.epoch : 0;
+    v.reg_named = known && lease_register_has(&s->reg, &r->self);
+    l->published_ns = now;
     (void)snprintf(v.holder_node, sizeof(v.holder_node), "%s",
                    lease_holding(s) || st == DMT_LEASE_PROMOTING ? r->self.node
                    : known                                       ? s->reg.holder.node
@@ -285,10 +289,13 @@ static int load_or_make(struct dmt_lease *l, struct lease_record *rec, struct dm
         return r;
     if (memcmp(rec->self.store, c->store_id, 16) != 0)
         return dmt_err_set(err, DMT_E_CONFIG, "%s belongs to another store", l->path);
-    static const uint8_t none[16];
     if (!dmt_lineage_known(&rec->lineage))
-        memcpy(rec->lineage.id, c->lineage, 16);
-    if (memcmp(rec->lineage.id, c->lineage, 16) != 0 && memcmp(c->lineage, none, 16) != 0)
+        memcpy(rec->lineage.id, c->lineage, 16); /* a standby of version 1 has not noted it */
+    /* The store may be one lineage behind: a promotion by force or a resync has not ended. */
+    struct dmt_lineage of_store = {0};
+    memcpy(of_store.id, c->lineage, 16);
+    enum dmt_lineage_relation rel = dmt_lineage_relate(&rec->lineage, 0, &of_store, 0);
+    if (rel == DMT_LINEAGE_FOREIGN)
         return dmt_err_set(err, DMT_E_CONFIG, "%s belongs to another workspace", l->path);
     if (strcmp(rec->self.node, c->node) != 0) {
         dmt_err_set(err, DMT_E_CONFIG, "%s says that this store is on node %s, not %s", l->path,
@@ -390,6 +397,7 @@ int dmt_lease_new(struct dmt_lease **ret, const struct dmt_lease_conf *conf, str
         .after_promotion = conf->after_promotion,
         .has_peer = conf->arbiter_host || conf->bucket || rec.ever_paired || !rec.alone,
         .instance = l->instance};
+    l->lineage = rec.lineage;
     lease_core_init(l->core, &cc, &rec);
     publish_record(l, &rec);
     *ret = l;
@@ -466,6 +474,13 @@ enum dmt_lease_state dmt_lease_state(const struct dmt_lease *l)
     return (enum dmt_lease_state)atomic_load(&l->state);
 }
 
+void dmt_lease_lineage(struct dmt_lease *l, struct dmt_lineage *ret)
+{
+    pthread_mutex_lock(&l->lock);
+    *ret = l->lineage;
+    pthread_mutex_unlock(&l->lock);
+}
+
 uint64_t dmt_lease_seen(const struct dmt_lease *l)
 {
     return atomic_load(&l->seen);
@@ -475,5 +490,7 @@ void dmt_lease_status(struct dmt_lease *l, struct dmt_lease_status *ret)
 {
     pthread_mutex_lock(&l->lock);
     *ret = l->status;
+    if (ret->peer_silent_ms > 0 && ret->peer_silent_ms < UINT64_MAX)
+        ret->peer_silent_ms += (lease_now(l) - l->published_ns) / DMT_MS;
     pthread_mutex_unlock(&l->lock);
 }

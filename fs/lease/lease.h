@@ -26,13 +26,8 @@
 #include "fs/base/err.h"
 #include "fs/base/io.h"
 #include "fs/base/limits.h"
+#include "fs/base/lineage.h"
 #include "fs/base/tls.h"
-
-/* Epoch = major.minor in one number. Major changes only through the arbiter; the holder raises minor at each start (rule 2).
- */
-#define DMT_EPOCH(major, minor) ((uint64_t)(major) << 32 | (uint32_t)(minor))
-#define DMT_EPOCH_MAJOR(e)      ((uint32_t)((e) >> 32))
-#define DMT_EPOCH_MINOR(e)      ((uint32_t)(e))
 
 #define DMT_LEASE_STATES(X)                                                                                                 \
     X(START, "start")          /* holder that has not opened its epoch yet; appends and acknowledges nothing */             \
@@ -82,8 +77,9 @@ struct dmt_lease_ops {
     int (*open_epoch)(void *ctx, uint64_t epoch, bool alone, const char *reason);
     /* [io] Start of a promotion (only starts it; work elsewhere): dmt_ws_promote, begin_epoch(epoch, reason), settle,
      * replica becomes the sending side, mount. Then dmt_lease_promote_done. Called when the node record already says that we
-     * hold `epoch`. alone: false after a handover. */
-    void (*promote)(void *ctx, uint64_t epoch, bool alone, const char *reason);
+     * hold `epoch`. alone: false after a handover. forced: it names a new lineage, too (dmt_lease_lineage), to which the store
+     * is brought first. */
+    void (*promote)(void *ctx, uint64_t epoch, bool alone, bool forced, const char *reason);
     /* [io] We are not the holder (any more): dmt_ws_demote; the replica becomes the receiving side. May be called when we
      * never were. */
     void (*demote)(void *ctx);
@@ -91,8 +87,8 @@ struct dmt_lease_ops {
      * answer to dmt_lease_peer_epoch. */
     void (*follow)(void *ctx, uint64_t epoch);
     /* [io] Start: save records after switch_seq as branch (durable), cut the journal there: dmt_ws_branch_and_cut. Then
-     * dmt_lease_lose_done. `follow` comes after success. */
-    void (*lose)(void *ctx, uint64_t epoch, uint64_t switch_seq, const char *branch);
+     * dmt_lease_lose_done. `follow` comes after success. forced: the branch is all; nothing is cut, no `follow` comes. */
+    void (*lose)(void *ctx, uint64_t epoch, uint64_t switch_seq, bool forced, const char *branch);
     /* [io] Restarted holder, the standby is ahead: start pulling its tail (rule 6), append it, apply it. Then
      * dmt_lease_fetch_done (any error: we go on without; that tail becomes a branch there). */
     void (*fetch)(void *ctx);
@@ -165,6 +161,9 @@ void dmt_lease_stop(struct dmt_lease *l); /* [blocks] joins the threads; no op i
 void dmt_lease_free(struct dmt_lease *l);
 
 enum dmt_lease_state dmt_lease_state(const struct dmt_lease *l);
+/* As in the node record on disk. The store may be one behind (its id is in past): it is brought there by a promotion by force or
+ * a resync that has not ended yet. */
+void dmt_lease_lineage(struct dmt_lease *l, struct dmt_lineage *ret);
 
 /* --- the gate (for fs/workspace/gate.h) ---------------------------------------------------------------------------------
  * Lock-free (plain, begin) or under a leaf lock (sync, acks). */
@@ -195,17 +194,24 @@ void dmt_lease_peer_down(struct dmt_lease *l);
  * there too. Only acks of the current epoch from the named store count (rule 3); others are ignored here, so pass all. */
 void dmt_lease_peer_acked(struct dmt_lease *l, const uint8_t store_id[16], uint64_t epoch, uint64_t durable_seq,
                           uint64_t whole_seq);
+struct dmt_lease_claim {
+    const char *node;
+    const uint8_t *store_id;
+    uint64_t epoch, switch_seq, tail_seq;
+    bool alone;
+    const struct dmt_lineage *lineage; /* of the claimant */
+    bool newer;                        /* it was forced out of that of our store */
+};
 /* Follower: the connected node claims to hold `epoch` (hello or an EPOCH record ahead of us in its stream). switch_seq:
  * where the FIRST epoch of its history that we do not have opened; tail_seq: our tail. Answered by `follow` (perhaps after
  * `lose`), or not at all when refused (stale: event "refused"). Ask again at each new epoch in the stream. */
-void dmt_lease_peer_epoch(struct dmt_lease *l, const char *node, const uint8_t store_id[16], uint64_t epoch, bool alone,
-                          uint64_t switch_seq, uint64_t tail_seq);
+void dmt_lease_peer_epoch(struct dmt_lease *l, const struct dmt_lease_claim *claim);
 /* Anybody answered a frame of ours with a higher epoch. */
 void dmt_lease_higher_epoch(struct dmt_lease *l, uint64_t epoch);
 /* Holder: the peer cannot catch up from the journal (or has another history). */
 void dmt_lease_resync_needed(struct dmt_lease *l);
 /* Follower: the holder orders a resync, stating its epoch and that it is alone. Answered by ops->resync. */
-void dmt_lease_resync_ordered(struct dmt_lease *l, uint64_t epoch, bool alone);
+void dmt_lease_resync_ordered(struct dmt_lease *l, uint64_t epoch, bool alone, const struct dmt_lineage *lineage);
 void dmt_lease_resync_done(struct dmt_lease *l, int err); /* 0: position and chain verified */
 void dmt_lease_promote_done(struct dmt_lease *l, int err);
 void dmt_lease_lose_done(struct dmt_lease *l, int err);
@@ -220,6 +226,7 @@ enum dmt_lease_command {
     DMT_LEASE_CMD_PROMOTE, /* standby: ask for promotion now (the operator vouches that the holder is gone); holder read-only
                               after promotion: open; fenced node: take back */
     DMT_LEASE_CMD_FENCE,   /* holder: stop writing now, for good */
+    DMT_LEASE_CMD_FORCE,   /* not serving: hold it, in a new lineage, whatever arbiter and peer may say */
 };
 /* 0 accepted (watch the state), or < 0 with a sentence why not. */
 int dmt_lease_command(struct dmt_lease *l, enum dmt_lease_command cmd, struct dmt_err *err);
@@ -252,6 +259,9 @@ struct dmt_lease_status {
     uint64_t rtt_us;
     uint64_t solo_in_ms;          /* > 0: the peer is missing and SOLO will be asked then */
     uint64_t peer_oldest_sync_ms; /* as the holder's pings say */
+    uint64_t peer_silent_ms;      /* 0: connected; UINT64_MAX: never heard by this process */
+    uint32_t reg_epoch;           /* register as last read, 0 unknown */
+    bool reg_named;               /* it names this copy as in sync */
     char waiting[160];            /* "" or e.g. "waiting for cpu, solo in 7 s" */
 };
 void dmt_lease_status(struct dmt_lease *l, struct dmt_lease_status *ret);

@@ -109,11 +109,13 @@ static int send_frame(struct dmt_lease *l, struct lease_channel *c, const struct
 static int send_hello(struct dmt_lease *l, struct lease_channel *c)
 {
     struct dmt_buf b;
+    struct dmt_lineage lineage;
+    dmt_lease_lineage(l, &lineage);
     dmt_buf_init(&b);
     dmt_put_u8(&b, HELLO);
     dmt_put_u32(&b, VERSION);
     dmt_put_str(&b, l->conf.workspace);
-    dmt_put_raw(&b, l->conf.lineage, 16);
+    dmt_put_raw(&b, lineage.id, 16);
     dmt_put_str(&b, l->conf.node);
     dmt_put_raw(&b, l->conf.store_id, 16);
     dmt_put_u64(&b, l->instance);
@@ -135,11 +137,14 @@ void lease_ping_send(struct dmt_lease *l, const struct lease_msg *m)
     dmt_buf_free(&b);
 }
 
-static bool same_lineage(const struct dmt_lease *l, const uint8_t *lineage)
+/* A new standby learns it later. Two of one family: the replica's connection tells who is over. */
+static bool same_lineage(struct dmt_lease *l, const uint8_t *lineage)
 {
+    struct dmt_lineage ours;
     static const uint8_t none[16];
-    return memcmp(lineage, l->conf.lineage, 16) == 0 || memcmp(lineage, none, 16) == 0 ||
-           memcmp(l->conf.lineage, none, 16) == 0; /* a new standby learns it later */
+    dmt_lease_lineage(l, &ours);
+    return memcmp(lineage, ours.id, 16) == 0 || memcmp(lineage, none, 16) == 0 ||
+           !dmt_lineage_known(&ours);
 }
 
 static int on_hello(struct dmt_lease *l, struct lease_channel *c, const uint8_t *p, size_t n)

@@ -37,15 +37,16 @@ void dmt_lease_peer_down(struct dmt_lease *l)
     post_err(l, LEASE_EV_PEER_DOWN, 0);
 }
 
-void dmt_lease_peer_epoch(struct dmt_lease *l, const char *node, const uint8_t store_id[16],
-                          uint64_t epoch, bool alone, uint64_t switch_seq, uint64_t tail_seq)
+void dmt_lease_peer_epoch(struct dmt_lease *l, const struct dmt_lease_claim *c)
 {
     struct lease_event e = {.type = LEASE_EV_PEER_EPOCH,
-                            .epoch = epoch,
-                            .alone = alone,
-                            .switch_seq = switch_seq,
-                            .durable = tail_seq};
-    set_id(&e.id, node, store_id);
+                            .epoch = c->epoch,
+                            .alone = c->alone,
+                            .switch_seq = c->switch_seq,
+                            .durable = c->tail_seq,
+                            .lineage = *c->lineage,
+                            .newer = c->newer};
+    set_id(&e.id, c->node, c->store_id);
     lease_post(l, &e);
 }
 
@@ -60,9 +61,11 @@ void dmt_lease_resync_needed(struct dmt_lease *l)
     post_err(l, LEASE_EV_RESYNC_NEEDED, 0);
 }
 
-void dmt_lease_resync_ordered(struct dmt_lease *l, uint64_t epoch, bool alone)
+void dmt_lease_resync_ordered(struct dmt_lease *l, uint64_t epoch, bool alone,
+                              const struct dmt_lineage *lineage)
 {
-    struct lease_event e = {.type = LEASE_EV_RESYNC_ORDERED, .epoch = epoch, .alone = alone};
+    struct lease_event e = {
+        .type = LEASE_EV_RESYNC_ORDERED, .epoch = epoch, .alone = alone, .lineage = *lineage};
     lease_post(l, &e);
 }
 
@@ -106,7 +109,7 @@ int dmt_lease_command_check(struct dmt_lease *l, enum dmt_lease_command cmd, str
 {
     struct dmt_lease_status v;
     dmt_lease_status(l, &v);
-    return lease_command_check(v.state, v.readonly, cmd, err);
+    return lease_command_check(v.state, v.readonly, v.peer_silent_ms, cmd, err);
 }
 
 int dmt_lease_command(struct dmt_lease *l, enum dmt_lease_command cmd, struct dmt_err *err)
@@ -115,6 +118,8 @@ int dmt_lease_command(struct dmt_lease *l, enum dmt_lease_command cmd, struct dm
     if (r < 0)
         return r;
     struct lease_event e = {.type = LEASE_EV_COMMAND, .command = cmd};
+    if (cmd == DMT_LEASE_CMD_FORCE)
+        dmt_random(e.lineage.id, sizeof(e.lineage.id));
     lease_post(l, &e);
     return 0;
 }

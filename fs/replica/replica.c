@@ -112,6 +112,7 @@ static void take_status(struct dmt_replica *r)
         s.applied = r->applied;
         s.whole = r->pull.whole;
     }
+    s.holder_durable = r->core.role == DMT_REPLICA_RECEIVER ? r->receiver.holder_durable : 0;
     if (r->ws && r->core.role == DMT_REPLICA_RECEIVER) {
         struct dmt_ws_status st;
         dmt_ws_status(r->ws, &st);
@@ -329,7 +330,11 @@ static void give_ws(void *arg)
     r->sync_err = r->apply_err = 0;
     r->shared_ws = w->ws;
     pthread_mutex_unlock(&r->lock);
-    memcpy(r->conf.lineage, dmt_store_ident(dmt_ws_store(w->ws))->lineage, 16);
+    const uint8_t *lineage = dmt_store_ident(dmt_ws_store(w->ws))->lineage;
+    if (memcmp(r->conf.lineage.id, lineage, 16) != 0) {
+        memset(&r->conf.lineage, 0, sizeof(r->conf.lineage));
+        memcpy(r->conf.lineage.id, lineage, 16);
+    }
     r->ws = w->ws;
     r->failed = false;
     /* Whoever connected meanwhile was told that there is nothing here. */
@@ -374,6 +379,22 @@ void dmt_replica_set_ws(struct dmt_replica *r, struct dmt_ws *ws)
         dmt_loop_call(r->loop, give_ws, w);
     }
     free(w);
+}
+
+struct lineage_change {
+    struct dmt_replica *r;
+    const struct dmt_lineage *lineage;
+};
+
+static void take_lineage(void *arg)
+{
+    struct lineage_change *c = arg;
+    c->r->conf.lineage = *c->lineage;
+}
+
+void dmt_replica_set_lineage(struct dmt_replica *r, const struct dmt_lineage *lineage)
+{
+    dmt_loop_call(r->loop, take_lineage, &(struct lineage_change){r, lineage});
 }
 
 /* --- start and stop --------------------------------------------------------------------------- */
@@ -491,8 +512,7 @@ static int check_conf(const struct dmt_replica_conf *conf, struct dmt_err *err)
 {
     if (!conf->tls && !conf->tls_off) {
         (void)dmt_err_set(err, DMT_E_CONFIG, "a standby needs certificates");
-        (void)dmt_err_hint(err,
-                           "get them by `dumontd join`, or use tls=off on loopback addresses");
+        (void)dmt_err_hint(err, "get them by `dumontd join`, or use tls=off on loopback addresses");
         return DMT_E_CONFIG;
     }
     if (conf->tls && conf->tls_off)

@@ -38,6 +38,7 @@
 #include "fs/base/clock.h"
 #include "fs/base/err.h"
 #include "fs/base/limits.h"
+#include "fs/base/lineage.h"
 #include "fs/base/tls.h"
 #include "fs/replica/loop.h"
 #include "fs/store/store.h"
@@ -57,7 +58,9 @@ enum dmt_replica_role {
 
 struct dmt_replica_peer {
     char node[DMT_NODE_NAME_MAX + 1];
-    uint8_t store_id[16], lineage[16];
+    uint8_t store_id[16];
+    struct dmt_lineage lineage;
+    bool newer;          /* its lineage was forced out of ours: ours is over */
     enum dmt_replica_role role;
     bool alone;          /* it holds, alone */
     bool empty;          /* it has no usable store (new, or resync under way): position 0 */
@@ -92,7 +95,7 @@ struct dmt_replica_ops {
     void (*resync_needed)(void *ctx, const char *why);
     /* Receiver: ordered by the holder of epoch; its history is ours up to common (UINT64_MAX: not known to part). Answer: close
      * the workspace (dmt_replica_set_ws NULL first), dmt_replica_resync; or nothing. */
-    void (*resync_ordered)(void *ctx, uint64_t epoch, bool alone, uint64_t common);
+    void (*resync_ordered)(void *ctx, const struct dmt_replica_peer *peer, uint64_t epoch, bool alone, uint64_t common);
     /* Receiver: the new state is complete at *pos (err 0) or it failed. Then: remove the old journal, dmt_patch_switch, open the
      * workspace, dmt_replica_set_ws; ops.following proves it. */
     void (*resync_imported)(void *ctx, int err, const struct dmt_pos *pos, const uint8_t lineage[16], const char *why);
@@ -114,7 +117,7 @@ struct dmt_replica_conf {
     const char *workspace;      /* name; both sides must serve the same */
     const char *node;           /* own node name; with TLS = the certificate's CN */
     uint8_t store_id[16];
-    uint8_t lineage[16];        /* all zero: new standby */
+    struct dmt_lineage lineage; /* of the store; not known: new standby */
     const char *listen_host;    /* NULL: do not listen */
     uint16_t listen_port;       /* 0: any free one, see dmt_replica_port */
     const char *dial_host;      /* NULL: the peer dials */
@@ -143,6 +146,8 @@ void dmt_replica_dial(struct dmt_replica *r, const char *host, uint16_t port);
 /* The workspace, or NULL before it is closed: on return nothing here touches the old one. Drops the connection; the next HELLO
  * has the new position. Not on the loop, not from an op. [blocks] */
 void dmt_replica_set_ws(struct dmt_replica *r, struct dmt_ws *ws);
+/* All about the lineage of the workspace that is set next. */
+void dmt_replica_set_lineage(struct dmt_replica *r, const struct dmt_lineage *lineage);
 /* START: epoch may be 0 (= seen). SENDER: we hold epoch (its EPOCH record is in the journal); alone: the register has only us. A
  * higher epoch on the same connection is announced there; the stream goes on after the peer's READY. Other changes of role drop
  * the connection. seen: frames below it are refused from now on. */
@@ -187,6 +192,7 @@ struct dmt_replica_status {
     bool connected, streaming, resyncing, fetching;
     struct dmt_replica_peer peer;                /* valid when connected */
     uint64_t received, durable, applied, whole;  /* the peer's (sender) or ours (receiver) */
+    uint64_t holder_durable;                     /* receiver: the sender's own, as it said last; 0 unknown */
     uint64_t sent;                               /* last seq handed to the socket */
     uint64_t unacked_bytes, missing_bytes;       /* missing: by the receiver, as the sender heard last */
     uint64_t raw_bytes, wire_bytes;              /* of the ordered lane, before and after LZ4, since start */

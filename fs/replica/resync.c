@@ -323,7 +323,7 @@ void replica_import_start(struct dmt_replica *r)
     dmt_buf_reset(&x->fed);
     dmt_buf_reset(&x->said);
     x->said_at = 0;
-    memcpy(x->ident.lineage, r->core.peer.lineage, 16);
+    memcpy(x->ident.lineage, r->core.peer.lineage.id, 16);
     replica_event(r, "resync", "taking what differs from %s", r->core.peer.node);
     feed_next(r);
 }

@@ -129,7 +129,9 @@ static void send_hello(struct replica_conn *c)
     h->version = REPLICA_VERSION;
     h->instance = r->instance;
     memcpy(h->store_id, r->conf.store_id, 16);
-    memcpy(h->lineage, r->conf.lineage, 16);
+    memcpy(h->lineage, r->conf.lineage.id, 16);
+    h->first = r->conf.lineage.first;
+    h->past = (struct replica_span){r->conf.lineage.past[0], r->conf.lineage.past_n * 16};
     h->workspace = replica_span_of(r->workspace);
     h->node = replica_span_of(r->node);
     h->role = (uint8_t)r->core.role;
@@ -204,9 +206,19 @@ static const char *refuse_hello(struct replica_conn *c, const struct replica_msg
         return "this node is not the peer named in the configuration";
     if (memcmp(h->store_id, r->conf.store_id, 16) == 0)
         return "the other side is this very store";
-    if (!is_zero(h->lineage) && !is_zero(r->conf.lineage) &&
-        memcmp(h->lineage, r->conf.lineage, 16) != 0)
+    switch (dmt_lineage_relate(&r->conf.lineage, DMT_EPOCH_MAJOR(r->core.seen), &c->peer.lineage,
+                               DMT_EPOCH_MAJOR(h->seen))) {
+    case DMT_LINEAGE_FOREIGN:
         return "the other side's workspace of this name is another one (its lineage differs)";
+    case DMT_LINEAGE_BEYOND:
+        return "one side's lineage was forced out of the other's, which has gone on beyond that: "
+               "they cannot be one history again";
+    case DMT_LINEAGE_NEWER:
+        c->peer.newer = true;
+        break;
+    default:
+        break;
+    }
     if (r->conn && r->conn != c && memcmp(r->core.peer.store_id, h->store_id, 16) != 0)
         return "busy with another peer";
     return NULL;
@@ -223,7 +235,12 @@ static void take_hello(struct replica_conn *c, const struct replica_msg_HELLO *h
     struct dmt_replica_peer *p = &c->peer;
     replica_span_text(h->node, p->node, sizeof(p->node));
     memcpy(p->store_id, h->store_id, 16);
-    memcpy(p->lineage, h->lineage, 16);
+    memcpy(p->lineage.id, h->lineage, 16);
+    p->lineage.first = h->first;
+    p->lineage.past_n =
+        h->past.n / 16 < DMT_LINEAGE_PAST_MAX ? h->past.n / 16 : DMT_LINEAGE_PAST_MAX;
+    if (p->lineage.past_n > 0)
+        memcpy(p->lineage.past, h->past.p, (size_t)p->lineage.past_n * 16);
     p->role = (enum dmt_replica_role)h->role;
     p->alone = (h->flags & REPLICA_HELLO_ALONE) != 0;
     p->empty = (h->flags & REPLICA_HELLO_EMPTY) != 0;
@@ -271,8 +288,8 @@ static void join_session(struct replica_conn *c)
     r->peer_epochs_n = (size_t)c->peer_epochs_n;
     free(c->peer_epochs);
     c->peer_epochs = NULL;
-    if (is_zero(r->conf.lineage))
-        memcpy(r->conf.lineage, c->peer.lineage, 16);
+    if (!dmt_lineage_known(&r->conf.lineage))
+        r->conf.lineage = c->peer.lineage;
     r->connects++;
     r->up_ms = replica_now_ms(r);
     replica_do(r, &(struct replica_event){
@@ -399,7 +416,7 @@ static void do_tell(struct dmt_replica *r, const struct replica_action *a)
         break;
     }
     case REPLICA_AC_RESYNC_ORDERED:
-        ops->resync_ordered(ctx, a->epoch, a->flag, a->seq);
+        ops->resync_ordered(ctx, &r->core.peer, a->epoch, a->flag, a->seq);
         break;
     default:
         ops->fetched(ctx, a->err);

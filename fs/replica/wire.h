@@ -15,7 +15,7 @@
 #include "fs/base/limits.h"
 #include "fs/journal/journal.h"
 
-#define REPLICA_VERSION    4u
+#define REPLICA_VERSION    5u
 #define REPLICA_HEAD       8u
 #define REPLICA_TEXT_MAX   256u        /* of a sentence for people */
 #define REPLICA_EPOCHS_MAX 256u        /* epochs of the history in a HELLO, newest kept */
@@ -29,7 +29,8 @@
 /* MSG(NAME, number, most bytes of the body, fields) */
 #define REPLICA_MESSAGES(MSG)                                                                                          \
     MSG(HELLO, 1, 16384, F(U32, version) F(U64, instance) F(ID, store_id) F(ID, lineage) F(STR, workspace)            \
-        F(STR, node) F(U8, role) F(U8, flags) F(U64, epoch) F(U64, seen) F(POS, tail) F(BYTES, epochs))                \
+        F(STR, node) F(U8, role) F(U8, flags) F(U64, epoch) F(U64, seen) F(POS, tail) F(BYTES, epochs)                 \
+        F(U32, first) F(BYTES, past))                                                                                  \
     MSG(VERDICT, 2, REPLICA_SMALL, F(U8, relation))                                                                    \
     MSG(EPOCH, 3, REPLICA_SMALL, F(U64, epoch) F(U8, alone) F(U64, switch_seq) F(U64, switch_chain))                   \
     MSG(READY, 4, REPLICA_SMALL, F(U64, epoch) F(U8, cannot) F(POS, at) F(STR, why))                                   \

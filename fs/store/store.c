@@ -412,6 +412,15 @@ struct dmt_pos dmt_store_applied(const struct dmt_store *st)
     return st->applied;
 }
 
+int dmt_store_set_lineage(struct dmt_store *st, const uint8_t lineage[16], struct dmt_err *err)
+{
+    int r = store_exec(&st->wr, SQL_META_PUT, "tb", ".lineage", lineage, (size_t)16);
+    if (r < 0)
+        return store_db_fail(&st->wr, err, "new lineage");
+    memcpy(st->ident.lineage, lineage, 16);
+    return 0;
+}
+
 void dmt_store_set_peer(struct dmt_store *st, uint64_t seq)
 {
     st->peer = seq;

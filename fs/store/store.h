@@ -89,6 +89,8 @@ int dmt_store_create(const struct dmt_store_conf *conf, const struct dmt_store_i
 int dmt_store_open(struct dmt_store **ret, const struct dmt_store_conf *conf, struct dmt_err *err);
 void dmt_store_close(struct dmt_store *st); /* dirty rows are dropped: the journal has them */
 const struct dmt_store_ident *dmt_store_ident(const struct dmt_store *st);
+/* The store is of this lineage from now on: durable on return. Only for a store that nobody else has open. */
+int dmt_store_set_lineage(struct dmt_store *st, const uint8_t lineage[16], struct dmt_err *err);
 struct dmt_pos dmt_store_applied(const struct dmt_store *st); /* of the last committed checkpoint */
 /* Where the log must at least be replayed to before the state is exact: applied, or later when a checkpoint died after it had
  * begun to overwrite live ranges in place. A log cut before this position needs a full resync. */

@@ -178,23 +178,33 @@ static int cut(struct dmt_ws *ws, uint64_t switch_seq, struct dmt_err *err)
     return r;
 }
 
-static int branch_locked(struct dmt_ws *ws, uint64_t switch_seq, const char *branch,
-                         struct dmt_err *err)
+/* apply_lock and ckpt_run held. */
+static int keep_tail(struct dmt_ws *ws, uint64_t switch_seq, const char *branch,
+                     struct dmt_err *err)
 {
     uint64_t tail = dmt_journal_tail(ws->j).seq;
-    if (tail <= switch_seq) {
+    int r = tail > switch_seq ? ws_apply_tail(ws, tail, err) : 0;
+    if (r == 0 && tail > switch_seq)
+        r = save_branch(ws, switch_seq, branch, err);
+    if (r == 0 && tail > switch_seq)
+        dmt_info("records %llu to %llu are kept as branch %s", (unsigned long long)switch_seq + 1,
+                 (unsigned long long)tail, branch);
+    return r;
+}
+
+/* The same. */
+static int keep_and_cut(struct dmt_ws *ws, uint64_t switch_seq, const char *branch,
+                        struct dmt_err *err)
+{
+    if (dmt_journal_tail(ws->j).seq <= switch_seq) {
         ws_lock(ws);
         ws->role = WS_FOLLOWER;
         ws_unlock(ws);
         return 0;
     }
-    int r = ws_apply_tail(ws, tail, err);
-    if (r == 0)
-        r = save_branch(ws, switch_seq, branch, err);
+    int r = keep_tail(ws, switch_seq, branch, err);
     if (r < 0)
         return r;
-    dmt_info("records %llu to %llu are kept as branch %s", (unsigned long long)switch_seq + 1,
-             (unsigned long long)tail, branch);
     if (dmt_store_applied(ws->st).seq > switch_seq) {
         dmt_err_set(err, DMT_E_HISTORY, "the last checkpoint is beyond the switch point");
         (void)dmt_err_hint(
@@ -205,8 +215,9 @@ static int branch_locked(struct dmt_ws *ws, uint64_t switch_seq, const char *bra
     return cut(ws, switch_seq, err);
 }
 
-int dmt_ws_branch_and_cut(struct dmt_ws *ws, uint64_t switch_seq, const char *branch,
-                          struct dmt_err *err)
+static int as_loser(struct dmt_ws *ws, uint64_t switch_seq, const char *branch,
+                    int (*fn)(struct dmt_ws *, uint64_t, const char *, struct dmt_err *),
+                    struct dmt_err *err)
 {
     ws_lock(ws);
     bool serving = ws->role == WS_HOLDER;
@@ -218,10 +229,21 @@ int dmt_ws_branch_and_cut(struct dmt_ws *ws, uint64_t switch_seq, const char *br
     ws_acks_fail(ws, -EIO);
     pthread_mutex_lock(&ws->apply_lock);
     pthread_mutex_lock(&ws->ckpt_run);
-    int r = branch_locked(ws, switch_seq, branch, err);
+    int r = fn(ws, switch_seq, branch, err);
     pthread_mutex_unlock(&ws->ckpt_run);
     pthread_mutex_unlock(&ws->apply_lock);
     return r;
+}
+
+int dmt_ws_branch_and_cut(struct dmt_ws *ws, uint64_t switch_seq, const char *branch,
+                          struct dmt_err *err)
+{
+    return as_loser(ws, switch_seq, branch, keep_and_cut, err);
+}
+
+int dmt_ws_branch(struct dmt_ws *ws, uint64_t switch_seq, const char *branch, struct dmt_err *err)
+{
+    return as_loser(ws, switch_seq, branch, keep_tail, err);
 }
 
 /* --- listing ---------------------------------------------------------------------------------- */

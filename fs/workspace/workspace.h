@@ -90,6 +90,8 @@ void dmt_ws_demote(struct dmt_ws *ws);
  * dmt_ws_branches), durable; then cuts the journal to switch_seq and reloads. DMT_E_HISTORY if the last checkpoint is beyond it
  * (caller: full resync). [blocks] */
 int dmt_ws_branch_and_cut(struct dmt_ws *ws, uint64_t switch_seq, const char *branch, struct dmt_err *err);
+/* The branch alone: nothing is cut. 0 also when there is nothing after switch_seq. [blocks] */
+int dmt_ws_branch(struct dmt_ws *ws, uint64_t switch_seq, const char *branch, struct dmt_err *err);
 
 /* --- acknowledging ---------------------------------------------------------------------------------------------------------- */
 typedef void (*dmt_ack_fn)(void *arg, int err); /* err 0 or -errno; from commit, loop or pool thread */

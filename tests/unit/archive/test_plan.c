@@ -408,6 +408,15 @@ static void lineages(void **state)
     assert_int_equal(plan_lineage(&p, "01020300000000000000000000000000", &err), 0);
     assert_memory_equal(p.lineage, lineage, 16);
     assert_int_equal(plan_lineage(&p, "0102", &err), DMT_E_CONFIG);
+    /* one that was forced out of the first: the first is its past */
+    c = (struct series_claim){.k = 2, .lineage = {9}, .node = "y"};
+    memcpy(c.from, lineage, 16);
+    dmt_buf_init(&b);
+    assert_int_equal(series_claim_encode(&c, &b), 0);
+    assert_int_equal(dmt_objstore_put(f->os, "node/2", b.p, b.len, NULL), 0);
+    dmt_buf_free(&b);
+    assert_int_equal(plan_lineage(&p, NULL, &err), 0);
+    assert_memory_equal(p.lineage, c.lineage, 16);
 }
 
 /* A header under another key is no header of that place (A2). */

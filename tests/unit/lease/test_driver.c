@@ -47,8 +47,9 @@ static int open_epoch(void *ctx, uint64_t epoch, bool alone, const char *reason)
     return r;
 }
 
-static void promote(void *ctx, uint64_t epoch, bool alone, const char *reason)
+static void promote(void *ctx, uint64_t epoch, bool alone, bool forced, const char *reason)
 {
+    (void)forced;
     (void)open_epoch(ctx, epoch, alone, reason);
     dmt_lease_promote_done(((struct fake *)ctx)->l, 0);
 }
@@ -63,8 +64,9 @@ static void follow(void *ctx, uint64_t epoch)
     atomic_store(&((struct fake *)ctx)->follow, epoch);
 }
 
-static void lose(void *ctx, uint64_t epoch, uint64_t switch_seq, const char *branch)
+static void lose(void *ctx, uint64_t epoch, uint64_t switch_seq, bool forced, const char *branch)
 {
+    (void)forced;
     (void)epoch;
     (void)switch_seq;
     (void)branch;

@@ -398,9 +398,12 @@ static void a_register_behind_us_changes_nothing(void **state)
 static void a_command_that_is_late_is_refused_without_a_reason_too(void **state)
 {
     (void)state;
-    assert_true(lease_command_check(DMT_LEASE_FOLLOWER, false, DMT_LEASE_CMD_HANDOVER, NULL) < 0);
-    assert_true(lease_command_check(DMT_LEASE_FOLLOWER, false, DMT_LEASE_CMD_FENCE, NULL) < 0);
-    assert_true(lease_command_check(DMT_LEASE_LOSER, false, DMT_LEASE_CMD_PROMOTE, NULL) < 0);
+    assert_true(lease_command_check(DMT_LEASE_FOLLOWER, false, UINT64_MAX, DMT_LEASE_CMD_HANDOVER,
+                                    NULL) < 0);
+    assert_true(
+        lease_command_check(DMT_LEASE_FOLLOWER, false, UINT64_MAX, DMT_LEASE_CMD_FENCE, NULL) < 0);
+    assert_true(
+        lease_command_check(DMT_LEASE_LOSER, false, UINT64_MAX, DMT_LEASE_CMD_PROMOTE, NULL) < 0);
 }
 
 /* R11, F12 */

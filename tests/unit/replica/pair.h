@@ -300,9 +300,10 @@ static inline void do_resync(void *arg)
     dmt_replica_resync(n->r, &sc, &n->ident);
     free(c);
 }
-static inline void o_ordered(void *ctx, uint64_t epoch, bool alone, uint64_t common)
+static inline void o_ordered(void *ctx, const struct dmt_replica_peer *peer, uint64_t epoch, bool alone, uint64_t common)
 {
     struct node *n = ctx;
+    (void)peer;
     assert_true(alone);
     TELL(n, n->resyncs++);
     chore(n, do_resync, epoch, common);
@@ -462,7 +463,7 @@ static inline struct dmt_replica_conf node_conf(struct node *n)
                                  .node = n->name, .tls = n->tls, .tls_off = n->tls == NULL, .backoff_max_ms = 200,
                                  .ops = &pair_ops, .ctx = n};
     memcpy(c.store_id, n->ident.store_id, 16);
-    memcpy(c.lineage, n->ident.lineage, 16);
+    memcpy(c.lineage.id, n->ident.lineage, 16);
     return c;
 }
 

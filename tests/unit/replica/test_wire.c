@@ -171,12 +171,12 @@ static void bytes_of_a_commit(void **state)
 
 /* The vectors of docs/formats-wire.md, computed from that page by an independent program. */
 static const char vector_hello[] =
-    "9a00000001000000040000000700000000000000a0a1a2a3a4a5a6a7a8a9aaab"
+    "a200000001000000050000000700000000000000a0a1a2a3a4a5a6a7a8a9aaab"
     "acadaeaf000102030405060708090a0b0c0d0e0f05000000747261696e030000"
     "0067707502010100000003000000010000000300000001000000030000006400"
     "00000000000011110000000000003000000000000000020000000a0000000000"
     "0000220000000000000000000000030000005a00000000000000330000000000"
-    "0000";
+    "00000100000000000000";
 static const char vector_ack[] = "4800000008000000010000000300000078000000000000007600000000000000"
                                  "6e00000000000000760000000000000076000000000000004444000000000000"
                                  "00000040000000000000100000000000";
@@ -215,7 +215,8 @@ static void bytes_are_as_documented(void **state)
                                          .epoch = e,
                                          .seen = e,
                                          .tail = {e, 100, 0x1111},
-                                         .epochs = {epochs.p, (uint32_t)epochs.len}};
+                                         .epochs = {epochs.p, (uint32_t)epochs.len},
+                                         .first = 1};
     for (uint8_t i = 0; i < 16; i++) {
         m.HELLO.store_id[i] = (uint8_t)(0xa0 + i);
         m.HELLO.lineage[i] = i;
