@@ -138,11 +138,13 @@ pair_up "$W" sync=fsync || die "the pair does not come up" "$(at a dumont status
 OLD=$(get a .lineage)
 echo kept >"$PAIR_MOUNT/f"
 sync "$PAIR_MOUNT/f"
+stop ctl
 umount "$PAIR_MOUNT"
 check "the holder has ended" wait_until 30 not test -S "$SCRATCH/a/run/$W.sock"
 check "the standby stops" at b dumont workspace stop "$W"
 cp -a --sparse=always "$SCRATCH/b/state/$W" "$SCRATCH/before"
 check "and starts" at b dumont workspace start "$W"
+check "after a while it counts as silent" wait_until 20 silent
 check "force" at b dumont promote "$W" --force --yes
 check "it is mounted" wait_until 30 mountpoint -q "$PAIR_MOUNT.b"
 NEW=$(get b .lineage)
