@@ -38,7 +38,7 @@ static int usage(void)
     (void)fprintf(stderr, "usage: dumontd [--config FILE] [--foreground]\n"
                           "       dumontd token NODE [--expires TIME]\n"
                           "       dumontd join TOKEN\n"
-                          "       dumontd ca init|issue ...\n"
+                          "       dumontd ca init|renew|issue ...\n"
                           "       dumontd local-cloud|local-host ...\n"
                           "       dumontd --version\n");
     return 2;

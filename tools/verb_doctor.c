@@ -137,6 +137,14 @@ static void check_tls(struct report *r)
     else
         snprintf(text, sizeof text, "the certificate of %s is good until %s", life.node, date);
     say(r, "tls", left <= 0 ? 2 : left * 4 < life.life_s ? 1 : 0, text);
+    snprintf(path, sizeof path, "%s/tls/ca.pem", dmt_dir_etc());
+    if (dmt_cert_life(path, &life, &err) == 0 && dmt_ca_late(&life)) {
+        snprintf(text, sizeof text,
+                 "the certificate of the CA ends on %s, and every other one with it: `dumontd ca "
+                 "renew` where ca.key is, then its ca.pem to the machines",
+                 dmt_cert_time(life.until_s, date));
+        say(r, "tls", dmt_cert_left_s(&life) <= 0 ? 2 : 1, text);
+    }
 }
 
 static void check_agent(struct report *r)

@@ -80,9 +80,13 @@ static void renew_if_due(struct agent *a, struct tlsline *line, uint64_t *next_n
     uint64_t now = clk->monotonic_ns(clk->ctx);
     struct dmt_cert_life life;
     struct dmt_err err = {0};
-    char *csr = NULL;
+    char *csr = NULL, date[DMT_CERT_TIME];
     if (now < *next_ns)
         return;
+    if (dmt_tls_ctx_ca_ends(a->tls, &life))
+        dmt_warn("the certificate of the CA ends on %s, and every other one with it: is the "
+                 "controller well, and its ca.key there?",
+                 dmt_cert_time(life.until_s, date));
     dmt_tls_ctx_life(a->tls, &life);
     if (!dmt_cert_due(&life))
         return;
@@ -102,7 +106,7 @@ static void take_certificate(struct agent *a, const json_t *v)
     char date[DMT_CERT_TIME];
     const char *why = jline_str(v, "why", NULL);
     int r = why ? dmt_err_set(&err, DMT_E_AUTH, "%s", why)
-                : dmt_tls_ctx_renew(a->tls, jline_str(v, "cert", ""), &err);
+                : dmt_tls_ctx_renew(a->tls, jline_str(v, "cert", ""), jline_str(v, "ca", ""), &err);
     dmt_tls_ctx_life(a->tls, &life);
     if (r < 0)
         dmt_error("the certificate is not renewed, it ends on %s: %s",

@@ -2,7 +2,9 @@
  * (With one, dumontd makes the CA itself, and machines get their certificates by join.c.)
  *
  *   dumontd ca init [--dir DIR]                     DIR/ca.pem and DIR/ca.key (0600); refused when
- * they exist dumontd ca issue NODE [--dir DIR] [--out OUT]   OUT/node.pem, OUT/node.key (0600),
+ * they exist
+ *   dumontd ca renew [--dir DIR]                    DIR/ca.pem with a later end, of the same key
+ *   dumontd ca issue NODE [--dir DIR] [--out OUT]   OUT/node.pem, OUT/node.key (0600),
  * OUT/ca.pem
  *
  * DIR is /etc/dumont/tls; OUT is DIR when NODE is this machine (node= of dumontd.conf, or the host
@@ -19,12 +21,11 @@
 #include "fs/base/io.h"
 #include "fs/base/options.h"
 
-#define CA_DAYS   3650
 #define NODE_DAYS 825
 
 static int usage(void)
 {
-    (void)fprintf(stderr, "usage: dumontd ca init [--dir DIR]\n"
+    (void)fprintf(stderr, "usage: dumontd ca init|renew [--dir DIR]\n"
                           "       dumontd ca issue NODE [--dir DIR] [--out DIR]\n");
     return 2;
 }
@@ -89,7 +90,7 @@ int dumontd_ca_init(const char *dir, struct dmt_err *err)
             "that is meant");
     }
     if (r == 0)
-        r = dmt_ca_create(ca, key, "dumont", CA_DAYS, err);
+        r = dmt_ca_create(ca, key, "dumont", DMT_CA_DAYS, err);
     return r;
 }
 
@@ -99,6 +100,18 @@ static int init(const char *dir)
     if (dumontd_ca_init(dir, &err) < 0)
         return dumontd_complain(&err);
     (void)printf("%s/ca.pem\n%s/ca.key\n", dir, dir);
+    return 0;
+}
+
+static int renew(const char *dir)
+{
+    char ca[DMT_PATH_MAX], key[DMT_PATH_MAX];
+    struct dmt_err err = {0};
+    join(ca, dir, "ca.pem");
+    join(key, dir, "ca.key");
+    if (dmt_ca_renew(ca, key, DMT_CA_DAYS, &err) < 0)
+        return dumontd_complain(&err);
+    (void)printf("%s\n", ca);
     return 0;
 }
 
@@ -137,6 +150,8 @@ int dumontd_ca_main(int argc, char **argv)
     }
     if (word && strcmp(word, "init") == 0 && !node && !out)
         return init(dir);
+    if (word && strcmp(word, "renew") == 0 && !node && !out)
+        return renew(dir);
     if (word && strcmp(word, "issue") == 0 && node)
         return issue(dir, node, out);
     return usage();

@@ -30,6 +30,7 @@
 struct place {
     char dir[DMT_PATH_MAX], ca[DMT_PATH_MAX], cert[DMT_PATH_MAX], key[DMT_PATH_MAX];
     bool configured; /* dumontd.conf says where the controller is */
+    char *old_ca;    /* what is there, if it is not the one of the token */
 };
 
 /* Where the files belong; the token must be for this machine, if it has a name already. */
@@ -58,8 +59,15 @@ static int find_place(const struct token *t, struct place *p, struct dmt_err *er
     return r;
 }
 
-/* A machine of another CA would lose what it has there. */
-static int check_ca(const struct place *p, const struct token *t, struct dmt_err *err)
+static int other_ca(const struct place *p, struct dmt_err *err)
+{
+    dmt_err_set(err, -EEXIST, "this machine belongs to another CA than that of the token");
+    return dmt_err_hint(err, "if it is to change its controller: mv %s %s.old", p->dir, p->dir);
+}
+
+/* A machine of another CA would lose what it has there. Whether it is another one, or the same with
+ * a new certificate, is seen when that has come. */
+static int check_ca(struct place *p, const struct token *t, struct dmt_err *err)
 {
     char *pem = NULL;
     size_t n = 0;
@@ -69,10 +77,10 @@ static int check_ca(const struct place *p, const struct token *t, struct dmt_err
         return 0;
     if (r < 0)
         return dmt_err_set(err, r, "cannot read %s: %s", p->ca, dmt_strerror(r));
-    if (dmt_cert_fingerprint(pem, fp, NULL) < 0 || memcmp(fp, t->fingerprint, sizeof(fp)) != 0) {
-        r = dmt_err_set(err, -EEXIST, "this machine belongs to another CA than that of the token");
-        dmt_err_hint(err, "if it is to change its controller: mv %s %s.old", p->dir, p->dir);
-    }
+    if (dmt_cert_fingerprint(pem, fp, NULL) < 0)
+        r = other_ca(p, err);
+    else if (memcmp(fp, t->fingerprint, sizeof(fp)) != 0)
+        p->old_ca = pem, pem = NULL;
     free(pem);
     return r;
 }
@@ -152,6 +160,8 @@ static int keep(const struct place *p, const struct token *t, const char *key, c
     int r = dmt_cert_fingerprint(ca, fp, err);
     if (r == 0 && memcmp(fp, t->fingerprint, sizeof(fp)) != 0)
         r = dmt_err_set(err, DMT_E_AUTH, "the CA that came is not the one of the token");
+    if (r == 0 && p->old_ca && !dmt_ca_succeeds(ca, p->old_ca))
+        r = other_ca(p, err);
     if (r == 0)
         r = dmt_cert_fits(cert, ca, key, t->node, err);
     if (r == 0 && (r = dmt_io_mkdirs(dmt_io_real(), p->dir, 0700)) < 0)
@@ -196,6 +206,8 @@ static int join_as(const struct token *t, struct place *p, struct dmt_err *err)
         explicit_bzero(key, strlen(key));
     free(key);
     free(csr);
+    free(p->old_ca);
+    p->old_ca = NULL;
     json_decref(v);
     return r;
 }

@@ -4,7 +4,8 @@
  * Owns nothing but the counters of struct ctl. Happy path of a guest: it has shown no certificate,
  * so all it may say is one line, {"op":"join"}; its token is known, its own, not used, not expired;
  * it is marked as used, durably, and then the request is signed. Happy path of a renewal: the node
- * is who its certificate says, and asks for that name again. Failure modes: each refusal is
+ * is who its certificate says, and asks for that name again. The CA's own certificate is renewed
+ * with the same key. Failure modes: each refusal is
  * answered with its reason, and logged; what a guest may cost is bounded (the length of its line,
  * the time until it has said it, guests at a time from one address and together, and attempts a
  * second). All under the controller's lock, but ctl_own_certificate.
@@ -86,17 +87,42 @@ int ctl_guest_line(struct ctl_conn *k, const json_t *v)
 void ctl_renew(struct ctl_conn *k, const json_t *v)
 {
     struct dmt_err err = {0};
-    char *cert = NULL;
+    char *cert = NULL, *ca = NULL;
+    size_t n = 0;
     int r = sign(k->c, jline_str(v, "csr", ""), k->node, &cert, &err);
     if (r == 0) {
         dmt_info("the certificate of %s is renewed", k->node);
-        tlsline_send(k->line, json_pack("{s:s s:s}", "ev", "certificate", "cert", cert));
+        (void)dmt_io_read_file(dmt_io_real(), k->c->ca, 1 << 16, &ca, &n);
+        tlsline_send(k->line, json_pack("{s:s s:s s:s}", "ev", "certificate", "cert", cert, "ca",
+                                        ca ? ca : ""));
     } else {
         if (ctl_take(&k->c->logged, BURST))
             dmt_warn("the certificate of %s is not renewed: %s", k->node, err.msg);
         tlsline_send(k->line, json_pack("{s:s s:s}", "ev", "certificate", "why", err.msg));
     }
     free(cert);
+    free(ca);
+}
+
+/* Long before it ends, and with the same key: every node gets it with its next certificate, and
+ * until then each of the two is good for what the other one's have signed. */
+static void renew_ca(struct ctl *c)
+{
+    struct dmt_cert_life life;
+    struct dmt_err err = {0};
+    char date[DMT_CERT_TIME];
+    if (dmt_cert_life(c->ca, &life, NULL) == 0 && dmt_cert_due(&life) &&
+        access(c->ca_key, F_OK) == 0) {
+        if (dmt_ca_renew(c->ca, c->ca_key, DMT_CA_DAYS, &err) == 0)
+            dmt_info("the certificate of the CA is renewed: it ended on %s",
+                     dmt_cert_time(life.until_s, date));
+        else if (ctl_take(&c->logged, BURST))
+            dmt_error("the certificate of the CA is not renewed: %s", err.msg);
+    }
+    if (dmt_tls_ctx_ca_ends(c->tls, &life))
+        dmt_warn("the certificate of the CA ends on %s, and every other one with it: dumontd ca "
+                 "renew, where its key is",
+                 dmt_cert_time(life.until_s, date));
 }
 
 void ctl_own_certificate(struct ctl *c)
@@ -107,6 +133,7 @@ void ctl_own_certificate(struct ctl *c)
     if (ctl_now() < c->own_ns)
         return;
     c->own_ns = ctl_now() + OWN_EVERY_S * DMT_S;
+    renew_ca(c);
     dmt_tls_ctx_life(c->tls, &life);
     bool longer = life.life_s > c->cert_life_s; /* of before cert_life= was set */
     if ((!dmt_cert_due(&life) && !longer) || access(c->ca_key, F_OK) < 0)
@@ -115,7 +142,7 @@ void ctl_own_certificate(struct ctl *c)
     if (r == 0)
         r = dmt_ca_sign(c->ca, c->ca_key, csr, life.node, c->cert_life_s, &cert, &err);
     if (r == 0)
-        r = dmt_tls_ctx_renew(c->tls, cert, &err);
+        r = dmt_tls_ctx_renew(c->tls, cert, "", &err);
     if (r == 0)
         dmt_info("the controller's own certificate is renewed");
     else

@@ -1,15 +1,17 @@
 /* ca.c: the small certificate authority of dumontd.
  *
  * Owns nothing between calls; the CA is two PEM files. Happy path: create once on the controller,
- * then issue one certificate a node. EC P-256 keys, SHA-256, random 127-bit serials. The CA may
- * sign leaves only (pathlen 0); a leaf serves both ends of a connection and names its node as CN
- * and DNS name. Validity begins a day ago, so that a node whose clock is behind is not shut out.
+ * then issue one certificate a node; renewed, the CA keeps its key and gets a later end. EC P-256
+ * keys, SHA-256, random 127-bit serials. The CA may sign leaves only (pathlen 0); a leaf serves
+ * both ends of a connection and names its node as CN and DNS name. Validity begins a day ago, so
+ * that a node whose clock is behind is not shut out.
  * Failure modes: an existing CA is never overwritten (every node would be cut off); a key is
  * written, and durable, before its certificate, so a certificate never stands without its key.
  * Thread: any.
  */
 #include "fs/base/tls.h"
 
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -106,6 +108,15 @@ static int check_absent(const char *path, struct dmt_err *err)
     return -EEXIST;
 }
 
+static bool sign_ca(X509 *cert, EVP_PKEY *key)
+{
+    return X509_set_issuer_name(cert, X509_get_subject_name(cert)) &&
+           add_extension(cert, cert, NID_basic_constraints, "critical,CA:TRUE,pathlen:0") &&
+           add_extension(cert, cert, NID_key_usage, "critical,keyCertSign,cRLSign") &&
+           add_extension(cert, cert, NID_subject_key_identifier, "hash") &&
+           X509_sign(cert, key, EVP_sha256());
+}
+
 int dmt_ca_create(const char *ca_cert, const char *ca_key, const char *name, int days,
                   struct dmt_err *err)
 {
@@ -120,12 +131,7 @@ int dmt_ca_create(const char *ca_cert, const char *ca_key, const char *name, int
     ERR_clear_error();
     EVP_PKEY *key = EVP_EC_gen("P-256");
     X509 *cert = X509_new();
-    if (!key || !cert || !fill_cert(cert, key, name, (int64_t)days * DAY_S) ||
-        !X509_set_issuer_name(cert, X509_get_subject_name(cert)) ||
-        !add_extension(cert, cert, NID_basic_constraints, "critical,CA:TRUE,pathlen:0") ||
-        !add_extension(cert, cert, NID_key_usage, "critical,keyCertSign,cRLSign") ||
-        !add_extension(cert, cert, NID_subject_key_identifier, "hash") ||
-        !X509_sign(cert, key, EVP_sha256()))
+    if (!key || !cert || !fill_cert(cert, key, name, (int64_t)days * DAY_S) || !sign_ca(cert, key))
         r = openssl_fail(err, "make the CA certificate");
     else
         r = write_pair(cert, key, ca_cert, ca_key, err);
@@ -168,6 +174,29 @@ static int read_ca(const char *ca_cert, const char *ca_key, X509 **ca, EVP_PKEY 
     if (X509_check_ca(*ca) != 1)
         return dmt_err_set(err, DMT_E_AUTH, "%s is not the certificate of a CA", ca_cert);
     return 0;
+}
+
+/* The key and the name stay: what the old one has signed is as good under the new one, and what
+ * the new one signs under the old, as long as that lasts. */
+int dmt_ca_renew(const char *ca_cert, const char *ca_key, int days, struct dmt_err *err)
+{
+    X509 *old = NULL, *cert = X509_new();
+    EVP_PKEY *key = NULL;
+    char *pem = NULL;
+    ERR_clear_error();
+    int r = read_ca(ca_cert, ca_key, &old, &key, err);
+    if (r == 0 && (!cert || !fill_cert(cert, key, "CA", (int64_t)days * DAY_S) ||
+                   !X509_set_subject_name(cert, X509_get_subject_name(old)) || !sign_ca(cert, key)))
+        r = openssl_fail(err, "make the CA certificate");
+    if (r == 0)
+        r = base_pem_text(cert, NULL, NULL, &pem, err);
+    if (r == 0 && (r = dmt_io_write_file(dmt_io_real(), ca_cert, pem, strlen(pem), 0644)) < 0)
+        dmt_err_set(err, r, "cannot write %s: %s", ca_cert, dmt_strerror(r));
+    free(pem);
+    X509_free(old);
+    X509_free(cert);
+    EVP_PKEY_free(key);
+    return r;
 }
 
 static int check_node(const char *node, struct dmt_err *err)

@@ -15,6 +15,7 @@
 #include <openssl/evp.h>
 #include <openssl/pem.h>
 #include <openssl/x509.h>
+#include <openssl/x509v3.h>
 
 #include "fs/base/internal.h"
 #include "fs/base/tls.h"
@@ -112,6 +113,20 @@ int dmt_cert_fits(const char *cert, const char *ca, const char *key, const char 
     EVP_PKEY_free(k);
     return why ? dmt_err_set(err, DMT_E_AUTH, "the certificate that came is of no use: %s", why)
                : 0;
+}
+
+bool dmt_ca_succeeds(const char *ca, const char *old)
+{
+    X509 *n = cert_of(ca), *o = cert_of(old);
+    bool yes = n && o && X509_check_ca(n) == 1 &&
+               EVP_PKEY_eq(X509_get0_pubkey(n), X509_get0_pubkey(o)) == 1 &&
+               X509_NAME_cmp(X509_get_subject_name(n), X509_get_subject_name(o)) == 0 &&
+               X509_verify(n, X509_get0_pubkey(o)) == 1 &&
+               ASN1_TIME_compare(X509_get0_notAfter(n), X509_get0_notAfter(o)) >= 0;
+    ERR_clear_error();
+    X509_free(n);
+    X509_free(o);
+    return yes;
 }
 
 int dmt_cert_fingerprint(const char *pem, uint8_t ret[DMT_FINGERPRINT], struct dmt_err *err)

@@ -101,6 +101,11 @@ bool dmt_cert_due(const struct dmt_cert_life *l)
     return dmt_cert_left_s(l) * 3 <= l->life_s;
 }
 
+bool dmt_ca_late(const struct dmt_cert_life *l)
+{
+    return dmt_cert_left_s(l) * 8 <= l->life_s;
+}
+
 const char *dmt_cert_time(int64_t s, char buf[DMT_CERT_TIME])
 {
     time_t t = (time_t)s;

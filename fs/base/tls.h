@@ -37,15 +37,19 @@ struct dmt_cert_life {
 /* Of the certificate that the next connection uses. */
 void dmt_tls_ctx_life(struct dmt_tls_ctx *c, struct dmt_cert_life *ret);
 /* How it is renewed: a signing request with its own key and name, and the certificate that came for it, which takes the place
- * of the file if it fits. */
+ * of the file if it fits. ca: the CA's certificate as it is now, "" unknown; it takes the place of ours if it succeeds it. */
 int dmt_tls_ctx_csr(struct dmt_tls_ctx *c, char **ret, struct dmt_err *err);
-int dmt_tls_ctx_renew(struct dmt_tls_ctx *c, const char *cert, struct dmt_err *err);
+int dmt_tls_ctx_renew(struct dmt_tls_ctx *c, const char *cert, const char *ca, struct dmt_err *err);
 /* Of a PEM file. */
 int dmt_cert_life(const char *path, struct dmt_cert_life *ret, struct dmt_err *err);
 /* Seconds until it ends, by the clock; negative: since it has ended. */
 int64_t dmt_cert_left_s(const struct dmt_cert_life *l);
 /* A third or less of its life is left. */
 bool dmt_cert_due(const struct dmt_cert_life *l);
+/* Of a CA: an eighth is left. A controller renews it at a third, and every node has it one life of a node's certificate later. */
+bool dmt_ca_late(const struct dmt_cert_life *l);
+/* True at most once a day: the CA's certificate is late, and ends then. */
+bool dmt_tls_ctx_ca_ends(struct dmt_tls_ctx *c, struct dmt_cert_life *ret);
 #define DMT_CERT_TIME 32
 const char *dmt_cert_time(int64_t s, char buf[DMT_CERT_TIME]); /* "2026-11-28T05:09:39Z" */
 
@@ -81,6 +85,11 @@ int dmt_tls_attach(struct dmt_tls *t, int fd);
 
 /* The small CA of dumontd: EC P-256 keys, X.509 v3. Writes PEM files, keys 0600. days: validity. */
 int dmt_ca_create(const char *ca_cert, const char *ca_key, const char *name, int days, struct dmt_err *err);
+/* A new certificate of the same CA, key and name; and whether one (PEM) is that to another, so that who trusts the other may
+ * trust it. */
+int dmt_ca_renew(const char *ca_cert, const char *ca_key, int days, struct dmt_err *err);
+bool dmt_ca_succeeds(const char *ca, const char *old);
+#define DMT_CA_DAYS 3650
 int dmt_ca_issue(const char *ca_cert, const char *ca_key, const char *node, int days, const char *cert, const char *key,
                  struct dmt_err *err);
 

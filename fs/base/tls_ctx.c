@@ -24,14 +24,17 @@
 #include "fs/base/io.h"
 #include "fs/base/limits.h"
 
+#define CA_LOOK_NS (24 * 3600 * DMT_S)
+
 struct dmt_tls_ctx {
     pthread_mutex_t lock;
-    SSL_CTX *ssl;                    /* protected by lock */
-    struct stat file;                /* the certificate's, when it was loaded; protected by lock */
-    struct dmt_cert_life life;       /* protected by lock */
+    SSL_CTX *ssl;              /* protected by lock */
+    struct stat file, ca_file; /* certificate and CA, when they were loaded; protected by lock */
+    struct dmt_cert_life life; /* protected by lock */
     char *ca_path, *cert_path, *key; /* NULL: pinned */
     uint8_t pin[DMT_FINGERPRINT];
     bool guests;
+    uint64_t ca_look_ns;              /* protected by lock */
     char name[DMT_NODE_NAME_MAX + 1]; /* "": pinned */
 };
 
@@ -135,10 +138,11 @@ static bool same_file(const struct stat *a, const struct stat *b)
 /* Under the lock. */
 static void reload_if_changed(struct dmt_tls_ctx *c)
 {
-    struct stat now;
+    struct stat now, ca;
     struct dmt_cert_life life;
     SSL_CTX *ssl = NULL;
-    if (!c->cert_path || stat(c->cert_path, &now) < 0 || same_file(&now, &c->file))
+    if (!c->cert_path || stat(c->cert_path, &now) < 0 || stat(c->ca_path, &ca) < 0 ||
+        (same_file(&now, &c->file) && same_file(&ca, &c->ca_file)))
         return;
     if (make(c, &ssl, &life, NULL) < 0)
         return; /* looked at again at the next connection */
@@ -150,6 +154,7 @@ static void reload_if_changed(struct dmt_tls_ctx *c)
     c->ssl = ssl;
     c->life = life;
     c->file = now;
+    c->ca_file = ca;
 }
 
 static struct dmt_tls_ctx *blank(void)
@@ -172,8 +177,12 @@ int dmt_tls_ctx_new(struct dmt_tls_ctx **ret, const char *ca, const char *cert, 
     int r = 0;
     if (!c->ca_path || !c->cert_path || !c->key)
         r = dmt_err_set(err, -ENOMEM, "out of memory");
-    else if (stat(cert, &c->file) < 0) /* before it is read: a change in between is seen later */
-        memset(&c->file, 0, sizeof(c->file));
+    else { /* before they are read: a change in between is seen later */
+        if (stat(cert, &c->file) < 0)
+            memset(&c->file, 0, sizeof(c->file));
+        if (stat(ca, &c->ca_file) < 0)
+            memset(&c->ca_file, 0, sizeof(c->ca_file));
+    }
     if (r == 0)
         r = make(c, &c->ssl, &c->life, err);
     if (r < 0) {
@@ -238,6 +247,18 @@ void dmt_tls_ctx_life(struct dmt_tls_ctx *c, struct dmt_cert_life *ret)
     pthread_mutex_unlock(&c->lock);
 }
 
+bool dmt_tls_ctx_ca_ends(struct dmt_tls_ctx *c, struct dmt_cert_life *ret)
+{
+    const struct dmt_clock *clk = dmt_clock_real();
+    uint64_t now = clk->monotonic_ns(clk->ctx);
+    pthread_mutex_lock(&c->lock);
+    bool look = now >= c->ca_look_ns;
+    if (look)
+        c->ca_look_ns = now + CA_LOOK_NS;
+    pthread_mutex_unlock(&c->lock);
+    return look && dmt_cert_life(c->ca_path, ret, NULL) == 0 && dmt_ca_late(ret);
+}
+
 int dmt_tls_ctx_csr(struct dmt_tls_ctx *c, char **ret, struct dmt_err *err)
 {
     char *key = NULL;
@@ -248,20 +269,28 @@ int dmt_tls_ctx_csr(struct dmt_tls_ctx *c, char **ret, struct dmt_err *err)
     return r;
 }
 
-int dmt_tls_ctx_renew(struct dmt_tls_ctx *c, const char *cert, struct dmt_err *err)
+static int replace(const char *path, const char *text, struct dmt_err *err)
 {
-    char *key = NULL, *ca = NULL;
+    int r = dmt_io_write_file(dmt_io_real(), path, text, strlen(text), 0600);
+    return r < 0 ? dmt_err_set(err, r, "cannot write %s: %s", path, dmt_strerror(r)) : 0;
+}
+
+/* The CA first: that of the certificate's file is what makes a context look. */
+int dmt_tls_ctx_renew(struct dmt_tls_ctx *c, const char *cert, const char *ca, struct dmt_err *err)
+{
+    char *key = NULL, *old = NULL;
     size_t n = 0;
     int r = dmt_key_pem(c->key, &key, err);
-    if (r == 0 && (r = dmt_io_read_file(dmt_io_real(), c->ca_path, 1 << 16, &ca, &n)) < 0)
+    if (r == 0 && (r = dmt_io_read_file(dmt_io_real(), c->ca_path, 1 << 16, &old, &n)) < 0)
         dmt_err_set(err, r, "cannot read %s: %s", c->ca_path, dmt_strerror(r));
     if (r == 0)
-        r = dmt_cert_fits(cert, ca, key, c->name, err);
-    if (r == 0 &&
-        (r = dmt_io_write_file(dmt_io_real(), c->cert_path, cert, strlen(cert), 0600)) < 0)
-        dmt_err_set(err, r, "cannot write %s: %s", c->cert_path, dmt_strerror(r));
+        r = dmt_cert_fits(cert, old, key, c->name, err);
+    if (r == 0 && *ca && strcmp(ca, old) != 0 && dmt_ca_succeeds(ca, old))
+        r = replace(c->ca_path, ca, err);
+    if (r == 0)
+        r = replace(c->cert_path, cert, err);
     free(key);
-    free(ca);
+    free(old);
     return r;
 }
 

@@ -166,4 +166,37 @@ check "its doctor too" grep -q "^FAIL  tls  .*certificate of b has expired on .*
 check "it joins again" at b dumontd join "$(token b)"
 check "the pair is connected again, with nothing restarted" wait_until 20 pair_in_sync a w
 check "its agent too" wait_until 20 eval "api /api/v1/nodes | jq -e '.nodes[] | select(.name == \"b\" and .state == \"up\")'"
+
+# --- the CA's own certificate comes near its end (made ten years ago, a year is left): the controller renews it with the same key, the nodes get it with their next certificates
+ca_dir=$SCRATCH/ctl/etc/tls
+ca_until_s() { date -d "$(openssl x509 -in "$SCRATCH/$1/etc/tls/ca.pem" -noout -enddate | cut -d= -f2)" +%s; }
+long() { [ "$(ca_until_s "$1")" -gt $(($(date +%s) + 9 * 365 * 86400)) ]; }
+mkdir "$SCRATCH/old"
+printf '%s\n' '[ca]' default_ca=d '[d]' "database=$SCRATCH/old/index" "serial=$SCRATCH/old/serial" "new_certs_dir=$SCRATCH/old" default_md=sha256 policy=p x509_extensions=x '[p]' commonName=supplied \
+    '[x]' basicConstraints=critical,CA:TRUE,pathlen:0 keyUsage=critical,keyCertSign,cRLSign subjectKeyIdentifier=hash >"$SCRATCH/old/conf"
+: >"$SCRATCH/old/index"
+echo 01 >"$SCRATCH/old/serial"
+openssl req -new -key "$ca_dir/ca.key" -subj /CN=dumont -out "$SCRATCH/old/csr" &&
+    openssl ca -batch -notext -config "$SCRATCH/old/conf" -selfsign -keyfile "$ca_dir/ca.key" -in "$SCRATCH/old/csr" -startdate "$(date -u -d '9 years ago' +%Y%m%d%H%M%SZ)" \
+        -enddate "$(date -u -d '1 year' +%Y%m%d%H%M%SZ)" -out "$SCRATCH/old/ca.pem" 2>"$SCRATCH/said" || die "an old CA certificate" "$(cat "$SCRATCH/said")"
+stop agent-a
+for m in a b; do cp "$SCRATCH/old/ca.pem" "$SCRATCH/$m/etc/tls/ca.pem"; done
+at a dumont doctor >"$SCRATCH/said"
+check "doctor tells a year ahead" grep -q "^warn  tls  .*certificate of the CA ends on .*dumontd ca renew" "$SCRATCH/said"
+agent a
+check "dumontd tells, too" wait_until 10 grep -q "certificate of the CA ends on " "$SCRATCH/agent-a.log"
+cp "$SCRATCH/old/ca.pem" "$ca_dir/ca.pem"
+check "the controller renews it" wait_until 20 long ctl
+check "and says so" grep -q "the certificate of the CA is renewed" "$SCRATCH/ctl.log"
+check "a gets it with its next certificate" wait_until 30 long a
+check "b too" wait_until 30 long b
+check "of the same key" cmp <(openssl x509 -in "$SCRATCH/old/ca.pem" -noout -pubkey) <(openssl x509 -in "$SCRATCH/b/etc/tls/ca.pem" -noout -pubkey)
+pair_link w cut >/dev/null
+check "the pair is connected again by it" wait_until 20 pair_in_sync a w
+cp "$SCRATCH/old/ca.pem" "$SCRATCH/b/etc/tls/ca.pem"
+check "a machine with the old one joins by a new token" at b dumontd join "$(token b)"
+check "and has the new one" long b
+mkdir "$SCRATCH/hand" && cp "$SCRATCH/old/ca.pem" "$ca_dir/ca.key" "$SCRATCH/hand"
+check "by hand: dumontd ca renew" dumontd ca renew --dir "$SCRATCH/hand"
+check "its end is later" eval 'test "$(openssl x509 -in $SCRATCH/hand/ca.pem -noout -enddate)" != "$(openssl x509 -in $SCRATCH/old/ca.pem -noout -enddate)"'
 finish

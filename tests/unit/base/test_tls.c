@@ -672,6 +672,61 @@ static void a_request_is_signed(void **state)
     free(evil);
 }
 
+static char *text_of(const char *name)
+{
+    char *text = NULL;
+    size_t n;
+    assert_int_equal(dmt_io_read_file(dmt_io_real(), at(name), 1 << 16, &text, &n), 0);
+    return text;
+}
+
+/* A CA's new certificate is of the same key: what either has signed is good under the other. One of
+ * another key, or one that ends earlier, takes nobody's place. */
+static void a_renewed_ca_succeeds_the_old_one(void **state)
+{
+    (void)state;
+    struct dmt_tls_ctx *c = NULL;
+    struct dmt_cert_life life;
+    char *csr = NULL, *before = NULL, *after = NULL, *key, *old, *now, *evil, *there;
+    assert_int_equal(dmt_ca_create(at("auth.crt"), at("auth.key"), "dumont", 1, &err), 0);
+    assert_int_equal(issue("auth", "hugo"), 0);
+    assert_int_equal(context(&c, "auth.crt", "hugo.crt", "hugo.key"), 0);
+    assert_int_equal(dmt_tls_ctx_csr(c, &csr, &err), 0);
+    assert_int_equal(dmt_ca_sign(at("auth.crt"), at("auth.key"), csr, "hugo", 60, &before, &err),
+                     0);
+    old = text_of("auth.crt");
+    key = text_of("hugo.key");
+    evil = text_of("evil.crt");
+    assert_int_equal(dmt_cert_life(at("auth.crt"), &life, &err), 0);
+    assert_false(dmt_cert_due(&life) || dmt_ca_late(&life));
+    life.until_s -= life.life_s * 7 / 8 + 1;
+    assert_true(dmt_cert_due(&life) && dmt_ca_late(&life));
+    assert_int_equal(dmt_ca_renew(at("auth.crt"), at("evil.key"), 100, &err), DMT_E_AUTH);
+    assert_int_equal(dmt_ca_renew(at("auth.crt"), at("auth.key"), 100, &err), 0);
+    now = text_of("auth.crt");
+    assert_int_equal(dmt_cert_life(at("auth.crt"), &life, &err), 0);
+    assert_int_equal(life.life_s, 100 * 86400);
+    assert_string_equal(life.node, "dumont");
+    assert_int_equal(dmt_ca_sign(at("auth.crt"), at("auth.key"), csr, "hugo", 60, &after, &err), 0);
+    assert_int_equal(dmt_cert_fits(before, now, key, "hugo", &err), 0);
+    assert_int_equal(dmt_cert_fits(after, old, key, "hugo", &err), 0);
+    assert_true(dmt_ca_succeeds(now, old));
+    assert_true(dmt_ca_succeeds(now, now));
+    assert_false(dmt_ca_succeeds(old, now) || dmt_ca_succeeds(evil, old));
+    assert_false(dmt_ca_succeeds("noise", old) || dmt_ca_succeeds(before, old));
+    /* with a certificate its CA comes; only a successor is taken */
+    assert_int_equal(dmt_io_write_file(dmt_io_real(), at("auth.crt"), old, strlen(old), 0600), 0);
+    assert_int_equal(dmt_tls_ctx_renew(c, after, evil, &err), 0);
+    there = text_of("auth.crt");
+    assert_string_equal(there, old);
+    free(there);
+    assert_int_equal(dmt_tls_ctx_renew(c, after, now, &err), 0);
+    there = text_of("auth.crt");
+    assert_string_equal(there, now);
+    dmt_tls_ctx_free(c);
+    free(there), free(csr), free(before), free(after), free(key), free(old), free(now), free(evil);
+}
+
 /* A context takes a renewed certificate for its next connection, and leaves another node's. */
 static void a_renewed_certificate_is_used(void **state)
 {
@@ -684,14 +739,14 @@ static void a_renewed_certificate_is_used(void **state)
     dmt_tls_ctx_life(c, &before);
     assert_int_equal(dmt_tls_ctx_csr(c, &csr, &err), 0);
     assert_int_equal(dmt_ca_sign(at("ca.crt"), at("ca.key"), csr, "frank", 60, &cert, &err), 0);
-    assert_int_equal(dmt_tls_ctx_renew(c, cert, &err), 0);
+    assert_int_equal(dmt_tls_ctx_renew(c, cert, "", &err), 0);
     dmt_tls_ctx_life(c, &after);
     assert_int_equal(after.life_s, 60);
     assert_int_not_equal(before.life_s, 60);
     free(cert);
     cert = NULL;
     assert_int_equal(dmt_ca_sign(at("evil.crt"), at("evil.key"), csr, "frank", 60, &cert, &err), 0);
-    assert_int_equal(dmt_tls_ctx_renew(c, cert, &err), DMT_E_AUTH);
+    assert_int_equal(dmt_tls_ctx_renew(c, cert, "", &err), DMT_E_AUTH);
     /* what does not belong to the key is not taken, though the file says so */
     assert_int_equal(issue("ca", "gina"), 0);
     assert_int_equal(rename(at("gina.crt"), at("frank.crt")), 0);
@@ -765,6 +820,7 @@ int main(void)
         cmocka_unit_test(an_encrypted_key_is_refused_not_asked_for),
         cmocka_unit_test(a_request_is_signed),
         cmocka_unit_test(a_renewed_certificate_is_used),
+        cmocka_unit_test(a_renewed_ca_succeeds_the_old_one),
         cmocka_unit_test(the_ca),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
