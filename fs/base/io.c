@@ -74,15 +74,19 @@ static ssize_t real_pwrite(void *ctx, int fd, const void *buf, size_t len, uint6
 #define RWF_DONTCACHE 0x80 /* Linux 6.14 */
 #endif
 
-static ssize_t real_pwrite_once(void *ctx, int fd, const void *buf, size_t len, uint64_t off)
+static ssize_t real_pwrite_long(void *ctx, int fd, const void *buf, size_t len, uint64_t off,
+                                bool keep)
 {
     struct iovec iov = {(void *)(uintptr_t)buf, len};
-    ssize_t n = pwritev2(fd, &iov, 1, (off_t)off, RWF_DONTCACHE);
+    ssize_t n = keep ? -1 : pwritev2(fd, &iov, 1, (off_t)off, RWF_DONTCACHE);
     if (n == (ssize_t)len)
         return n;
-    /* An older kernel, a filesystem without it, or not all at once: errors come from the ordinary
-     * call. */
-    return real_pwrite(ctx, fd, buf, len, off);
+    /* Wanted in memory; or an older kernel, a filesystem without it, or not all at once: errors
+     * come from the ordinary call. */
+    n = real_pwrite(ctx, fd, buf, len, off);
+    if (n == (ssize_t)len)
+        (void)sync_file_range(fd, (off_t)off, (off_t)len, SYNC_FILE_RANGE_WRITE);
+    return n;
 }
 
 /* Finishes a pwritev that stopped after `done` bytes, piece by piece. */
@@ -212,7 +216,7 @@ const struct dmt_io *dmt_io_real(void)
         .unlink = real_unlink,
         .mkdir = real_mkdir,
         .sync_dir = real_sync_dir,
-        .pwrite_once = real_pwrite_once,
+        .pwrite_long = real_pwrite_long,
     };
     return &real;
 }

@@ -4,6 +4,7 @@
 #ifndef DMT_BASE_IO_H
 #define DMT_BASE_IO_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/stat.h>
 #include <sys/types.h>
@@ -25,9 +26,9 @@ struct dmt_io {
     int (*unlink)(void *ctx, const char *path);
     int (*mkdir)(void *ctx, const char *path, mode_t mode);
     int (*sync_dir)(void *ctx, const char *path); /* fsync of a directory, by path */
-    /* As pwrite, for bytes that nobody will read from here soon: they are on their way to the disk when it returns, and do not
-     * stay in the page cache. Like pwrite it survives the end of the process, not of the machine. */
-    ssize_t (*pwrite_once)(void *ctx, int fd, const void *buf, size_t len, uint64_t off);
+    /* As pwrite, for long ones: the bytes are on their way to the disk when it returns. keep: they stay in the page cache, for
+     * who reads them from here soon; else they do not. Like pwrite it survives the end of the process, not of the machine. */
+    ssize_t (*pwrite_long)(void *ctx, int fd, const void *buf, size_t len, uint64_t off, bool keep);
 };
 const struct dmt_io *dmt_io_real(void);
 

@@ -20,7 +20,7 @@
 #define DMT_INLINE_BUDGET        (1u << 20)        /* unsynced new bytes of a file before writes may go by reference */
 #define DMT_REF_RUN_MIN          (64u << 10)       /* length of a sequential run before that */
 /* bytes of one write by reference from which it does not stay in the page cache */
-#define DMT_REF_ONCE_MIN         (128u << 10)
+#define DMT_REF_LONG_MIN         (128u << 10)
 #define DMT_SMALL_MAX            (64u << 10)       /* files up to this size live in the database */
 #define DMT_DIRTY_ROWS_MAX       65536u            /* changed rows in the active layer before a checkpoint starts */
 #define DMT_DIRTY_BYTES_MAX      (64u << 20)       /* inline bytes in memory before a checkpoint starts */

@@ -41,6 +41,8 @@ static void publish_stream(struct dmt_replica *r, bool on)
     if (on)
         memcpy(r->pub_store, r->core.peer.store_id, 16);
     pthread_mutex_unlock(&r->pub_lock);
+    if (r->ws)
+        dmt_ws_bulk_sending(r->ws, on);
 }
 
 void replica_sender_start(struct dmt_replica *r, uint64_t epoch, const struct dmt_pos *after,
@@ -351,6 +353,8 @@ void replica_sender_acked(struct dmt_replica *r, uint64_t durable, uint64_t whol
     pthread_mutex_lock(&r->pub_lock);
     whole = lane_acked(&r->wants, durable, whole);
     pthread_mutex_unlock(&r->pub_lock);
+    if (r->ws && whole >= replica_tail(r).seq)
+        dmt_ws_bulk_sending(r->ws, true); /* what was overwritten unread counts no more */
     replica_sender_publish(r);
     r->conf.ops->peer_acked(r->conf.ctx, r->core.peer.store_id, s->epoch, durable, whole);
     r->conf.ops->changed(r->conf.ctx);

@@ -3,7 +3,7 @@
  *
  * Owns the queue of ranges the peer asked for (lane.c: urgent ones, for which a sync waits, go
  * first) and up to SERVE_READY_MAX encoded frames.
- * Happy path: a pool job reads at most REPLICA_BULK_MAX of the first range (dmt_ws_bulk_read checks
+ * Happy path: a pool job reads at most REPLICA_BULK_MAX of the first range (dmt_ws_bulk_send checks
  * before and after that these are the bytes of that position), hashes, packs and encodes it; the
  * frame waits until the ordered lane has nothing to send and the bandwidth allows it. Failure
  * modes: overwritten since: GONE for the rest of the range, with our tail, so that the peer knows
@@ -73,7 +73,7 @@ static void read_work(uv_work_t *w)
     struct dmt_buf packed;
     dmt_buf_init(&packed);
     struct replica_msg m = {0};
-    job->rc = raw ? dmt_ws_bulk_read(job->ws, want->ino, want->off, len, want->seq, raw, &job->got)
+    job->rc = raw ? dmt_ws_bulk_send(job->ws, want->ino, want->off, len, want->seq, raw, &job->got)
                   : -ENOMEM;
     if (job->rc == 0 && job->got > 0) {
         DMT_ASSERT(job->got <= len);

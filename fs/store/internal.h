@@ -11,6 +11,7 @@
 #ifndef DMT_STORE_INTERNAL_H
 #define DMT_STORE_INTERNAL_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -295,6 +296,9 @@ struct dmt_store {
     struct counters count;
     uint64_t pinned_bytes;
     uint64_t peer;        /* what the other machine had, as last told (dmt_store_set_peer) */
+    atomic_bool ref_read_back;         /* dmt_store_ref_read_back */
+    atomic_uint_fast64_t ref_unread;   /* bytes kept in the page cache for it */
+    uint64_t ref_window;
     uint64_t commits;     /* counted in the database, to recognise a COMMIT whose answer was an error */
     uint64_t commits_found; /* when it was opened */
 

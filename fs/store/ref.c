@@ -4,19 +4,22 @@
  * The place is a pure function of the records (D2): at the same offset as in the file while that is
  * at or above everything ever written to this base file, else at its high-water mark. So recovery,
  * which applies the same records, finds the bytes again, and nothing that a row refers to is ever
- * overwritten. A long write does not stay in the page cache, where the mount has it already
- * (docs/decisions/0012). What was put is not durable; the range stands in the missing list until a
- * MARK. ref_sync makes it durable: it collects the files with missing ranges, syncs them without
- * the lock, and notes what was synced only if no newer bytes came meanwhile. Failure modes: ENOSPC
- * and
- * EIO at the put: nothing has changed, the record is not logged; EIO at the sync: what was in
+ * overwritten. A long write does not stay in the page cache, where the mount has it already, unless
+ * it is about to be read back for the other machine (docs/decisions/0012, 0020). What was put is
+ * not durable; the range stands in the missing list until a MARK. ref_sync makes it durable: it
+ * collects the files with missing ranges, syncs them without the lock, and notes what was synced
+ * only if no newer bytes came meanwhile. Failure modes: ENOSPC and EIO at the put: nothing has
+ * changed, the record is not logged; EIO at the sync: what was in
  * flight counts as lost and stays in the list until it is written again (elsewhere). Thread:
  * workspace lock; dmt_store_ref_sync takes it itself.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 
 #include "fs/store/internal.h"
+
+#define DROP_BEHIND (8u << 20)
 
 int dmt_store_ref_place(struct dmt_store *st, uint64_t ino, uint64_t off, uint64_t len,
                         struct dmt_place *ret)
@@ -34,6 +37,46 @@ int dmt_store_ref_place(struct dmt_store *st, uint64_t ino, uint64_t off, uint64
     return ret->foff > DMT_FILE_SIZE_MAX - len ? -EFBIG : 0;
 }
 
+/* --- the page cache */
+
+/* The window is what memory can spare: beyond it the reader is so far behind that it reads from the
+ * disk, at the rate of its link. */
+static bool keeps(struct dmt_store *st, size_t len)
+{
+    if (!atomic_load_explicit(&st->ref_read_back, memory_order_relaxed))
+        return false;
+    uint64_t unread = atomic_load_explicit(&st->ref_unread, memory_order_relaxed);
+    if (unread + len > st->ref_window)
+        return false;
+    atomic_fetch_add_explicit(&st->ref_unread, len, memory_order_relaxed);
+    return true;
+}
+
+void dmt_store_ref_read_back(struct dmt_store *st, bool on)
+{
+    atomic_store(&st->ref_unread, 0);
+    atomic_store(&st->ref_read_back, on);
+}
+
+/* A folio goes only as a whole and when it is clean: so what is before the piece is tried again. */
+void dmt_store_pieces_drop(struct dmt_store *st, const struct dmt_pieces *ps)
+{
+    for (int i = 0; i < ps->n; i++) {
+        const struct dmt_piece *p = &ps->v[i];
+        const struct dfile *f = p->file;
+        if (!f)
+            continue;
+        uint64_t before = p->foff < DROP_BEHIND ? p->foff : DROP_BEHIND;
+        if (st->conf.io == dmt_io_real())
+            (void)posix_fadvise(f->fd, (off_t)(p->foff - before), (off_t)(p->len + before),
+                                POSIX_FADV_DONTNEED);
+        uint64_t unread = atomic_load_explicit(&st->ref_unread, memory_order_relaxed);
+        while (!atomic_compare_exchange_weak(&st->ref_unread, &unread,
+                                             unread > p->len ? unread - p->len : 0))
+            ;
+    }
+}
+
 int dmt_store_ref_put(struct dmt_store *st, const struct dmt_place *pl, const void *p, size_t len)
 {
     struct dfile *f = store_file_get(st, pl->ino, pl->serial);
@@ -42,8 +85,9 @@ int dmt_store_ref_put(struct dmt_store *st, const struct dmt_place *pl, const vo
         const struct dmt_io *io = st->conf.io;
         f->unsynced = true;
         f->writes++;
-        ssize_t n = len >= DMT_REF_ONCE_MIN ? io->pwrite_once(io->ctx, f->fd, p, len, pl->foff)
-                                            : io->pwrite(io->ctx, f->fd, p, len, pl->foff);
+        ssize_t n = len >= DMT_REF_LONG_MIN
+                        ? io->pwrite_long(io->ctx, f->fd, p, len, pl->foff, keeps(st, len))
+                        : io->pwrite(io->ctx, f->fd, p, len, pl->foff);
         r = n < 0 ? (int)n : 0;
     }
     store_file_put(st, f);

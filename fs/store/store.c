@@ -25,6 +25,8 @@
 #include "fs/base/hash.h"
 #include "fs/store/internal.h"
 
+#define READ_BACK_MAX (1ull << 30)
+
 #define INTENT_MAGIC 0x31544e49544d44ull /* "DMTINT1" */
 #define INTENT_BYTES 40u
 #define INTENT_STEP  4096u
@@ -355,6 +357,13 @@ static int state_open(struct dmt_store *st, struct dmt_err *err)
     return 0;
 }
 
+/* How much of the page cache may wait for who reads long writes back (ref.c). */
+static uint64_t spare_memory(void)
+{
+    uint64_t all = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+    return all / 16 < READ_BACK_MAX ? all / 16 : READ_BACK_MAX;
+}
+
 int dmt_store_open(struct dmt_store **ret, const struct dmt_store_conf *conf, struct dmt_err *err)
 {
     if (strlen(conf->dir) > PATH_MAX - 64)
@@ -367,6 +376,7 @@ int dmt_store_open(struct dmt_store **ret, const struct dmt_store_conf *conf, st
     st->conf.dir = st->dir;
     if (!conf->small_max)
         st->conf.small_max = DMT_SMALL_MAX;
+    st->ref_window = spare_memory();
     int r = store_lock(st->dir, &st->lock_fd, err);
     if (r == 0) {
         r = state_open(st, err);

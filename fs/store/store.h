@@ -178,6 +178,12 @@ void dmt_store_pieces_free(struct dmt_store *st, struct dmt_pieces *ps);
 /* SEEK_DATA / SEEK_HOLE on the map: offset, or -ENXIO. size: the inode's. */
 int64_t dmt_store_seek(struct dmt_store *st, uint64_t view, uint64_t ino, uint64_t off, uint64_t size, bool data);
 
+/* Who sends long writes by reference to the other machine reads them back soon: while on, they stay in the page cache until it
+ * has read them (pieces_drop), as far as memory can spare it. On again: it has read them all. [any thread] */
+void dmt_store_ref_read_back(struct dmt_store *st, bool on);
+/* [nolock] The pieces were read for the last time: their pages may go. */
+void dmt_store_pieces_drop(struct dmt_store *st, const struct dmt_pieces *ps);
+
 /* --- missing ranges and fallback (protocol rules 21-24) ------------------------------------------------------------------ */
 struct dmt_missing {
     uint64_t ino, off, len, seq; /* seq: position of the write whose bytes are missing */

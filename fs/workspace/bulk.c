@@ -16,6 +16,7 @@
 
 struct range {
     uint64_t view, ino, off, len, seq;
+    bool last; /* nobody reads it from here again soon */
 };
 
 /* How many bytes from the start of the range are right, by the map. Lock held; ps to be freed by
@@ -60,6 +61,8 @@ static int read_range(struct dmt_ws *ws, const struct range *g, void *buf, uint6
     ws_unlock(ws);
     if (r == 0)
         r = dmt_store_pieces_read(ws->st, &ps, g->off, buf, false);
+    if (r == 0 && g->last)
+        dmt_store_pieces_drop(ws->st, &ps);
     ws_lock(ws);
     if (r == 0) {
         /* Bytes in memory are copied once more, which does no harm: they are right, or the count
@@ -90,12 +93,10 @@ static int first_after(void *ctx, const struct dmt_snapshot *s)
     return 1;
 }
 
-int dmt_ws_bulk_read(struct dmt_ws *ws, uint64_t ino, uint64_t off, uint64_t len, uint64_t seq,
-                     void *buf, uint64_t *ret_n)
+static int bulk_read(struct dmt_ws *ws, struct range *g, void *buf, uint64_t *ret_n)
 {
-    struct range g = {.view = DMT_LIVE, .ino = ino, .off = off, .len = len, .seq = seq};
-    struct next_view v = {.after = seq};
-    int r = read_range(ws, &g, buf, ret_n);
+    struct next_view v = {.after = g->seq};
+    int r = read_range(ws, g, buf, ret_n);
     if (r != DMT_E_GONE)
         return r;
     /* The oldest snapshot not before the write is the one that would show it. */
@@ -104,8 +105,28 @@ int dmt_ws_bulk_read(struct dmt_ws *ws, uint64_t ino, uint64_t off, uint64_t len
     ws_unlock(ws);
     if (!v.seq)
         return r;
-    g.view = v.seq;
-    return read_range(ws, &g, buf, ret_n);
+    g->view = v.seq;
+    return read_range(ws, g, buf, ret_n);
+}
+
+int dmt_ws_bulk_read(struct dmt_ws *ws, uint64_t ino, uint64_t off, uint64_t len, uint64_t seq,
+                     void *buf, uint64_t *ret_n)
+{
+    struct range g = {.view = DMT_LIVE, .ino = ino, .off = off, .len = len, .seq = seq};
+    return bulk_read(ws, &g, buf, ret_n);
+}
+
+int dmt_ws_bulk_send(struct dmt_ws *ws, uint64_t ino, uint64_t off, uint64_t len, uint64_t seq,
+                     void *buf, uint64_t *ret_n)
+{
+    struct range g = {
+        .view = DMT_LIVE, .ino = ino, .off = off, .len = len, .seq = seq, .last = true};
+    return bulk_read(ws, &g, buf, ret_n);
+}
+
+void dmt_ws_bulk_sending(struct dmt_ws *ws, bool on)
+{
+    dmt_store_ref_read_back(ws->st, on);
 }
 
 int dmt_ws_missing_next(struct dmt_ws *ws, uint64_t ino, uint64_t off, struct dmt_missing *ret)

@@ -203,6 +203,10 @@ int dmt_ws_branch_extract(struct dmt_ws *ws, const char *branch, const char *dir
 /* Bytes of [off, off+len) of ino as last written at exactly seq: *ret_n bytes from off are right (checked before and after
  * reading); DMT_E_GONE when the start of the range has been overwritten, cut or deleted since. [blocks on disk] */
 int dmt_ws_bulk_read(struct dmt_ws *ws, uint64_t ino, uint64_t off, uint64_t len, uint64_t seq, void *buf, uint64_t *ret_n);
+/* The same for who sends them to the other machine; after it the pages may leave the page cache. While there is such a reader
+ * (sending: from now on, it has read all so far) new bytes stay there for it (dmt_store_ref_read_back). */
+int dmt_ws_bulk_send(struct dmt_ws *ws, uint64_t ino, uint64_t off, uint64_t len, uint64_t seq, void *buf, uint64_t *ret_n);
+void dmt_ws_bulk_sending(struct dmt_ws *ws, bool on);
 /* Follower: next range still lacking after (ino, off): 1/0; fill; then sync makes what was filled durable and drops the rows. */
 int dmt_ws_missing_next(struct dmt_ws *ws, uint64_t ino, uint64_t off, struct dmt_missing *ret);
 int dmt_ws_missing_fill(struct dmt_ws *ws, const struct dmt_missing *m, const void *p);

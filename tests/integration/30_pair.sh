@@ -16,8 +16,12 @@ check "status says who is in sync" bash -c "DUMONT_ETC=$SCRATCH/a/etc DUMONT_RUN
 check_eq "and that there are two copies" "$(at a dumont status w --json | jq .one_copy)" false
 check "a tree of real files" bash -c "tar -C $ROOT --exclude=./build --exclude=./.git -cf - . | tar -xf - --one-top-level=$M/tree && sync $M/tree/README.md"
 check "an fsync is durable on both" bash -c "echo x > $M/f && sync $M/f"
+from_disk() { awk '/^read_bytes/ { print $2 }' "/proc/$(at a dumont status w --json | jq .pid)/io"; }
+before=$(from_disk)
 check "a big file, synced" bash -c "head -c 50000000 /dev/urandom > $M/big && sync $M/big"
 check "flush to the standby" at a dumont flush w --to standby
+back=$(($(from_disk) - before))
+check "its bytes went to the standby from memory ($back were read from the disk)" test "$back" -lt 10000000
 check_eq "digests of holder and standby are equal" "$(digest_of a)" "$(digest_of b)"
 check "snapshot, change, roll back" bash -c "
     export DUMONT_ETC=$SCRATCH/a/etc DUMONT_RUN=$SCRATCH/a/run DUMONT_STATE=$SCRATCH/a/state

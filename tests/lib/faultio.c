@@ -194,6 +194,13 @@ static ssize_t f_pwrite(void *ctx, int fd, const void *buf, size_t len, uint64_t
     return f_pwritev(ctx, fd, &iov, 1, off);
 }
 
+static ssize_t f_pwrite_long(void *ctx, int fd, const void *buf, size_t len, uint64_t off,
+                             bool keep)
+{
+    (void)keep;
+    return f_pwrite(ctx, fd, buf, len, off);
+}
+
 static int f_sync(void *ctx, int fd)
 {
     struct faultio *f = ctx;
@@ -332,10 +339,9 @@ struct faultio *faultio_new(const char *root, uint64_t seed)
 {
     pthread_mutexattr_t attr;
     struct faultio *f = faultio_alloc(sizeof(*f));
-    f->io = (struct dmt_io){f,         f_open,   f_close,  f_pread,     f_pwrite,
-                            f_pwritev, f_sync,   f_sync,   f_ftruncate, f_fallocate,
-                            f_fstat,   f_rename, f_unlink, f_mkdir,     f_sync_dir,
-                            f_pwrite};
+    f->io = (struct dmt_io){f,        f_open,  f_close,     f_pread,      f_pwrite, f_pwritev,
+                            f_sync,   f_sync,  f_ftruncate, f_fallocate,  f_fstat,  f_rename,
+                            f_unlink, f_mkdir, f_sync_dir,  f_pwrite_long};
     f->root = faultio_dup(root);
     f->root_len = strlen(root);
     f->space = UINT64_MAX;
