@@ -120,7 +120,8 @@ static void a_new_lineage_starts_with_its_holders_first_change(void **state)
     assert_false(decide(&none, "B", 2, LEASE_PROMOTE, 1, 1, NEVER).granted);
 }
 
-/* A workspace restored from an archive, or forced, begins above epoch 1, in a lineage of its own. */
+/* A workspace restored from an archive, or forced, begins above epoch 1, in a lineage of its
+ * own. */
 static void a_lineage_may_begin_above_epoch_1(void **state)
 {
     (void)state;

@@ -1,5 +1,5 @@
-/* test_force.c: a promotion by force in the lease core, the other side's way out of its lineage, and
- * how lineages lie to each other (fs/base/lineage.c). */
+/* test_force.c: a promotion by force in the lease core, the other side's way out of its lineage,
+ * and how lineages lie to each other (fs/base/lineage.c). */
 #include "tests/unit/lease/core.h"
 
 #define E DMT_EPOCH
@@ -190,7 +190,8 @@ static void how_lineages_lie_to_each_other(void **state)
     assert_int_equal(dmt_lineage_relate(&l1, 7, &l2, l2.first), DMT_LINEAGE_NEWER);
     assert_int_equal(dmt_lineage_relate(&l2, l2.first, &l1, 7), DMT_LINEAGE_OLDER);
     assert_int_equal(dmt_lineage_relate(&l3, l3.first, &l1, 7), DMT_LINEAGE_OLDER);
-    /* a machine that has obeyed more than the force left room for: no number can tell the two apart */
+    /* a machine that has obeyed more than the force left room for: no number can tell the two
+     * apart */
     assert_int_equal(dmt_lineage_relate(&l1, l2.first, &l2, l2.first), DMT_LINEAGE_BEYOND);
     assert_int_equal(dmt_lineage_relate(&l2, l2.first, &l1, l2.first), DMT_LINEAGE_BEYOND);
     /* both forced: neither came from the other */
