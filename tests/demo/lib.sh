@@ -55,7 +55,7 @@ host_create() {
     say "  host $name is up"
 }
 
-# The GPU machine comes from the provider, as it would from a cloud: the controller asks for it and gives it its certificate.
+# The GPU machine comes from the provider, as it would from a cloud: the controller asks for it and gives it a token to join by.
 gpu_create() {
     on ctl dumont node add gpu local || die "no machine from the provider"
     wait_shown 10 "the machine" sh -c "dumontd local-host exec ctl dumont node list | grep -Eq '^gpu +up'" || die "gpu does not come up: $(on ctl dumont node list)"
