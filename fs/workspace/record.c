@@ -14,6 +14,7 @@
 
 #include "fs/base/err.h"
 #include "fs/base/hash.h"
+#include "fs/base/lineage.h"
 #include "fs/base/log.h"
 
 /* --- encode ---------------------------------------------------------------------------------- */
@@ -117,6 +118,7 @@ const char *dmt_rec_name(uint16_t type)
 struct text {
     char *p;
     size_t size, len;
+    bool of_epoch; /* "parent" is an epoch, too, and not a directory */
 };
 
 static void say(struct text *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -151,9 +153,28 @@ static void say_id(struct text *t, const char *label, const uint8_t id[16])
     say(t, " %s=%s", label, hex);
 }
 
+static void say_u32(struct text *t, const char *label, uint32_t v)
+{
+    if (strcmp(label, "mode") == 0)
+        say(t, " %s=%#" PRIo32, label, v);
+    else if (strcmp(label, "mask") == 0 || strcmp(label, "flags") == 0)
+        say(t, " %s=%#" PRIx32, label, v);
+    else
+        say(t, " %s=%" PRIu32, label, v);
+}
+
+static void say_u64(struct text *t, const char *label, uint64_t v)
+{
+    bool epoch = strcmp(label, "epoch") == 0 || (t->of_epoch && strcmp(label, "parent") == 0);
+    if (epoch)
+        say(t, " %s=%u.%u", label, DMT_EPOCH_MAJOR(v), DMT_EPOCH_MINOR(v));
+    else
+        say(t, " %s=%" PRIu64, label, v);
+}
+
 #define SAY_U8(f)     say(t, " " #f "=%u", r->f);
-#define SAY_U32(f)    say(t, " " #f "=%#" PRIx32, r->f);
-#define SAY_U64(f)    say(t, " " #f "=%" PRIu64, r->f);
+#define SAY_U32(f)    say_u32(t, #f, r->f);
+#define SAY_U64(f)    say_u64(t, #f, r->f);
 #define SAY_ID(f)     say_id(t, #f, r->f);
 #define SAY_STR(f)    say_name(t, #f, r->f);
 #define SAY_BYTES(f)  say(t, " " #f "=[%" PRIu32 "]", r->f.n);
@@ -169,7 +190,7 @@ DMT_RECORDS(REC)
 
 char *dmt_body_print(const struct dmt_body *b, char *buf, size_t size)
 {
-    struct text t = {buf, size, 0};
+    struct text t = {.p = buf, .size = size, .of_epoch = b->type == DMT_REC_EPOCH};
     if (size > 0)
         buf[0] = '\0';
     say(&t, "%s", dmt_rec_name(b->type));

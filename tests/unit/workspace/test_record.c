@@ -99,6 +99,30 @@ static void bytes_are_as_documented(void **state)
     assert_body(&b, vector_incomplete);
 }
 
+/* As people write them: epochs MAJOR.MINOR, modes octal, and no byte of a name that a terminal
+ * obeys. */
+static void a_line_of_the_log_reads_as_people_write(void **state)
+{
+    (void)state;
+    char line[400];
+    struct dmt_body b = {
+        .type = DMT_REC_EPOCH,
+        .EPOCH = {0x400000000, 0x300000001, 100, 0x1111, {0}, {"cpu", 3}, {"promoted", 8}}};
+    assert_string_equal(dmt_body_print(&b, line, sizeof(line)),
+                        "EPOCH epoch=4.0 parent=3.1 switch_seq=100 switch_chain=4369 "
+                        "store_id=00000000000000000000000000000000 node=\"cpu\" "
+                        "reason=\"promoted\"");
+    b = (struct dmt_body){.type = DMT_REC_MAKE,
+                          .MAKE = {.parent = 0x300000001,
+                                   .name = {"a\033[2J\"", 6},
+                                   .ino = 7,
+                                   .mode = 0100644,
+                                   .uid = 1000}};
+    assert_string_equal(dmt_body_print(&b, line, sizeof(line)),
+                        "MAKE parent=12884901889 name=\"a\\x1b[2J\\x22\" ino=7 mode=0100644 "
+                        "uid=1000 gid=0 rdev=0 target=[0] acl_access=[0] acl_default=[0]");
+}
+
 static void names_with_nul_and_unknown_types_are_refused(void **state)
 {
     (void)state;
@@ -200,6 +224,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_type_comes_back_as_it_went),
         cmocka_unit_test(bytes_are_as_documented),
+        cmocka_unit_test(a_line_of_the_log_reads_as_people_write),
         cmocka_unit_test(names_with_nul_and_unknown_types_are_refused),
         cmocka_unit_test_setup_teardown(logged_bodies_equal_encoded_bodies, fx_setup, fx_teardown),
         cmocka_unit_test(map_keeps_what_it_is_given),
