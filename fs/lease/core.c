@@ -248,6 +248,8 @@ static void on_msg(struct lease_state *s, const struct lease_event *e, uint64_t 
     case LEASE_PING:
         if (lease_holding(s) && DMT_EPOCH_MAJOR(m->epoch) > DMT_EPOCH_MAJOR(s->rec.hold))
             lease_become_loser(s, out, m->epoch, m->from.node);
+        if (s->forcing)
+            return;
         if (lease_holding(s) || promoting) {
             /* A holder of an older epoch that has woken up: it must learn of ours. */
             struct lease_msg *n = &lease_act(out, LEASE_ACT_SEND)->msg;
@@ -330,6 +332,7 @@ static void force(struct lease_state *s, const uint8_t id[16], struct lease_acti
     r->readonly = s->conf.after_promotion == DMT_AFTER_READONLY;
     s->asking = s->taking = s->fetching = s->draining = s->claimed = s->over = false;
     s->dead = s->operator_word = s->reg_known = false;
+    s->forcing = true;
     lease_move(s, DMT_LEASE_PROMOTING);
     lease_gate(s, out, LEASE_GATE_WAIT);
     lease_write(s, out);

@@ -201,6 +201,7 @@ struct lease_state {
     uint64_t gate_gen;
     enum lease_gate_mode gate;
     bool broken, spot, stopping, stop_told;
+    bool forcing; /* PROMOTING by force: the epoch may not be on any disk yet, so nobody is told of it */
     uint64_t stop_ns;
 
     /* peer, as holder */

@@ -125,6 +125,7 @@ static void on_promoted(struct lease_state *s, const struct lease_event *e, uint
     struct lease_record *r = &s->rec;
     if (lease_core_state(s) != DMT_LEASE_PROMOTING)
         return;
+    s->forcing = false;
     if (e->err < 0) {
         lease_gate(s, out, LEASE_GATE_CLOSED);
         lease_say(out, "failed", "the promotion failed: %s", dmt_strerror(e->err));
@@ -231,7 +232,7 @@ void lease_holder_event(struct lease_state *s, const struct lease_event *e, uint
 static void ping(struct lease_state *s, const struct lease_event *e, uint64_t now,
                  struct lease_actions *out)
 {
-    if (!s->ping_up)
+    if (!s->ping_up || s->forcing)
         return;
     if (lease_due(s, s->ping_next_ns, now)) {
         struct lease_msg *m = &lease_act(out, LEASE_ACT_SEND)->msg;

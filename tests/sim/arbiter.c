@@ -20,6 +20,16 @@ static struct item *event(struct node *n, enum what what, enum lease_ev type, ui
     return it;
 }
 
+/* Its hello: what its lineage was forced out of is over. */
+static void hello(const struct node *n)
+{
+    const struct dmt_lineage *l = &n->disk.lineage;
+    for (uint32_t i = 0; i < l->past_n; i++)
+        w.over[l->past[i][0]] = true;
+    if (l->id[0] && !w.over[l->id[0]])
+        w.named = l->id[0];
+}
+
 void arbiter_ask(struct node *n, const struct lease_ask *q)
 {
     if (w.bucket) {
@@ -32,42 +42,46 @@ void arbiter_ask(struct node *n, const struct lease_ask *q)
         it->ev->answer = LEASE_UNANSWERED;
         return;
     }
+    hello(n);
     for (int copies = one_in(w.calm ? 0 : 12) ? 2 : 1; copies > 0; copies--) {
         struct item *it =
             push(w.now + MS + rnd(one_in(w.calm ? 0 : 10) ? 3000 * MS : 10 * MS), W_ASK, idx(n));
         it->ask = *q;
         it->from = n->disk.self;
+        it->line = line_of(n);
     }
 }
 
-static void tell_other(struct node *n)
+static void tell_other(struct node *n, int line)
 {
     if (one_in(3))
         return;
     struct node *o = other(n);
-    event(o, W_ANSWER, LEASE_EV_REGISTER, w.now + rnd(20 * MS))->ev->reg = w.reg;
+    if (line_of(o) == line)
+        event(o, W_ANSWER, LEASE_EV_REGISTER, w.now + rnd(20 * MS))->ev->reg = w.regs[line];
 }
 
 void arbiter_take(const struct item *asked)
 {
     struct node *n = &w.n[asked->node];
     const struct lease_ask *q = &asked->ask;
-    struct ctl_view v = {.reg = w.reg, .holder_heard_ms = UINT64_MAX};
+    struct lease_register *reg = &w.regs[asked->line];
+    struct ctl_view v = {.reg = *reg, .holder_heard_ms = UINT64_MAX, .over = w.over[asked->line]};
     struct ctl_verdict r;
     if (!w.arb_up)
         return;
     for (int i = 0; i < 2; i++)
-        if (lease_id_eq(&w.n[i].disk.self, &w.reg.holder) && !w.heard_dead[i] && w.heard[i])
+        if (lease_id_eq(&w.n[i].disk.self, &reg->holder) && !w.heard_dead[i] && w.heard[i])
             v.holder_heard_ms = (w.now - w.heard[i]) / MS;
     ctl_decide(&v, &asked->from, q, &r);
     if (r.behind)
         bad("the register is behind what %s has obeyed", n->name);
     if (r.changed) {
-        judge_register(&r.next);
-        w.reg = r.next;
+        judge_register(reg, &r.next);
+        *reg = r.next;
         say("register: %s by %s: epoch %u, %s holds, %d in sync", lease_op_name(q->op), n->name,
-            w.reg.epoch, w.reg.holder.node, w.reg.insync_n);
-        tell_other(n);
+            reg->epoch, reg->holder.node, reg->insync_n);
+        tell_other(n, asked->line);
     }
     if (asked->life != n->life || (!w.calm && one_in(15) && !w.healed))
         return; /* the answer is lost, as it is when its connection ended with the process */
@@ -84,6 +98,7 @@ void arbiter_beat(struct node *n)
 {
     if (!n->arb_link || !w.arb_up)
         return;
+    hello(n);
     w.heard[idx(n)] = w.now;
     w.heard_dead[idx(n)] = false;
 }

@@ -71,6 +71,11 @@ void fault_character(bool quiet)
     w.bulk = w.level != DMT_SYNC_WRITE && rnd(3) != 0; /* with sync=write everything is inline */
     static const uint64_t range[] = {1, 10, 60, 250};
     w.bulk_ns = range[rnd(4)] * MS;
+    w.forces = w.seed >= FORCE_SEEDS;
+    if (w.forces) /* files, empty disks and the bucket are not part of these */
+        w.bulk = w.disks = w.bucket = false;
+    if (w.forces)
+        w.weight[F_DISK] = 0;
 }
 
 static uint64_t a_while(void)
@@ -234,6 +239,19 @@ static void strike(enum fault_kind k)
     }
 }
 
+/* Somebody believes that the other machine is gone for ever; the core refuses it if it hears it. */
+static void strike_force(struct node *n)
+{
+    struct lease_event e = {.type = LEASE_EV_COMMAND, .command = DMT_LEASE_CMD_FORCE};
+    if (!usable(n) || n->stuck || w.lines + 1 >= LINES_MAX)
+        return;
+    uint8_t was = n->s.rec.lineage.id[0];
+    e.lineage.id[0] = (uint8_t)(w.lines + 1);
+    feed(n, &e);
+    if (n->s.rec.lineage.id[0] != was)
+        w.lines++;
+}
+
 void fault_strike(void)
 {
     uint32_t sum = 0;
@@ -250,6 +268,8 @@ void fault_strike(void)
         }
         at -= w.weight[k];
     }
+    if (w.forces && one_in(6))
+        strike_force(&w.n[rnd(2)]);
     push(w.now + 20 * MS + rnd(w.fault_every), W_FAULT, -1);
 }
 
@@ -317,6 +337,15 @@ void fault_heal_all(void)
 {
     struct lease_event spot = {.type = LEASE_EV_SPOT};
     say("--- everything is healed ---");
+    enum dmt_lineage_relation rel =
+        dmt_lineage_relate(&w.n[0].lin, DMT_EPOCH_MAJOR(w.n[0].disk.seen), &w.n[1].lin,
+                           DMT_EPOCH_MAJOR(w.n[1].disk.seen));
+    if (rel == DMT_LINEAGE_FOREIGN ||
+        rel == DMT_LINEAGE_BEYOND) { /* both forced: a person removes one */
+        node_stop(&w.n[1], true);
+        new_store(&w.n[1]);
+        w.disks = true;
+    }
     w.healed = true;
     w.bulk_ns = MS; /* a link that is slower than its writers overwrite never has all */
     wire_direction(0, true);

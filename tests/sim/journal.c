@@ -139,6 +139,8 @@ void fsync_soon(struct node *n)
 void new_store(struct node *n)
 {
     memset(&n->disk, 0, sizeof(n->disk));
+    memset(&n->lin, 0, sizeof(n->lin));
+    judge_disk(n);
     memcpy(n->disk.self.node, n->name, strlen(n->name) + 1);
     n->disk.self.store[0] = (uint8_t)(1 + idx(n));
     n->disk.self.store[1] = ++w.serial;

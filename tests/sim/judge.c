@@ -14,6 +14,9 @@
  *     acknowledged everything, as long as no other takes over;
  *   - a plain call returns nowhere once another node has opened a higher epoch, as long as no
  *     operator vouched for a death (R12, R25);
+ *   - a person's force (from FORCE_SEEDS on) begins a lineage: the promises above are then kept in each; it gives up
+ *     nothing that its own disk had when it was acknowledged, and nothing that disk acknowledges later
+ *     counts in the old one; no record of one lineage enters a store of another but by a resync;
  * and when all faults have been healed: somebody serves, syncs are acknowledged, the pair is in
  * sync again, both journals are equal. Acknowledgements are recorded where the driver would send
  * the reply.
@@ -26,10 +29,20 @@
 
 #define EXPECT_ACK_NS (5 * DMT_S)
 
-static struct opened *find(uint64_t epoch)
+static bool of_family(const struct dmt_lineage *l, int line)
+{
+    for (uint32_t i = 0; i < l->past_n; i++)
+        if (l->past[i][0] == line)
+            return true;
+    return l->id[0] == line || l->id[0] == 0;
+}
+
+/* Two machines that were both forced may have the same number for an epoch, each in a lineage that
+ * is foreign to the other's. */
+static struct opened *find(const struct dmt_lineage *l, uint64_t epoch)
 {
     for (int i = w.opened_n - 1; i >= 0; i--)
-        if (w.opened[i].epoch == epoch)
+        if (w.opened[i].epoch == epoch && of_family(l, w.opened[i].line))
             return &w.opened[i];
     return NULL;
 }
@@ -37,10 +50,14 @@ static struct opened *find(uint64_t epoch)
 void judge_record(const struct node *n, int at)
 {
     const struct rec *r = &n->j[at - 1];
-    struct opened *o = find(r->epoch);
+    struct opened *o = find(&n->lin, r->epoch);
     if (at > 1 && n->j[at - 2].epoch > r->epoch)
         bad("%s: epoch %s after %s in the journal", n->name, epoch_text(r->epoch),
             epoch_text(n->j[at - 2].epoch));
+    for (int i = 0; !o && i < w.opened_n; i++)
+        if (w.opened[i].epoch == r->epoch && !r->fork)
+            bad("%s, whose store is of lineage %d, takes a record of epoch %s of lineage %d",
+                n->name, n->lin.id[0], epoch_text(r->epoch), w.opened[i].line);
     if (!o)
         return; /* the record that opens it */
     int k = at - o->fork - 1;
@@ -77,7 +94,7 @@ static void judge_local(const struct node *n, uint64_t epoch, int upto)
 
 void judge_opened(struct node *n, uint64_t epoch)
 {
-    if (find(epoch))
+    if (find(&n->disk.lineage, epoch))
         bad("epoch %s is opened twice", epoch_text(epoch));
     if (n->disk.resync || !n->has_ws || n->empty)
         bad("%s opens epoch %s with a store that is not complete", n->name, epoch_text(epoch));
@@ -85,10 +102,11 @@ void judge_opened(struct node *n, uint64_t epoch)
         if (w.opened[i].epoch > epoch && memcmp(w.opened[i].store, n->disk.self.store, 16) == 0)
             bad("%s opens epoch %s after %s", n->name, epoch_text(epoch),
                 epoch_text(w.opened[i].epoch));
-    int upto = n->tail - 1, must = w.canon_n;
-    while (must > 0 && w.canon_ep[must - 1] >= epoch)
+    const struct ledger *l = &w.ledger[line_of(n)];
+    int upto = n->tail - 1, must = l->n;
+    while (must > 0 && l->epoch[must - 1] >= epoch)
         must--; /* one that was granted long ago and is over before it opens */
-    if (must > upto || (must && w.canon[must - 1] != n->j[must - 1].chain))
+    if (must > upto || (must && l->chain[must - 1] != n->j[must - 1].chain))
         bad("%s opens epoch %s without what was acknowledged (%d records of %d)", n->name,
             epoch_text(epoch), upto, must);
     judge_local(n, epoch, upto);
@@ -97,6 +115,7 @@ void judge_opened(struct node *n, uint64_t epoch)
     memset(o, 0, sizeof(*o));
     o->epoch = epoch;
     o->node = idx(n);
+    o->line = line_of(n);
     memcpy(o->store, n->disk.self.store, 16);
     o->fork = upto;
     o->hist_n = n->tail;
@@ -117,7 +136,7 @@ void judge_ack(struct node *n, const struct waiting *q)
     if (w.last_ack && w.now - w.last_ack > w.ack_gap)
         w.ack_gap = w.now - w.last_ack;
     w.last_ack = w.now;
-    struct opened *o = find(n->gate_epoch);
+    struct opened *o = find(&n->disk.lineage, n->gate_epoch);
     if (!o) {
         bad("%s acknowledges in epoch %s, which nobody has opened", n->name,
             epoch_text(n->gate_epoch));
@@ -138,23 +157,57 @@ void judge_ack(struct node *n, const struct waiting *q)
     }
     if (local_only && n->acked < (uint64_t)upto)
         upto = (int)n->acked;
-    int same = upto < w.canon_n ? upto : w.canon_n;
-    if (same && n->j[same - 1].chain != w.canon[same - 1])
+    struct ledger *l = &w.ledger[o->line];
+    bool pair = n->mode == LEASE_GATE_PAIR;
+    int same = upto < l->n ? upto : l->n;
+    if (same && n->j[same - 1].chain != l->chain[same - 1])
         bad("%s acknowledges another history than what was acknowledged before", n->name);
     for (int i = 0; i < w.opened_n; i++) {
         const struct opened *h = &w.opened[i];
-        if (upto && h->epoch > o->epoch &&
+        /* Of another lineage only if its founder is who acknowledged to us. */
+        bool counts = h->line == o->line || (pair && memcmp(h->store, n->gate_peer, 16) == 0);
+        if (upto && counts && h->epoch > o->epoch &&
             (h->hist_n < upto || h->chain[upto - 1] != n->j[upto - 1].chain))
             bad("%s acknowledges record %d in epoch %s, but epoch %s was opened without it",
                 n->name, upto, epoch_text(o->epoch), epoch_text(h->epoch));
     }
-    for (; w.canon_n < upto; w.canon_n++) {
-        w.canon[w.canon_n] = n->j[w.canon_n].chain;
-        w.canon_ep[w.canon_n] = o->epoch;
+    for (; l->n < upto; l->n++) {
+        l->chain[l->n] = n->j[l->n].chain;
+        l->epoch[l->n] = o->epoch;
+        l->on[l->n] = 0;
     }
-    for (int i = upto; i > 0 && w.canon_ep[i - 1] > o->epoch; i--)
-        w.canon_ep[i - 1] = o->epoch;
+    for (int i = upto; i > 0 && l->epoch[i - 1] > o->epoch; i--)
+        l->epoch[i - 1] = o->epoch;
+    uint8_t bits = pair && !(w.level == DMT_SYNC_LOCAL && n->acked < (uint64_t)upto)
+                       ? 3
+                       : (uint8_t)(1 << idx(n));
+    for (int i = upto; i > 0 && (l->on[i - 1] & bits) != bits; i--)
+        l->on[i - 1] |= bits;
     judge_whole(n, q);
+}
+
+/* A new lineage begins with what its founder has of the old one's. What is not in it was never on
+ * that disk when it was acknowledged: that, and no more, is what the person's word gives up. */
+void judge_forced(struct node *n, int from)
+{
+    struct ledger *l = &w.ledger[line_of(n)];
+    *l = w.ledger[from];
+    while (l->n > 0 && (l->n > n->tail || l->chain[l->n - 1] != n->j[l->n - 1].chain)) {
+        l->n--;
+        if (l->on[l->n] & (1 << idx(n)))
+            bad("%s is promoted by force without record %d, which was acknowledged with it",
+                n->name, l->n + 1);
+    }
+    w.plain_off = true;
+    total.forced++;
+}
+
+/* Its disk is another one now. */
+void judge_disk(const struct node *n)
+{
+    for (int k = 0; k < LINES_MAX; k++)
+        for (int i = 0; i < w.ledger[k].n; i++)
+            w.ledger[k].on[i] &= (uint8_t) ~(1 << idx(n));
 }
 
 void judge_plain(struct node *n)
@@ -170,8 +223,9 @@ void judge_plain(struct node *n)
 
 void judge_cut(const struct node *n, int keep)
 {
-    int had = n->tail < w.canon_n ? n->tail : w.canon_n;
-    if (had > keep && n->j[had - 1].chain == w.canon[had - 1])
+    const struct ledger *l = &w.ledger[line_of(n)];
+    int had = n->tail < l->n ? n->tail : l->n;
+    if (had > keep && n->j[had - 1].chain == l->chain[had - 1])
         bad("%s cuts record %d, which was acknowledged", n->name, had);
     if (keep < n->tail)
         total.branches++;
@@ -181,7 +235,7 @@ void judge_resync(const struct node *n)
 {
     if (!n->disk.resync)
         bad("%s begins a resync that its record does not know of", n->name);
-    if (lease_register_has(&w.reg, &n->disk.self))
+    if (lease_register_has(&w.regs[line_of(n)], &n->disk.self))
         bad("%s begins a resync although the register names it", n->name);
 }
 
@@ -206,26 +260,28 @@ void judge_candidate(const struct node *n)
 void judge_bucket_record(const struct bucket_record *next)
 {
     const struct lease_register *r = &next->reg;
-    if (r->epoch == w.reg.epoch && r->epoch && !lease_id_eq(&r->holder, &w.reg.holder))
+    struct lease_register *known = &w.regs[1];
+    if (r->epoch == known->epoch && r->epoch && !lease_id_eq(&r->holder, &known->holder))
         bad("both machines took epoch %u from the bucket", r->epoch);
-    if (r->epoch > w.reg.epoch)
-        w.reg = *r;
+    if (r->epoch > known->epoch)
+        *known = *r;
 }
 
-void judge_register(const struct lease_register *next)
+void judge_register(const struct lease_register *was, const struct lease_register *next)
 {
-    if (next->epoch <= w.reg.epoch)
-        bad("the register goes from epoch %u to %u", w.reg.epoch, next->epoch);
+    if (next->epoch <= was->epoch)
+        bad("the register goes from epoch %u to %u", was->epoch, next->epoch);
 }
 
 /* F24: the register names nobody who lives; or one who does not, and degrade=block waits for that
  * one: both are an operator's to solve. */
 static bool hopeless(void)
 {
+    const struct lease_register *reg = &w.regs[w.named];
     int alive = 0;
     for (int i = 0; i < 2; i++)
-        alive += lease_register_has(&w.reg, &w.n[i].disk.self) && !w.n[i].disk.resync;
-    return alive == 0 || (w.block && alive < w.reg.insync_n);
+        alive += lease_register_has(reg, &w.n[i].disk.self) && !w.n[i].disk.resync;
+    return alive == 0 || (w.block && alive < reg->insync_n);
 }
 
 void judge_end(void)
@@ -237,7 +293,9 @@ void judge_end(void)
     const char *b = dmt_lease_state_name(lease_core_state(&w.n[1].s));
     if (w.last_ack + EXPECT_ACK_NS < w.now)
         bad("nobody acknowledges: A is %s, B is %s", a, b);
-    else if (w.reg.insync_n != 2)
+    else if (line_of(&w.n[0]) != line_of(&w.n[1]))
+        bad("the two live in different lineages: A is %s, B is %s", a, b);
+    else if (w.regs[line_of(&w.n[0])].insync_n != 2)
         bad("the pair is not in sync again: A is %s, B is %s", a, b);
     else if (w.bucket && w.n[0].bk_disk.reg.epoch != w.n[1].bk_disk.reg.epoch)
         bad("one of them could not be promoted: it knows of epoch %u, the other of %u",

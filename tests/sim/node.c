@@ -466,9 +466,26 @@ void app_post(struct node *n, enum app_op op, uint64_t most)
     push(at, W_APP, idx(n))->n = op;
 }
 
+/* fs/dumontfs_lineage.c: everything is applied, an empty journal begins in the record's lineage. */
+static void new_lineage(struct node *n)
+{
+    int from = n->lin.id[0];
+    if (from == 0 || from == n->disk.lineage.id[0])
+        return;
+    journal_sync(n);
+    peer_ws(n, false);
+    n->lin = n->disk.lineage;
+    n->oldest = n->tail;
+    peer_ws(n, true);
+    judge_forced(n, from);
+    say("%s is of lineage %d from record %d on", n->name, n->lin.id[0], n->tail);
+}
+
 static void promote(struct node *n)
 {
     const struct lease_action *a = &n->app;
+    if (a->forced && n->has_ws)
+        new_lineage(n);
     say("%s is promoted, epoch %s (%s)", n->name, epoch_text(a->epoch), a->text);
     if (n->has_ws)
         journal_sync(n); /* all that was received counts (R6) */
@@ -490,6 +507,12 @@ static void promote(struct node *n)
 static void lose(struct node *n)
 {
     const struct lease_action *a = &n->app;
+    if (a->forced) { /* the branch is kept, the rest is the resync's */
+        total.branches += a->text[0] && n->tail > (int)a->switch_seq;
+        (void)peer_post(n, REPLICA_EV_CANNOT);
+        (void)post(n, LEASE_EV_LOSE_DONE);
+        return;
+    }
     /* Not with degrade=block: a pair then waits for a person (docs/protocol.md, "Weakest
      * arguments"). */
     if (!n->has_ws || (!w.block && (n->full_until > w.now || one_in(40))) ||
@@ -531,6 +554,8 @@ static void imported(struct node *n)
     free(n->import);
     n->import = NULL;
     n->empty = false;
+    total.lines_left += n->lin.id[0] && n->lin.id[0] != n->import_lin.id[0];
+    n->lin = n->import_lin;
     n->resync_waits = true;
     peer_ws(n, true);
 }
@@ -601,6 +626,8 @@ void node_start(struct node *n)
     n->own_bulk = holds && !n->unsettled;
     lease_core_init(&n->s, &c, &n->disk);
     say("%s starts", n->name);
+    if (holds && n->has_ws)
+        new_lineage(n); /* begun, and not ended by the life before */
     if (n->has_ws)
         files_reload(n, holds ? n->tail : 0);
     total.restarts++;

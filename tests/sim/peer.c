@@ -110,6 +110,7 @@ static void hello(struct node *n)
     m.peer->epoch = n->rc.epoch;
     m.peer->seen = n->rc.seen;
     m.peer->tail = g->pos;
+    m.peer->lineage = memcmp(n->lin.id, n->disk.lineage.id, 16) == 0 ? n->disk.lineage : n->lin;
     g->sent = true;
     send(n, &m);
     if (g->got)
@@ -124,6 +125,13 @@ static void take_hello(struct node *n, const struct msg *m)
     }
     n->g.got = true;
     n->g.peer = *m->peer;
+    enum dmt_lineage_relation rel = dmt_lineage_relate(
+        &n->lin, DMT_EPOCH_MAJOR(n->rc.seen), &m->peer->lineage, DMT_EPOCH_MAJOR(m->peer->seen));
+    if (rel == DMT_LINEAGE_FOREIGN || rel == DMT_LINEAGE_BEYOND) {
+        close_conn(n);
+        return;
+    }
+    n->g.peer.newer = rel == DMT_LINEAGE_NEWER;
     memcpy(n->peer_ep, m->epochs, sizeof(n->ep[0]) * (size_t)m->n);
     n->peer_ep_n = m->n;
     if (n->g.sent)
@@ -296,6 +304,7 @@ static void take_state(struct node *n, struct msg *m)
     free(n->import);
     n->import = m->recs;
     n->import_n = m->n;
+    n->import_lin = n->rc.peer.lineage;
     m->recs = NULL;
     peer_do(n, &(struct replica_event){.type = REPLICA_EV_IMPORTED});
     app_post(n, APP_IMPORTED, 50 * MS);
@@ -320,6 +329,8 @@ static void tell_peer_epoch(struct node *n, const struct replica_action *a)
     e->alone = a->flag;
     e->switch_seq = a->seq;
     e->durable = tail_of(n).seq;
+    e->newer = n->rc.peer.newer;
+    e->lineage = n->rc.peer.lineage;
 }
 
 static void tell_up(struct node *n)
@@ -386,6 +397,7 @@ static bool says(struct node *n, const struct replica_action *a)
         e = post(n, LEASE_EV_RESYNC_ORDERED);
         e->epoch = a->epoch;
         e->alone = a->flag;
+        e->lineage = n->rc.peer.lineage;
         return true;
     default:
         return false;

@@ -31,7 +31,7 @@ static void start(uint64_t seed)
 {
     run_set_up(seed, true);
     run_advance(BEGIN);
-    if (w.reg.insync_n != 2 || lease_core_state(&w.n[0].s) != DMT_LEASE_HOLDER_PAIRED)
+    if (w.regs[1].insync_n != 2 || lease_core_state(&w.n[0].s) != DMT_LEASE_HOLDER_PAIRED)
         bad("the pair is not there yet");
     w.ack_gap = 0;
 }

@@ -48,6 +48,8 @@
 #define REFS_MAX    2048  /* by-reference writes of a run */
 #define OLDS_MAX    512   /* older contents given back in a run */
 #define SYNCS_MAX   6     /* calls of a client that wait at once */
+#define LINES_MAX   8     /* lineages of a run; 0: not known */
+#define FORCE_SEEDS 1000000000u /* from here on a person may force, too */
 #define WHOLES_MAX  4096  /* acknowledged syncs of files, of a run */
 
 /* --- the journal -------------------------------------------------------------------------------------------------------- */
@@ -207,6 +209,7 @@ struct item {
     struct object_key key;
     struct lease_ask ask;
     struct lease_id from;
+    int line; /* ASK: whose register */
     struct replica_chunk *chunks; /* W_FILL */
     struct replica_served served; /* W_SERVE */
     bool urgent;
@@ -237,6 +240,7 @@ struct node {
     int tail, durable, oldest; /* what is before `oldest` is only in the store, not in the journal any more */
     struct replica_epoch ep[NODE_EPOCHS];
     int ep_n;
+    struct dmt_lineage lin, import_lin; /* of the store; of what is imported */
     bool has_ws, empty; /* empty: a new standby's store, without lineage */
     uint32_t jgen;      /* changes with each cut: a sync that was under way says nothing then */
     bool fsyncing;
@@ -310,13 +314,21 @@ enum fault_kind {
 
 struct opened {
     uint64_t epoch;
-    int node, fork;
+    int node, fork, line;
     uint8_t store[16];
     int hist_n;            /* history at the opening, its own record included */
     const uint64_t *chain; /* of each of these positions */
     int log_n;             /* records of this epoch: chains by number */
     uint64_t *log;
     int acker; /* -1 none */
+};
+
+/* What was ever acknowledged in a lineage: a prefix of everything later in it. */
+struct ledger {
+    uint64_t chain[RECS_MAX];
+    uint64_t epoch[RECS_MAX]; /* the lowest in which it was */
+    uint8_t on[RECS_MAX];     /* bit i: node i had it on its disk then */
+    int n;
 };
 
 struct world {
@@ -337,7 +349,10 @@ struct world {
     enum dmt_sync_level level;
     bool calm; /* a scenario: nothing is lost or late by chance */
     /* arbiter */
-    struct lease_register reg;
+    struct lease_register regs[LINES_MAX]; /* one for each lineage */
+    bool over[LINES_MAX];                  /* the controller knows that another was forced out of it */
+    int lines, named;                      /* newest; the one that its name means */
+    bool forces;
     uint64_t heard[2];
     bool heard_dead[2], arb_up;
     bool bucket; /* the arbiter of this run */
@@ -361,9 +376,7 @@ struct world {
         uint64_t chain, epoch;
         uint8_t store[16];
     } alone_ack[2];
-    uint64_t canon[RECS_MAX];    /* chain of what was ever acknowledged: a prefix of everything later */
-    uint64_t canon_ep[RECS_MAX]; /* the lowest epoch in which it was */
-    int canon_n;
+    struct ledger ledger[LINES_MAX];
     struct opened opened[EPOCHS_MAX];
     int opened_n;
     uint64_t last_ack, ack_gap; /* longest between two acknowledgements */
@@ -376,6 +389,7 @@ extern struct world w;
 struct totals {
     uint64_t bulk_runs, refs, bulk_acks, pulled, gone, fell_back, cut, lost_local, torn;
     uint64_t runs, steps, acks, plains, promotions, pairs, solos, handovers, resyncs, branches, faults, restarts;
+    uint64_t forced, lines_left; /* a store has changed lineage by a resync */
 };
 extern struct totals total;
 extern bool tracing;
@@ -393,6 +407,7 @@ uint64_t local(const struct node *n);
 struct node *other(struct node *n);
 int idx(const struct node *n);
 bool usable(const struct node *n);
+int line_of(const struct node *n); /* lineage that its record names; a new standby: the one of its name */
 const char *epoch_text(uint64_t epoch);
 
 /* journal.c */
@@ -456,6 +471,8 @@ void bulk_end(struct node *n);
 
 /* judge.c */
 void judge_opened(struct node *n, uint64_t epoch);
+void judge_forced(struct node *n, int from);
+void judge_disk(const struct node *n);
 void judge_record(const struct node *n, int at);
 void judge_ack(struct node *n, const struct waiting *q);
 void judge_plain(struct node *n);
@@ -464,7 +481,7 @@ void judge_resync(const struct node *n);
 void judge_record_written(const struct node *n, const struct lease_record *next);
 void judge_candidate(const struct node *n);
 void judge_bucket_record(const struct bucket_record *next);
-void judge_register(const struct lease_register *next);
+void judge_register(const struct lease_register *was, const struct lease_register *next);
 void judge_end(void);
 void judge_free(void);
 

@@ -17,13 +17,14 @@
 #include "fs/base/log.h"
 #include "tests/sim/sim.h"
 
-#define HEAL_NS    (30 * DMT_S)
-#define TEST_SEEDS 3000
+#define HEAL_NS     (30 * DMT_S)
+#define TEST_SEEDS  3000
+#define TEST_FORCED 500
 
 /* Seeds that have found something; what each of them found stands in docs/protocol.md. */
-static const uint64_t regression[] = {13,    78,     142,     583,     918,      981,     1819,
-                                      1913,  5288,   9451,    15985,   22007,    39369,   63299,
-                                      80998, 135671, 1001615, 1017874, 22443781, 22808505};
+static const uint64_t regression[] = {
+    13,    78,    142,   583,   918,    981,     1819,    1913,     5288,     9451,      15985,
+    22007, 39369, 63299, 80998, 135671, 1001615, 1017874, 22443781, 22808505, 1000001179};
 
 void run_set_up(uint64_t seed, bool calm)
 {
@@ -46,6 +47,8 @@ void run_set_up(uint64_t seed, bool calm)
     w.n[0].disk.hold = w.n[0].disk.seen = DMT_EPOCH(1, 0);
     w.n[0].disk.alone = true;
     w.n[0].disk.lineage = (struct dmt_lineage){.id = {1}, .first = 1};
+    w.n[0].lin = w.n[0].disk.lineage;
+    w.lines = w.named = 1;
     w.n[0].empty = false;
     push(0, W_CONNECT, -1);
     push(2 * DMT_S + rnd(DMT_S), W_FAULT, -1);
@@ -257,6 +260,8 @@ static void report(void)
            (unsigned long long)t->fell_back, (unsigned long long)t->cut,
            (unsigned long long)t->torn, (unsigned long long)t->bulk_acks,
            (unsigned long long)t->lost_local);
+    printf("%llu promotions by force, %llu times a store left its lineage by a resync\n",
+           (unsigned long long)t->forced, (unsigned long long)t->lines_left);
     printf(
         "%llu runs, %llu steps: %llu promotions, %llu handovers, %llu times solo, %llu times "
         "paired, %llu resyncs, %llu branches; %llu faults, %llu starts; %llu acknowledged syncs, "
@@ -277,7 +282,8 @@ static bool much_happened(void)
                   t->pairs > t->runs && t->resyncs > 0 && t->branches > 0 &&
                   t->bulk_runs > t->runs / 4 && t->pulled > t->refs && t->gone > t->runs &&
                   t->fell_back > t->runs / 20 && t->cut > t->runs / 8 && t->bulk_acks > t->runs &&
-                  t->lost_local > 0;
+                  t->lost_local > 0 && t->forced > TEST_FORCED / 4 &&
+                  t->lines_left > TEST_FORCED / 8;
     if (!enough)
         printf("too little has happened for this to prove anything\n");
     return enough;
@@ -299,6 +305,8 @@ int main(int argc, char **argv)
         good = one_run(regression[i]);
     for (uint64_t i = 0; good && i < count; i++)
         good = one_run(first + i * stride);
+    for (uint64_t i = 0; argc == 1 && good && i < TEST_FORCED; i++)
+        good = one_run(FORCE_SEEDS + i);
     report();
     if (good && argc == 1)
         good = much_happened();

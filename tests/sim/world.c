@@ -146,6 +146,11 @@ bool usable(const struct node *n)
     return n->up && n->thaw_at <= w.now;
 }
 
+int line_of(const struct node *n)
+{
+    return n->disk.lineage.id[0] ? n->disk.lineage.id[0] : w.named;
+}
+
 const char *epoch_text(uint64_t epoch)
 {
     static char text[4][32];

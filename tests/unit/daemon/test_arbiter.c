@@ -154,6 +154,20 @@ static void a_lineage_may_begin_above_epoch_1(void **state)
     assert_false(r.granted);
 }
 
+static void nothing_is_granted_in_a_lineage_that_is_over(void **state)
+{
+    (void)state;
+    struct ctl_view v = {.reg = pair_at(5), .holder_heard_ms = NEVER, .over = true};
+    struct lease_id a = an_id("A", 1), b = an_id("B", 2);
+    for (enum lease_op op = LEASE_READ; op <= LEASE_RETAKE; op++) {
+        struct lease_ask q = {.op = op, .base = 5, .first = 1, .seen = DMT_EPOCH(5, 0), .peer = b};
+        struct ctl_verdict r;
+        ctl_decide(&v, op == LEASE_PROMOTE ? &b : &a, &q, &r);
+        assert_false(r.granted || r.changed || r.behind);
+        assert_int_equal(r.next.epoch, 5);
+    }
+}
+
 static void only_the_holder_pairs_hands_over_and_retakes(void **state)
 {
     (void)state;
@@ -306,6 +320,7 @@ int main(void)
         cmocka_unit_test(the_incumbent_comes_first_while_it_is_heard),
         cmocka_unit_test(a_register_that_lost_epochs_refuses_everything),
         cmocka_unit_test(a_new_lineage_starts_with_its_holders_first_change),
+        cmocka_unit_test(nothing_is_granted_in_a_lineage_that_is_over),
         cmocka_unit_test(a_lineage_may_begin_above_epoch_1),
         cmocka_unit_test(only_the_holder_pairs_hands_over_and_retakes),
         cmocka_unit_test(a_change_is_compared_stored_and_kept),

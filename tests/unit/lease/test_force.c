@@ -62,9 +62,17 @@ static void a_force_is_recorded_before_it_is_done(void **state)
     assert_true(r->hold == E(r->lineage.first, 0) && r->seen == r->hold && r->alone);
     assert_true(t.out.a[promote].forced && t.out.a[promote].epoch == r->hold);
     assert_non_null(t_action(&t, LEASE_ACT_EVENT));
+    /* the epoch stands nowhere yet: nobody is told of it, not even who asks */
+    struct lease_event ping = {.type = LEASE_EV_MSG};
+    ping.msg = (struct lease_msg){
+        .type = LEASE_PING, .from = an_id("B", 2), .instance = 9, .epoch = E(5, 2)};
+    t_feed(&t, LEASE_EV_PING_UP);
+    t_event(&t, &ping);
+    assert_false(t_sends(&t, LEASE_NACK) || t_sends(&t, LEASE_PING));
     t_feed(&t, LEASE_EV_PROMOTE_DONE);
+    t_event(&t, &ping);
+    assert_true(t_sends(&t, LEASE_NACK));
     assert_int_equal(t_state(&t), DMT_LEASE_HOLDER_ALONE);
-    assert_int_equal(t_action(&t, LEASE_ACT_GATE)->mode, LEASE_GATE_ALONE);
 }
 
 /* The epoch lies above the register's, too, as far as it is known. */
