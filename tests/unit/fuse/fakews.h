@@ -29,12 +29,16 @@ struct fake_node {
 
 struct dmt_ws {
     pthread_mutex_t lock;
+    pthread_cond_t unheld;
     struct fake_node n[FAKE_NODES]; /* index = inode number */
     uint64_t seq;
     /* hooks */
     enum { ACK_AT_ONCE, ACK_PARK, ACK_FAIL } acks;
     bool park_syncs, cold;
     int snapshots; /* so many in .snapshots: s0, s1 ... */
+    bool hold_cold; /* a read that may wait does, until this is false */
+    int held_cold;
+    void (*handles)(uint64_t node, const char *name); /* called inside write (NULL) and unlink */
     /* what happened */
     struct dmt_op last;
     bool last_kill;
@@ -54,6 +58,7 @@ static void fake_reset(void)
         free(fake.n[i].data);
     memset(&fake, 0, sizeof(fake));
     pthread_mutex_init(&fake.lock, NULL);
+    pthread_cond_init(&fake.unheld, NULL);
     fake.n[1].used = true;
     fake.n[1].st = (struct stat){.st_ino = 1, .st_mode = S_IFDIR | 0755, .st_nlink = 2};
 }
@@ -77,6 +82,14 @@ static void fake_rename(uint64_t ino, const char *name)
 {
     pthread_mutex_lock(&fake.lock);
     snprintf(fake.n[ino].name, sizeof(fake.n[ino].name), "%s", name);
+    pthread_mutex_unlock(&fake.lock);
+}
+
+static void fake_let_read(void)
+{
+    pthread_mutex_lock(&fake.lock);
+    fake.hold_cold = false;
+    pthread_cond_broadcast(&fake.unheld);
     pthread_mutex_unlock(&fake.lock);
 }
 
@@ -292,6 +305,8 @@ int dmt_ws_link(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, uint64_t pa
 
 int dmt_ws_unlink(struct dmt_ws *ws, struct dmt_op *op, uint64_t parent, const char *name, bool dir)
 {
+    if (ws->handles)
+        ws->handles(parent, name);
     pthread_mutex_lock(&ws->lock);
     struct fake_node *n = fake_find(parent, name);
     if (!n)
@@ -372,6 +387,8 @@ int dmt_ws_stale(struct dmt_ws *ws, uint64_t **ret, size_t *ret_n)
 int dmt_ws_write(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, const void *p, size_t len,
                  uint64_t off, bool kill_suidgid)
 {
+    if (ws->handles)
+        ws->handles(node, NULL);
     pthread_mutex_lock(&ws->lock);
     struct fake_node *n = fake_get(node);
     if (!n)
@@ -397,6 +414,9 @@ ssize_t dmt_ws_read(struct dmt_ws *ws, uint64_t node, void *buf, size_t len, uin
     struct fake_node *n = fake_get(node);
     if (!n || (ws->cold && nowait))
         return fake_done(n ? -EAGAIN : -ENOENT);
+    ws->held_cold += ws->hold_cold;
+    while (ws->hold_cold)
+        pthread_cond_wait(&ws->unheld, &ws->lock);
     uint64_t size = (uint64_t)n->st.st_size;
     size_t left = off >= size ? 0 : size - off < len ? (size_t)(size - off) : len;
     memcpy(buf, n->data ? n->data + off : "", left);

@@ -30,6 +30,7 @@
 
 static char scratch[64], dir[96], loop_dev[64];
 static struct dmt_fuse *fuse;
+static int fuse_fd;
 static atomic_int destroyed, ended, end_err;
 
 /* --- the mount ------------------------------------------------------------------------------- */
@@ -82,6 +83,7 @@ static void serve(bool block, int readers)
     atomic_store(&ended, 0);
     conf.fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
     assert_true(conf.fd >= 0);
+    fuse_fd = conf.fd;
     if (block)
         attach_loop();
     (void)snprintf(data, sizeof(data),
@@ -183,6 +185,7 @@ static pid_t begin(void (*fn)(void))
 {
     pid_t pid = fork();
     if (pid == 0) {
+        (void)close(fuse_fd); /* the connection must end with the server */
         if (chdir(dir) != 0)
             _exit(2);
         fn();
@@ -268,9 +271,8 @@ static void every_call(void)
     SO(truncate("d/b2", 3) == 0 && file_is("d/b2", "hel"));
     SO(chmod("d/b2", 0600) == 0 && stat("d/b2", &st) == 0 && (st.st_mode & 07777) == 0600);
     SO(statvfs(".", &sv) == 0 && sv.f_blocks == 1000 && sv.f_namemax == 255);
-    put_file("d/b2",
-             "new"); /* O_TRUNC must have reached the server, or the rest of the old would show */
-    SO(file_is("d/b2", "new"));
+    put_file("d/b2", "n"); /* O_TRUNC must reach the server, or the rest of the old shows */
+    SO(file_is("d/b2", "n"));
     SO(unlink("l") == 0 && unlink("fifo") == 0 && unlink("dev") == 0);
 }
 
@@ -331,6 +333,27 @@ static void opens_cost_no_request(void **state)
     client(read_it);
     dmt_fuse_stats(fuse, &b);
     assert_int_equal(a.requests, b.requests);
+}
+
+static void write_200(void)
+{
+    char block[4096] = {0};
+    int fd = open("f", O_WRONLY);
+    SO(fd >= 0);
+    for (int i = 0; i < 200; i++)
+        SO(pwrite(fd, block, sizeof(block), (off_t)i * 4096) == 4096);
+}
+
+/* The kernel asks for security.capability before each write unless the server clears it itself. */
+static void writes_cost_one_request(void **state)
+{
+    struct dmt_fuse_stats a, b;
+    (void)state;
+    client(make_f);
+    dmt_fuse_stats(fuse, &a);
+    client(write_200);
+    dmt_fuse_stats(fuse, &b);
+    assert_in_range(b.requests - a.requests, 200, 220);
 }
 
 static void write_as_nobody(void)
@@ -611,6 +634,59 @@ static void changes_behind_the_kernel(void **state)
     client(stat_g_gone);
 }
 
+static bool read_is_held(void)
+{
+    return FAKE_GET(held_cold) == 1;
+}
+
+/* One reader: what waits for a disk must not keep it from those that need none. */
+static void slow_calls_leave_the_reader(void **state)
+{
+    (void)state;
+    client(make_f);
+    FAKE_SET(cold, true);
+    FAKE_SET(hold_cold, true);
+    FAKE_SET(park_syncs, true);
+    forget(DMT_FUSE_INVAL_INODE, 2, "");
+    pid_t reading = begin(read_it);
+    bool held = wait_for(read_is_held);
+    pid_t syncing = begin(fsync_f);
+    bool parked = wait_for(one_parked);
+    int between = finish(begin(mkdir_w));
+    fake_let_read();
+    fake_release(0);
+    assert_true(held && parked);
+    assert_int_equal(between, 0);
+    assert_int_equal(finish(reading), 0);
+    assert_int_equal(finish(syncing), 0);
+}
+
+static void told_inside(uint64_t node, const char *name)
+{
+    struct dmt_fuse_inval v = {.kind = name ? DMT_FUSE_INVAL_ENTRY : DMT_FUSE_INVAL_INODE,
+                               .ino = node};
+    snprintf(v.name, sizeof(v.name), "%s", name ? name : "");
+    DMT_ASSERT(dmt_fuse_invalidate(fuse, &v, 1, NULL, NULL) == 0);
+}
+
+static void write_and_unlink(void)
+{
+    int fd = open("f", O_RDWR);
+    SO(fd >= 0 && file_is("f", "cached"));
+    SO(pwrite(fd, "C", 1, 0) == 1 && pwrite(fd, "D", 1, 5) == 1);
+    SO(file_is("f", "CacheD") && unlink("f") == 0);
+}
+
+/* The client of a write holds the lock of the page, that of an unlink the one of the directory, until
+ * it is answered; the kernel wants both for what it is told to forget. */
+static void handlers_may_tell_the_kernel(void **state)
+{
+    (void)state;
+    client(make_f);
+    fake.handles = told_inside;
+    client(write_and_unlink);
+}
+
 static int entries_of(const char *name)
 {
     int n = 0;
@@ -768,9 +844,11 @@ int main(void)
         cmocka_unit_test_setup_teardown(all_calls_arrive, plain_two, teardown),
         cmocka_unit_test_setup_teardown(directories_are_read_whole, plain_one, teardown),
         cmocka_unit_test_setup_teardown(opens_cost_no_request, plain_one, teardown),
+        cmocka_unit_test_setup_teardown(writes_cost_one_request, plain_one, teardown),
         cmocka_unit_test_setup_teardown(kill_suidgid_is_seen, plain_one, teardown),
         cmocka_unit_test_setup_teardown(o_tmpfile, plain_one, teardown),
         cmocka_unit_test_setup_teardown(cold_reads_go_to_the_pool, plain_one, teardown),
+        cmocka_unit_test_setup_teardown(slow_calls_leave_the_reader, plain_one, teardown),
         cmocka_unit_test_setup_teardown(replies_wait_for_the_acknowledgement, plain_one, teardown),
         cmocka_unit_test_setup_teardown(a_refused_acknowledgement_is_the_answer, plain_one,
                                         teardown),
@@ -781,6 +859,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(killed_after_an_ordinary_signal, plain_one, teardown),
         cmocka_unit_test_setup_teardown(stop_answers_what_waits, plain_one, teardown),
         cmocka_unit_test_setup_teardown(changes_behind_the_kernel, plain_one, teardown),
+        cmocka_unit_test_setup_teardown(handlers_may_tell_the_kernel, plain_one, teardown),
         cmocka_unit_test_setup_teardown(snapshots_are_never_cached, plain_one, teardown),
         cmocka_unit_test_setup_teardown(syncfs_and_destroy_arrive, block_one, teardown),
         cmocka_unit_test_setup_teardown(latency_is_held_while_requests_come, plain_latency,

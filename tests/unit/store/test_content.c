@@ -255,6 +255,46 @@ static void mapped_reads_stay_valid(void **state)
     ts_free(t);
 }
 
+static void *checkpoint_thread(void *arg)
+{
+    ts_checkpoint(arg);
+    return NULL;
+}
+
+/* Rows are read on a connection of its own, and a change needs none: while the transaction of a
+ * checkpoint is open, and its COMMIT waits for the disk, nobody else does. */
+static void others_go_on_during_a_commit(void **state)
+{
+    (void)state;
+    struct ts *t = ts_new();
+    struct dmt_inode n;
+    pthread_t checkpointer;
+    for (uint64_t ino = 2; ino < 300; ino++)
+        ts_file(t, ino);
+    ts_cold(t);
+    for (uint64_t ino = 2; ino < 100; ino++)
+        ts_inode(t, ino, 10);
+    ts_freeze(t);
+    faultio_match(t->fio, "workspace.db");
+    faultio_hold(t->fio, FAULTIO_SYNC);
+    OK(pthread_create(&checkpointer, NULL, checkpoint_thread, t));
+    faultio_wait_held(t->fio, 1);
+    (void)alarm(60); /* whoever waits here waits for ever */
+    pthread_mutex_lock(&t->mutex);
+    for (uint64_t ino = 2; ino < 300; ino++) {
+        OK(dmt_store_inode_get(t->st, DMT_LIVE, ino, &n));
+        assert_int_equal(n.size, ino < 100 ? 10 : 0);
+    }
+    ts_fill(t, 200, 0, 40000, 'a');
+    pthread_mutex_unlock(&t->mutex);
+    (void)alarm(0);
+    faultio_release(t->fio);
+    OK(pthread_join(checkpointer, NULL));
+    ts_expect(t, DMT_LIVE, 200, 0, 40000, 'a');
+    assert_int_equal(ts_findings(t), 0);
+    ts_free(t);
+}
+
 static void freed_space_survives_a_crash(void **state)
 {
     (void)state;
@@ -321,6 +361,7 @@ int main(void)
                                        cmocka_unit_test(births_are_exact),
                                        cmocka_unit_test(changed_while_frozen),
                                        cmocka_unit_test(mapped_reads_stay_valid),
+                                       cmocka_unit_test(others_go_on_during_a_commit),
                                        cmocka_unit_test(unknown_files_go_with_their_inode),
                                        cmocka_unit_test(freed_space_survives_a_crash)};
     return cmocka_run_group_tests(tests, NULL, NULL);
