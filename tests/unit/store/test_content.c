@@ -295,6 +295,44 @@ static void others_go_on_during_a_commit(void **state)
     ts_free(t);
 }
 
+struct wal_order {
+    bool unsynced;
+    unsigned removals, early;
+};
+
+static void watch_wal(void *ctx, unsigned kind, const char *path)
+{
+    struct wal_order *o = ctx;
+    if (strstr(path, "workspace.db-wal") && kind == FAULTIO_WRITE)
+        o->unsynced = true;
+    else if (strstr(path, "workspace.db-wal") && kind == FAULTIO_SYNC)
+        o->unsynced = false;
+    else if (strstr(path, "/data/") && kind == FAULTIO_UNLINK) {
+        o->removals++;
+        o->early += o->unsynced;
+    }
+}
+
+/* What a COMMIT frees goes when that COMMIT is on the disk, and not with the next sync of the WAL. */
+static void commits_are_durable_at_once(void **state)
+{
+    (void)state;
+    struct ts *t = ts_new();
+    struct wal_order o = {.unsynced = false};
+    ts_file(t, 2);
+    ts_ref(t, 2, 0, 1 << 20, 'a', true);
+    OK(dmt_store_ref_sync(t->st, &t->lk, 2));
+    OK(dmt_store_mark(t->st, 2, t->seq, true));
+    ts_checkpoint(t);
+    faultio_watch(t->fio, watch_wal, &o);
+    OK(dmt_store_inode_del(t->st, 2, ++t->seq));
+    ts_checkpoint(t);
+    faultio_watch(t->fio, NULL, NULL);
+    assert_int_equal(o.removals, 1);
+    assert_int_equal(o.early, 0);
+    ts_free(t);
+}
+
 static void freed_space_survives_a_crash(void **state)
 {
     (void)state;
@@ -362,6 +400,7 @@ int main(void)
                                        cmocka_unit_test(changed_while_frozen),
                                        cmocka_unit_test(mapped_reads_stay_valid),
                                        cmocka_unit_test(others_go_on_during_a_commit),
+                                       cmocka_unit_test(commits_are_durable_at_once),
                                        cmocka_unit_test(unknown_files_go_with_their_inode),
                                        cmocka_unit_test(freed_space_survives_a_crash)};
     return cmocka_run_group_tests(tests, NULL, NULL);
