@@ -445,12 +445,18 @@ static int take_dentry(struct dmt_patch *p, struct dmt_cur *c)
     struct dmt_cur look = *c;
     uint32_t n;
     uint64_t died = dmt_get_u64(&look), parent = dmt_get_u64(&look);
-    (void)dmt_get_bytes(&look, &n);
+    const void *name = dmt_get_bytes(&look, &n);
     (void)dmt_get_u64(&look);
     uint64_t cookie = dmt_get_u32(&look);
     int r = look.bad ? DMT_E_CORRUPT : enter(p, parent);
     if (r == 0 && !died)
         r = !p->is_dir ? DMT_E_CORRUPT : advance(p, cookie, cookie + 1);
+    /* What has this place here goes, and so does the name where it was: a rename may have passed on
+     * either. */
+    if (r == 0 && !died)
+        r = cut(p, cookie, cookie + 1);
+    if (r == 0 && !died)
+        r = store_exec(&p->db, SQL_DENTRY_DEL, "ib", parent, name, (size_t)n);
     return r == 0 ? store_take_dentry(&p->db, c) : r;
 }
 

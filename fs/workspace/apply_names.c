@@ -13,17 +13,19 @@
 
 #include "fs/workspace/ws.h"
 
+/* cookie 0: the directory's next one. */
 static int dir_add(struct dmt_ws *ws, const struct dmt_rec *r, uint64_t parent,
-                   struct dmt_span name, uint64_t ino, uint32_t type)
+                   struct dmt_span name, uint64_t ino, uint32_t type, uint32_t cookie)
 {
     struct dmt_inode dir;
     int e = dmt_store_inode_get(ws->st, DMT_LIVE, parent, &dir);
     if (e < 0)
         return e;
-    e = dmt_store_dentry_put(ws->st, parent, name.p, name.n, ino, type, dir.next_cookie, r->seq);
+    e = dmt_store_dentry_put(ws->st, parent, name.p, name.n, ino, type,
+                             cookie ? cookie : dir.next_cookie, r->seq);
     if (e < 0)
         return e;
-    dir.next_cookie++;
+    dir.next_cookie += cookie == 0;
     dir.nlink += S_ISDIR(type) ? 1 : 0;
     dir.mtime = r->time_ns;
     ws_touch(&dir, r);
@@ -104,7 +106,7 @@ static int apply_make(struct dmt_ws *ws, const struct dmt_rec *r, const struct d
     if (e == 0 && !named)
         e = ws_map_put(&ws->orphans, n.ino, 1);
     if (e == 0 && named)
-        e = dir_add(ws, r, m->parent, m->name, m->ino, m->mode & S_IFMT);
+        e = dir_add(ws, r, m->parent, m->name, m->ino, m->mode & S_IFMT, 0);
     return e;
 }
 
@@ -119,7 +121,7 @@ static int apply_link(struct dmt_ws *ws, const struct dmt_rec *r, const struct d
     ws_map_del(&ws->orphans, l->ino);
     ws_touch(&n, r);
     e = dmt_store_inode_put(ws->st, &n);
-    return e < 0 ? e : dir_add(ws, r, l->parent, l->name, l->ino, n.mode & S_IFMT);
+    return e < 0 ? e : dir_add(ws, r, l->parent, l->name, l->ino, n.mode & S_IFMT, 0);
 }
 
 static int apply_unlink(struct dmt_ws *ws, const struct dmt_rec *r, const struct dmt_rec_UNLINK *u)
@@ -147,17 +149,33 @@ static int exchange(struct dmt_ws *ws, const struct dmt_rec *r, const struct dmt
     if (e == 0)
         e = dir_del(ws, r, m->newparent, m->newname, b->mode);
     if (e == 0)
-        e = dir_add(ws, r, m->parent, m->name, b->ino, b->mode & S_IFMT);
+        e = dir_add(ws, r, m->parent, m->name, b->ino, b->mode & S_IFMT, 0);
     if (e == 0)
-        e = dir_add(ws, r, m->newparent, m->newname, a->ino, a->mode & S_IFMT);
+        e = dir_add(ws, r, m->newparent, m->newname, a->ino, a->mode & S_IFMT, 0);
     if (e == 0)
         e = moved(ws, r, a, m->newparent);
     return e < 0 ? e : moved(ws, r, b, m->parent);
 }
 
+/* The cookie of the renamed entry, 0 for a new one. Who lists the directory meanwhile sees each name
+ * that is there all the time once: a replaced name stays where it was, and so does an entry that
+ * only changes its name (docs/decisions/0023). */
+static int place_of(struct dmt_ws *ws, const struct dmt_rec_RENAME *m, uint32_t *ret)
+{
+    struct dmt_dentry d = {.cookie = 0};
+    int e = 0;
+    if (m->flags & DMT_RENAME_PLACE && m->replaced)
+        e = dmt_store_dentry_get(ws->st, DMT_LIVE, m->newparent, m->newname.p, m->newname.n, &d);
+    else if (m->flags & DMT_RENAME_PLACE && m->parent == m->newparent)
+        e = dmt_store_dentry_get(ws->st, DMT_LIVE, m->parent, m->name.p, m->name.n, &d);
+    *ret = d.cookie;
+    return e;
+}
+
 static int apply_rename(struct dmt_ws *ws, const struct dmt_rec *r, const struct dmt_rec_RENAME *m)
 {
     struct dmt_inode n, old;
+    uint32_t cookie;
     int e = dmt_store_inode_get(ws->st, DMT_LIVE, m->ino, &n);
     if (e == 0 && m->replaced)
         e = dmt_store_inode_get(ws->st, DMT_LIVE, m->replaced, &old);
@@ -165,7 +183,8 @@ static int apply_rename(struct dmt_ws *ws, const struct dmt_rec *r, const struct
         return e;
     if (m->flags & RENAME_EXCHANGE)
         return exchange(ws, r, m, &n, &old);
-    if (m->replaced) {
+    e = place_of(ws, m, &cookie);
+    if (e == 0 && m->replaced) {
         if (S_ISREG(n.mode) && S_ISREG(old.mode))
             e = dmt_store_keep_replace(ws->st, m->ino, m->replaced, r->seq);
         if (e == 0)
@@ -176,7 +195,7 @@ static int apply_rename(struct dmt_ws *ws, const struct dmt_rec *r, const struct
     if (e == 0)
         e = dir_del(ws, r, m->parent, m->name, n.mode);
     if (e == 0)
-        e = dir_add(ws, r, m->newparent, m->newname, m->ino, n.mode & S_IFMT);
+        e = dir_add(ws, r, m->newparent, m->newname, m->ino, n.mode & S_IFMT, cookie);
     return e < 0 ? e : moved(ws, r, &n, m->newparent);
 }
 

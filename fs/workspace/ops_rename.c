@@ -2,8 +2,8 @@
  *
  * Owns nothing. The matrix: a name onto a link of the same inode does nothing; a directory only
  * onto an empty directory or a free name, never below itself; RENAME_NOREPLACE refuses a taken
- * name; RENAME_EXCHANGE needs both and swaps them, with a new cookie each; RENAME_WHITEOUT is not
- * supported. No room is asked for: a rename must work on a full disk. Thread: any.
+ * name; RENAME_EXCHANGE needs both and swaps them, with a new cookie each; any other keeps the place
+ * in the directory where it can (DMT_RENAME_PLACE). RENAME_WHITEOUT is not supported. No room is asked for: a rename must work on a full disk. Thread: any.
  */
 #include <errno.h>
 #include <linux/fs.h>
@@ -107,6 +107,8 @@ static int do_rename(struct dmt_ws *ws, struct dmt_op *op, struct dmt_body *b, c
     m->replaced = e.have_dst ? e.dst.ino : 0;
     bool last =
         e.have_dst && !(m->flags & RENAME_EXCHANGE) && (S_ISDIR(e.dst.mode) || e.dst.nlink <= 1);
+    if (!(m->flags & RENAME_EXCHANGE))
+        m->flags |= DMT_RENAME_PLACE;
     m->orphan = last && ws_in_use(ws, e.dst.ino);
     return ws_log(ws, op, b, 0);
 }

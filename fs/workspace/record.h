@@ -48,6 +48,8 @@
     /* report: after a failover or power cut this file's unsynced bulk data is missing; fallback 1 = older content, 0 = cut */ \
     REC(INCOMPLETE, 19, F(U64, ino) F(U8, fallback) F(U64, missing_bytes) F(U64, size) F(STR, path))
 
+/* RENAME, beside RENAME_NOREPLACE (1) and RENAME_EXCHANGE (2) */
+#define DMT_RENAME_PLACE  8u /* the entry takes the cookie of what it replaces, or keeps its own in its directory */
 #define DMT_SET_MODE      1u
 #define DMT_SET_UID       2u
 #define DMT_SET_GID       4u

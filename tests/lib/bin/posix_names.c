@@ -325,6 +325,42 @@ static void telldir_stable(void)
     WANT(n == STEPS + 2 - 1000 + 500);
 }
 
+#define RENAMED 700
+
+/* Who renames what he lists comes to an end; who saves what he lists (a new file renamed over the old
+ * one) sees each name once. */
+static void rename_while_listing(void)
+{
+    static int seen[RENAMED];
+    char name[32], to[40];
+    int renamed = 0, n = 0;
+    struct dirent *e;
+    for (int i = 0; i < RENAMED; i++) {
+        (void)snprintf(name, sizeof(name), "f%d", i);
+        WANT(put(name, ""));
+    }
+    DIR *d = opendir(".");
+    while ((e = readdir(d)) && n < 4 * RENAMED) {
+        if (e->d_name[0] != 'f')
+            continue;
+        n++;
+        WANT(put("new", "") && rename("new", e->d_name) == 0);
+        seen[atoi(e->d_name + 1)]++;
+    }
+    closedir(d);
+    for (int i = 0; i < RENAMED; i++)
+        WANT(seen[i] == 1);
+    d = opendir(".");
+    while ((e = readdir(d)) && renamed < 4 * RENAMED) {
+        if (e->d_name[0] == '.')
+            continue;
+        (void)snprintf(to, sizeof(to), "g%d", renamed++);
+        WANT(rename(e->d_name, to) == 0);
+    }
+    closedir(d);
+    WANT(renamed >= RENAMED && renamed < 4 * RENAMED);
+}
+
 static void types(void)
 {
     struct stat st;
@@ -502,6 +538,7 @@ static const struct posix_case cases[] = {
     {"directory_links", directory_links},
     {"large_directory", large_directory},
     {"telldir_stable", telldir_stable},
+    {"rename_while_listing", rename_while_listing},
     {"types", types},
     {"symlinks", symlinks},
     {"removed_cwd", removed_cwd},

@@ -633,14 +633,58 @@ static void readdir_goes_on_after_changes(void **state)
     fx_file(f, d, "c");
     assert_int_equal(dmt_ws_readdir(f->ws, d, 0, false, list_fn, &l), 0);
     fx_unlink(f, d, "a");
-    fx_rename(f, d, "b", d, "z"); /* a new cookie: seen again under the new name only */
+    fx_rename(f, d, "b", d, "z"); /* it was seen as b, and stays where it is */
     fx_file(f, d, "a");
     l.max = 100;
     assert_int_equal(dmt_ws_readdir(f->ws, d, l.last, false, list_fn, &l), 0);
-    assert_int_equal(l.n, 7);
+    assert_int_equal(l.n, 6);
     assert_string_equal(l.names[4], "c");
-    assert_string_equal(l.names[5], "z");
-    assert_string_equal(l.names[6], "a");
+    assert_string_equal(l.names[5], "a");
+}
+
+static void expect_list(struct fx *f, uint64_t dir, const char *want)
+{
+    struct listing l = {.max = 100};
+    char got[256] = "";
+    assert_int_equal(dmt_ws_readdir(f->ws, dir, 2, false, list_fn, &l), 0);
+    for (int i = 0; i < l.n; i++)
+        (void)snprintf(got + strlen(got), sizeof(got) - strlen(got), " %s", l.names[i]);
+    assert_string_equal(got, want);
+}
+
+/* Within a directory a rename changes the name alone, also of what has been written to the database
+ * or is only there; a name that is replaced stays at its place, wherever the new file comes from; all
+ * else comes to the end. */
+static void renames_keep_the_place(void **state)
+{
+    struct fx *f = *state;
+    for (int how = 0; how < 3; how++) {
+        uint64_t d = fx_dir(f, DMT_ROOT, how == 0 ? "d" : how == 1 ? "e" : "f"), other;
+        for (const char *n = "a\0b\0c\0d\0e\0"; *n; n += 2)
+            fx_file(f, d, n);
+        other = fx_dir(f, d, "s");
+        fx_file(f, other, "x");
+        fx_file(f, other, "y");
+        if (how == 1)
+            fx_checkpoint(f);
+        if (how == 2)
+            fx_reopen(f);
+        fx_rename(f, d, "b", d, "z");
+        fx_rename(f, d, "z", d, "b2");
+        expect_list(f, d, " a b2 c d e s");
+        fx_rename(f, d, "e", d, "c"); /* over one that is there */
+        expect_list(f, d, " a b2 c d s");
+        fx_rename(f, other, "x", d, "d");
+        expect_list(f, d, " a b2 c d s");
+        fx_rename(f, other, "y", d, "e");
+        expect_list(f, d, " a b2 c d s e");
+        assert_int_equal(fx_try_rename(f, d, "a", d, "c", RENAME_EXCHANGE), 0);
+        expect_list(f, d, " b2 d s e a c");
+        fx_checkpoint(f);
+        expect_list(f, d, " b2 d s e a c");
+        fx_reopen(f);
+        expect_list(f, d, " b2 d s e a c");
+    }
 }
 
 static void statfs_and_quota(void **state)
@@ -721,6 +765,7 @@ int main(void)
         T(access_acl_and_mode_agree),
         T(readdir_gives_each_entry_once),
         T(readdir_goes_on_after_changes),
+        T(renames_keep_the_place),
         T(statfs_and_quota),
         T(standby_without_space_is_enospc_before_the_write),
     };

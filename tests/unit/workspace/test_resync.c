@@ -349,6 +349,32 @@ static void the_old_state_stays(void **state)
     follows_again(p, &w);
 }
 
+/* A rename passes a place in the directory, or a name, on: to what has another one here. */
+static void renamed_entries(void **state)
+{
+    struct pair *p = *state;
+    struct fx *a = &p->a;
+    struct wire wire = {.left = -1};
+    uint64_t dir = fx_dir(a, DMT_ROOT, "d");
+    struct dmt_snapshot s;
+    struct dmt_err err = {0};
+    for (const char *n = "a\0b\0c\0e\0f\0g\0h\0"; *n; n += 2)
+        fx_text(a, fx_file(a, dir, n), n, 0);
+    fx_check(dmt_ws_snap_create(a->ws, "s", "", &s, &err), &err);
+    pair_send(a, &p->b, UINT64_MAX);
+    pair_apply(&p->b);
+    struct dmt_store_ident id = stop(&p->b);
+    fx_rename(a, dir, "b", dir, "z"); /* its place has another name there */
+    fx_unlink(a, dir, "g");
+    fx_rename(a, dir, "c", dir, "g"); /* and this name has another place, further on */
+    fx_rename(a, dir, "h", dir, "e"); /* this place and name are another file's */
+    assert_int_equal(attempt(a, &p->b, &id, UINT64_MAX, &wire), 0);
+    take_over(&p->b);
+    all_equal(p);
+    struct work w = {.x = 1};
+    follows_again(p, &w);
+}
+
 /* 16 MiB are there, a little of it changes: a little is sent. */
 static void little_is_sent_for_little(void **state)
 {
@@ -415,6 +441,7 @@ int main(void)
         cmocka_unit_test(histories_that_parted),
         cmocka_unit_test_setup_teardown(from_nothing, pair_setup, pair_teardown),
         cmocka_unit_test_setup_teardown(the_old_state_stays, pair_setup, pair_teardown),
+        cmocka_unit_test_setup_teardown(renamed_entries, pair_setup, pair_teardown),
         cmocka_unit_test_setup_teardown(little_is_sent_for_little, pair_setup, pair_teardown),
         cmocka_unit_test_setup_teardown(small_writes_at_the_end_are_little, pair_setup,
                                         pair_teardown),
