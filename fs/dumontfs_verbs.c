@@ -81,7 +81,7 @@ static json_t *json_bytes(const char *s, size_t n)
     return v;
 }
 
-static int change_add(void *ctx, char kind, const char *path, const char *from)
+int verb_change_add(void *ctx, char kind, const char *path, const char *from)
 {
     char k[2] = {kind, '\0'};
     json_t *o = json_pack("{s:s, s:o}", "kind", k, "path", json_bytes(path, strlen(path)));
@@ -112,10 +112,12 @@ static int view_of(struct call *c, const char *name, uint64_t *ret)
 static json_t *snap_diff(struct call *c)
 {
     uint64_t from, to;
+    if (strncmp(verb_arg(c, "from"), "branch/", 7) == 0 && !*verb_arg(c, "to"))
+        return branch_diff(c, verb_arg(c, "from") + 7);
     if (view_of(c, verb_arg(c, "from"), &from) != 0 || view_of(c, verb_arg(c, "to"), &to) != 0)
         return NULL;
     json_t *list = json_array();
-    if (dmt_ws_diff(c->ws, from, to, change_add, list, c->err) != 0) {
+    if (dmt_ws_diff(c->ws, from, to, verb_change_add, list, c->err) != 0) {
         json_decref(list);
         return NULL;
     }
@@ -220,7 +222,7 @@ static json_t *rollback(struct call *c)
     struct dmt_rollback rb = {.snapshot = verb_arg(c, "snapshot"),
                               .paths = n ? paths : NULL,
                               .dry_run = json_is_true(json_object_get(c->req, "dry_run")),
-                              .fn = change_add,
+                              .fn = verb_change_add,
                               .ctx = changes};
     uint64_t incomplete = 0;
     int rc = *verb_arg(c, "to") ? 0 : paths_exist(c, paths, rb.snapshot);
@@ -323,15 +325,6 @@ static json_t *incomplete(struct call *c)
     return list;
 }
 
-static json_t *branch_extract(struct call *c)
-{
-    const char *name = verb_arg(c, "branch");
-    if (strncmp(name, "branch/", 7) == 0)
-        name += 7;
-    return dmt_ws_branch_extract(c->ws, name, verb_arg(c, "dir"), c->err) == 0 ? json_object()
-                                                                               : NULL;
-}
-
 /* The agent: "up to `taken` the controller has them"; what is left. */
 static json_t *events(struct call *c)
 {
@@ -413,7 +406,7 @@ static const struct {
     {"standby.view", false, standby_view},
     {"checkpoint", true, checkpoint},
     {"incomplete", true, incomplete},
-    {"branch.extract", true, branch_extract},
+    {"branch.extract", true, verb_branch_extract},
     {"events", false, events},
     {"notice", false, notice},
     {"stop", false, stop},

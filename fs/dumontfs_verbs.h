@@ -49,5 +49,10 @@ json_t *verb_handover(struct call *c);
 json_t *verb_promote(struct call *c);
 json_t *verb_promote_forced(struct call *c); /* dumontfs_lineage.c */
 json_t *verb_fence(struct call *c);
+/* Adds {kind, path, from} to a JSON array. */
+int verb_change_add(void *ctx, char kind, const char *path, const char *from);
+/* dumontfs_branch.c */
+json_t *verb_branch_extract(struct call *c);
+json_t *branch_diff(struct call *c, const char *name); /* from the branch to now */
 
 #endif

@@ -23,13 +23,21 @@ cp "$M/d/big" "$SCRATCH/big"
 sync "$M/f"
 check "all of it is there" at a dumont flush w --to standby
 
+# diff_of N BRANCH: how it differs from now, asked where it is
+diff_of() {
+    local lines
+    lines=$(at a dumont snapshot diff w "$2")
+    check "$1: diff: what was written on both sides differs" grep -qx 'M /mine' <<<"$lines"
+    check "$1: diff: what only the branch has is not here" grep -qx "D /new$1" <<<"$lines"
+    check_eq "$1: diff: what it did not touch is not in it" "$(grep -c 'd/big\|/f$' <<<"$lines")" 0
+}
 # parted N cut|resync: parted and back; resync: a checkpoint of the old holder lies beyond where they part
 parted() {
     local n=$1 epoch
     epoch=$(get a .epoch)
     pair_link w blackhole >/dev/null
     # calls that return, and calls that wait when the lease has ended: both are logged there
-    start "late$n" bash -c "echo late$n >$M/mine; echo new$n >$M/new$n; rm -f $M/gone; mv $M/d/big $M/moved; for i in \$(seq 200); do echo \$i >$M/d/\$i || exit; done"
+    start "late$n" bash -c "echo lat$n >$M/mine; echo new$n >$M/new$n; rm -f $M/gone; mv $M/d/big $M/moved; for i in \$(seq 200); do echo \$i >$M/d/\$i || exit; done"
     check "$n: the old holder writes" wait_until 20 test -e "$M/new$n"
     [ "$2" = cut ] || printf '{"cmd":"checkpoint"}\n' | "$BIN/ctl" "$SCRATCH/a/run/w.sock" >/dev/null
     check "$n: a person promotes the standby" at b dumont promote w
@@ -48,7 +56,8 @@ parted() {
     check "$n: compared file by file" at ctl dumont verify w
     rm -rf "$SCRATCH/out"
     check "$n: the branch is written as files, on the standby" at a dumont restore w "$SCRATCH/out" --branch "branch/epoch-$epoch-a"
-    check_eq "$n: with what only the old holder had" "$(cat "$SCRATCH/out/mine" "$SCRATCH/out/new$n" | tr '\n' ' ')" "late$n new$n "
+    check_eq "$n: with what only the old holder had" "$(cat "$SCRATCH/out/mine" "$SCRATCH/out/new$n" | tr '\n' ' ')" "lat$n new$n "
+    diff_of "$n" "branch/epoch-$epoch-a"
     check "$n: and none of it is in the workspace" not test -e "$B/new$n"
     check "$n: hand it back" at b dumont handover w
     check "$n: it is mounted there" wait_until 30 mountpoint -q "$M"
@@ -58,6 +67,10 @@ parted() {
     rm -rf "$SCRATCH/out"
     check "$n: and written as files, on the holder" at a dumont restore w "$SCRATCH/out" --branch "branch/epoch-$epoch-a"
     check_eq "$n: the same" "$(cat "$SCRATCH/out/new$n")" "new$n"
+    diff_of "$n" "branch/epoch-$epoch-a"
+    cp "$SCRATCH/out/new$n" "$M/"
+    check_eq "$n: what was taken from it is no difference any more" "$(at a dumont snapshot diff w "branch/epoch-$epoch-a" | grep -c "/new$n$")" 0
+    rm "$M/new$n"
 }
 parted 1 cut
 check_eq "it was a cut" "$(grep -c 'resync: taking what differs' "$SCRATCH/a/log/w.log")" 0
