@@ -129,7 +129,8 @@
     X(XATTR_H_FORGET, "DELETE FROM xattr_h WHERE ino=?1 AND died>?2")                                                    \
     X(EXTENT_H_FORGET, "DELETE FROM extent_h WHERE ino=?1 AND died>?2 AND off>=?3 AND off<?4")                           \
     X(MISSING_H_FORGET, "DELETE FROM missing WHERE ino=?1 AND died>?2 AND off>=?3 AND off<?4")                           \
-    X(DATAFILE_IDLE, "SELECT ino,serial FROM datafile WHERE ino NOT IN (SELECT ino FROM inode)")                         \
+    X(DATAFILE_IDLE, "SELECT ino,serial FROM datafile f WHERE ino NOT IN (SELECT ino FROM inode) OR (serial>0 AND "      \
+                     "serial<(SELECT max(x.serial) FROM datafile x WHERE x.ino=f.ino))")                                 \
     /* sweep of history: a step starts behind the last key of the one before */                                          \
     X(SWEEP_INODE, "SELECT ino,died,seq FROM inode_h WHERE (ino,died)>(?1,?2) ORDER BY ino,died LIMIT ?3")               \
     X(SWEEP_INODE_DEL, "DELETE FROM inode_h WHERE ino=?1 AND died=?2")                                                   \

@@ -50,7 +50,7 @@ static void one_step(struct fx *f, struct work *w)
     char name[16], other[16];
     uint64_t dir, dir2, ino = a_file(f, w, &dir, name);
     struct dmt_op op = FX_OP(0);
-    switch (rnd(w, 14)) {
+    switch (rnd(w, 16)) {
     case 0:
         fx_unlink(f, dir, name);
         break;
@@ -85,6 +85,10 @@ static void one_step(struct fx *f, struct work *w)
         break;
     case 9:
         fx_checkpoint(f);
+        break;
+    case 10: /* a name that is free, or not */
+        snprintf(other, sizeof(other), "f%u", rnd(w, NAMES));
+        (void)fx_try_rename(f, dir, name, dir, other, 0);
         break;
     default:
         fx_fill(f, ino, 1 + rnd(w, 12000), rnd(w, 8) ? rnd(w, 20000) : rnd(w, 400000), 4096, w->x);
