@@ -26,7 +26,8 @@ check "its epoch is above 1" test "$(major a w)" -ge 4
 # restored_as NAME WORD...: with a standby from the first moment; then its holder is lost
 restored_as() {
     local name=$1 from
-    check "$name: restored, and in sync with a standby" pair_up "$@" --from "file://$SCRATCH/archive"
+    pair_up "$@" --from "file://$SCRATCH/archive" || die "$name: restored, it does not pair" "$(at a dumont status "$name" 2>&1)"
+    ok "$name: restored, and in sync with a standby"
     from=$(major a "$name")
     check "$name: its epochs go on from those of the archive ($from)" test "$from" -ge 4
     check_eq "$name: with its content" "$(cat "$PAIR_MOUNT/f" "$PAIR_MOUNT/f2" | tr '\n' ' ')" "first second "

@@ -89,6 +89,7 @@ ws_kill() {
 stopped() { [ -z "$(sed -n 's/^State:[[:space:]]*\([^TZ[:space:]]\).*/\1/p' "/proc/$1"/task/*/status)" ]; }
 ws_die() {
     local holder
+    [ "$1" -gt 1 ] 2>/dev/null || return 1 # no process: its parent would be 0, this whole group
     holder=$(ps -o ppid= -p "$1")
     kill -STOP $holder && wait_until 20 stopped $holder
     kill -KILL "$1" $holder && wait_until 30 not alive "$1"
