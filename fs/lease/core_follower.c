@@ -299,9 +299,9 @@ static void on_resync_ordered(struct lease_state *s, const struct lease_event *e
         s->asking = s->taking = false;
     }
     r->seen = e->epoch;
-    if (dmt_lineage_known(&e->lineage))
-        r->lineage = e->lineage; /* the store's, when it is done */
-    r->resync = true;            /* durable before the first change of the store */
+    if (dmt_lineage_known(&e->lineage)) /* the store's, when it is done */
+        r->lineage = e->lineage;
+    r->resync = true; /* durable before the first change of the store */
     s->claimed = false;
     lease_write(s, out);
     lease_act(out, LEASE_ACT_RESYNC);
