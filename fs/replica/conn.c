@@ -455,6 +455,23 @@ void replica_conn_pause(struct replica_conn *c, bool pause)
         replica_conn_close(c, 0, "cannot read from the socket");
 }
 
+static void set_frame_bytes(struct replica_conn *c, unsigned bytes)
+{
+    uv_os_fd_t fd;
+    int lowat = (int)bytes;
+    if (c->frame_bytes == bytes || uv_fileno((uv_handle_t *)&c->tcp, &fd) < 0)
+        return;
+    c->frame_bytes = bytes;
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &lowat, sizeof(lowat));
+}
+
+void replica_conn_tick(struct replica_conn *c)
+{
+    uv_os_fd_t fd;
+    if (!c->closing && c->connected && uv_fileno((uv_handle_t *)&c->tcp, &fd) == 0)
+        set_frame_bytes(c, replica_frame_bytes(fd, c->frame_bytes));
+}
+
 /* The socket is there, dialled or accepted. */
 void replica_conn_connected(struct replica_conn *c)
 {
@@ -462,11 +479,7 @@ void replica_conn_connected(struct replica_conn *c)
     c->connected = true;
     uv_tcp_nodelay(&c->tcp, 1);
     uv_tcp_keepalive(&c->tcp, 1, 5);
-    uv_os_fd_t fd;
-    if (uv_fileno((uv_handle_t *)&c->tcp, &fd) == 0) {
-        int lowat = CONN_NOTSENT_BYTES;
-        (void)setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &lowat, sizeof(lowat));
-    }
+    set_frame_bytes(c, FRAME_BYTES_MAX);
     int rc = 0;
     struct dmt_err err = {0};
     if (r->conf.tls)

@@ -17,13 +17,13 @@
 #include "fs/base/list.h"
 #include "fs/replica/core.h"
 #include "fs/replica/lane.h"
+#include "fs/replica/rate.h"
 #include "fs/replica/replica.h"
 #include "fs/replica/wire.h"
 
 #define CONN_PENDING_MAX    16u           /* accepted connections that have not said hello */
 #define CONN_GREET_MS       10000u        /* time for TLS and hello */
 #define CONN_CTL_MAX        (1u << 20)    /* control frames that wait for the socket */
-#define CONN_NOTSENT_BYTES  (64 << 10)    /* R6 */
 #define CONN_READ_MAX       (64u << 10)
 #define CONN_TLS_RECORD_MAX (5u + 16384u + 256u)
 #define DIAL_TIMEOUT_MS     5000u
@@ -63,6 +63,7 @@ struct replica_conn {
     struct dmt_replica_peer peer;
     struct replica_epoch *peer_epochs; /* REPLICA_EPOCHS_MAX, while greeting */
     int peer_epochs_n;
+    unsigned frame_bytes; /* rate.c */
 };
 
 struct replica_flight {
@@ -266,6 +267,7 @@ struct replica_conn *replica_conn_new(struct dmt_replica *r, bool dialled);
 void replica_conn_connected(struct replica_conn *c);
 void replica_conn_send(struct replica_conn *c, const struct replica_msg *m);
 void replica_conn_raw(struct replica_conn *c, const void *p, size_t n); /* an encoded frame, or the preamble */
+void replica_conn_tick(struct replica_conn *c);
 void replica_conn_pump(struct replica_conn *c);
 void replica_conn_pause(struct replica_conn *c, bool pause);
 /* err 0: nothing is said. Otherwise BYE carries it. */

@@ -220,6 +220,8 @@ static void on_tick(void *arg)
     uint64_t now = replica_now_ms(r);
     tick_conns(r, now);
     tick_rate(r, now);
+    if (r->conn)
+        replica_conn_tick(r->conn);
     if (r->conn && now - r->ping_ms >= PING_MS) {
         r->ping_ms = now;
         struct replica_msg m = {.type = REPLICA_PING};

@@ -19,11 +19,13 @@
 #include "fs/base/hash.h"
 #include "fs/base/log.h"
 
+_Static_assert(FRAME_BYTES_MAX <= REPLICA_BULK_MAX, "frames as the protocol has them");
+
 struct read_job {
     uv_work_t work;
     struct dmt_replica *r;
     struct dmt_ws *ws;
-    uint64_t gen, epoch;
+    uint64_t gen, epoch, most;
     struct replica_served want;
     bool urgent;
     uint64_t got; /* bytes in the frame; 0: GONE */
@@ -68,7 +70,7 @@ static void read_work(uv_work_t *w)
 {
     struct read_job *job = w->data;
     const struct replica_served *want = &job->want;
-    uint64_t len = want->len < REPLICA_BULK_MAX ? want->len : REPLICA_BULK_MAX;
+    uint64_t len = want->len < job->most ? want->len : job->most;
     uint8_t *raw = malloc(REPLICA_BULK_MAX);
     struct dmt_buf packed;
     dmt_buf_init(&packed);
@@ -150,6 +152,7 @@ void replica_serve_read(struct dmt_replica *r)
     job->ws = r->ws;
     job->gen = s->gen;
     job->epoch = r->sender.epoch;
+    job->most = r->conn ? r->conn->frame_bytes : FRAME_BYTES_MIN;
     job->urgent = urgent;
     job->want = want;
     s->reading = true;
