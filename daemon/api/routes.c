@@ -209,8 +209,8 @@ static json_t *post_assign(struct call *k)
 
 /* --- machines --- */
 
-/* Configuration and join token that make the new machine one of ours when it starts: its key is made
- * there and stays there. */
+/* Configuration and join token that make the new machine one of ours when it starts: its key is
+ * made there and stays there. */
 static int node_files(struct dumontd *d, const char *node, const char *token, json_t *files)
 {
     char conf[600], line[TOKEN_MAX + 1];

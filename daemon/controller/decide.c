@@ -120,8 +120,8 @@ void ctl_decide(const struct ctl_view *v, const struct lease_id *from, const str
                from->node);
         return;
     }
-    /* A lineage's first epoch is its founder's and is never written here by itself. A standby may not
-     * know which it was: that there is no register says nothing to it. */
+    /* A lineage's first epoch is its founder's and is never written here by itself. A standby may
+     * not know which it was: that there is no register says nothing to it. */
     bool nothing_yet =
         reg.epoch == 0 && (seen <= ask->first || (ask->first == 0 && ask->op == LEASE_READ));
     if (seen > reg.epoch && seen > 1 && !nothing_yet) {

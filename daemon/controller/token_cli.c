@@ -1,5 +1,5 @@
-/* token_cli.c: `dumontd token NODE [--expires 1h]`, and the API's way to the same: one line by which
- * one machine may join, once.
+/* token_cli.c: `dumontd token NODE [--expires 1h]`, and the API's way to the same: one line by
+ * which one machine may join, once.
  *
  * Owns nothing that lasts. Happy path: a random secret; its hash, the node and the end of its time
  * go into the controller's database; the token goes to whoever asked and nowhere else. It writes

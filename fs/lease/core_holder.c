@@ -15,8 +15,9 @@
 #include "fs/lease/core.h"
 
 #define CATCH_UP_PATIENCE_NS (5 * DMT_S)
-#define ROUND_NS             (100 * DMT_MS) /* beyond two round trips; a standby syncs twice in it */
-#define LEAVING_RESTART_MS   3000u
+/* beyond two round trips; a standby syncs twice in it */
+#define ROUND_NS           (100 * DMT_MS)
+#define LEAVING_RESTART_MS 3000u
 
 bool lease_peer_ok(const struct lease_state *s, uint64_t now)
 {

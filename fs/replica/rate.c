@@ -1,11 +1,11 @@
 /* rate.c: how much may stand before a small frame on the wire.
  *
- * A frame that somebody waits for goes behind what the kernel has taken and not sent yet, and behind
- * the bulk frame that is being written. On a fast link both are nothing; at 100 Mbit/s twice 64 KiB
- * are 10 ms. So both are cut to what the link sends in FRAME_US, by the kernel's own measurement of
- * it (TCP_INFO). Failure modes: no measurement (an idle connection says nothing of its link): what
- * was known last, at first the most. Thread: loop. In a file of its own because <linux/tcp.h>, which
- * has the field, and <netinet/tcp.h> exclude each other.
+ * A frame that somebody waits for goes behind what the kernel has taken and not sent yet, and
+ * behind the bulk frame that is being written. On a fast link both are nothing; at 100 Mbit/s twice
+ * 64 KiB are 10 ms. So both are cut to what the link sends in FRAME_US, by the kernel's own
+ * measurement of it (TCP_INFO). Failure modes: no measurement (an idle connection says nothing of
+ * its link): what was known last, at first the most. Thread: loop. In a file of its own because
+ * <linux/tcp.h>, which has the field, and <netinet/tcp.h> exclude each other.
  */
 #include "fs/replica/rate.h"
 

@@ -491,8 +491,8 @@ static int compare(struct dmt_patch *p)
     return equal ? 0 : DMT_E_HISTORY;
 }
 
-/* Marks of data files that belong to no inode, or that its inode writes no more, and that no row refers
- * to. */
+/* Marks of data files that belong to no inode, or that its inode writes no more, and that no row
+ * refers to. */
 static int drop_idle(struct dmt_patch *p)
 {
     struct spaces idle = {0};

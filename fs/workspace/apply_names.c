@@ -157,9 +157,9 @@ static int exchange(struct dmt_ws *ws, const struct dmt_rec *r, const struct dmt
     return e < 0 ? e : moved(ws, r, b, m->parent);
 }
 
-/* The cookie of the renamed entry, 0 for a new one. Who lists the directory meanwhile sees each name
- * that is there all the time once: a replaced name stays where it was, and so does an entry that
- * only changes its name (docs/decisions/0023). */
+/* The cookie of the renamed entry, 0 for a new one. Who lists the directory meanwhile sees each
+ * name that is there all the time once: a replaced name stays where it was, and so does an entry
+ * that only changes its name (docs/decisions/0023). */
 static int place_of(struct dmt_ws *ws, const struct dmt_rec_RENAME *m, uint32_t *ret)
 {
     struct dmt_dentry d = {.cookie = 0};

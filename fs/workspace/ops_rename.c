@@ -2,8 +2,9 @@
  *
  * Owns nothing. The matrix: a name onto a link of the same inode does nothing; a directory only
  * onto an empty directory or a free name, never below itself; RENAME_NOREPLACE refuses a taken
- * name; RENAME_EXCHANGE needs both and swaps them, with a new cookie each; any other keeps the place
- * in the directory where it can (DMT_RENAME_PLACE). RENAME_WHITEOUT is not supported. No room is asked for: a rename must work on a full disk. Thread: any.
+ * name; RENAME_EXCHANGE needs both and swaps them, with a new cookie each; any other keeps the
+ * place in the directory where it can (DMT_RENAME_PLACE). RENAME_WHITEOUT is not supported. No room
+ * is asked for: a rename must work on a full disk. Thread: any.
  */
 #include <errno.h>
 #include <linux/fs.h>

@@ -14,9 +14,10 @@
  *     acknowledged everything, as long as no other takes over;
  *   - a plain call returns nowhere once another node has opened a higher epoch, as long as no
  *     operator vouched for a death (R12, R25);
- *   - a person's force (from FORCE_SEEDS on) begins a lineage: the promises above are then kept in each; it gives up
- *     nothing that its own disk had when it was acknowledged, and nothing that disk acknowledges later
- *     counts in the old one; no record of one lineage enters a store of another but by a resync;
+ *   - a person's force (from FORCE_SEEDS on) begins a lineage: the promises above are then kept in
+ *     each; it gives up nothing that its own disk had when it was acknowledged, and nothing that
+ *     disk acknowledges later counts in the old one; no record of one lineage enters a store of
+ *     another but by a resync;
  * and when all faults have been healed: somebody serves, syncs are acknowledged, the pair is in
  * sync again, both journals are equal. Acknowledgements are recorded where the driver would send
  * the reply.

@@ -327,8 +327,8 @@ static void telldir_stable(void)
 
 #define RENAMED 700
 
-/* Who renames what he lists comes to an end; who saves what he lists (a new file renamed over the old
- * one) sees each name once. */
+/* Who renames what he lists comes to an end; who saves what he lists (a new file renamed over the
+ * old one) sees each name once. */
 static void rename_while_listing(void)
 {
     static int seen[RENAMED];

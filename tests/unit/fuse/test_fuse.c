@@ -677,8 +677,8 @@ static void write_and_unlink(void)
     SO(file_is("f", "CacheD") && unlink("f") == 0);
 }
 
-/* The client of a write holds the lock of the page, that of an unlink the one of the directory, until
- * it is answered; the kernel wants both for what it is told to forget. */
+/* The client of a write holds the lock of the page, that of an unlink the one of the directory,
+ * until it is answered; the kernel wants both for what it is told to forget. */
 static void handlers_may_tell_the_kernel(void **state)
 {
     (void)state;

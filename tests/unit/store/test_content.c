@@ -313,7 +313,8 @@ static void watch_wal(void *ctx, unsigned kind, const char *path)
     }
 }
 
-/* What a COMMIT frees goes when that COMMIT is on the disk, and not with the next sync of the WAL. */
+/* What a COMMIT frees goes when that COMMIT is on the disk, and not with the next sync of the
+ * WAL. */
 static void commits_are_durable_at_once(void **state)
 {
     (void)state;

@@ -653,8 +653,8 @@ static void expect_list(struct fx *f, uint64_t dir, const char *want)
 }
 
 /* Within a directory a rename changes the name alone, also of what has been written to the database
- * or is only there; a name that is replaced stays at its place, wherever the new file comes from; all
- * else comes to the end. */
+ * or is only there; a name that is replaced stays at its place, wherever the new file comes from;
+ * all else comes to the end. */
 static void renames_keep_the_place(void **state)
 {
     struct fx *f = *state;

@@ -384,8 +384,8 @@ static int page_arrives(void *ctx)
     return 0;
 }
 
-/* Stores through mapped memory that nobody has heard of yet: a snapshot has them, and a rollback does
- * away with them, where they would come back with the next writeback (D7). */
+/* Stores through mapped memory that nobody has heard of yet: a snapshot has them, and a rollback
+ * does away with them, where they would come back with the next writeback (D7). */
 static void mapped_stores_come_first(void **state)
 {
     struct fx *f = &((struct pair *)*state)->a;
