@@ -327,15 +327,19 @@ void *agent_scan_main(void *arg)
 
 /* --- word of death --- */
 
-/* Under the lock: the holder of w is gone. */
+/* Under the lock: the holder of w is gone. The word of death; NULL: a person unmounted or stopped
+ * it, and the workspace process has told the other machine so itself. Word of a death could
+ * overtake that and be taken for a loss. If its own word does not arrive, silence speaks. */
 static json_t *bury(struct agent_ws *w)
 {
+    bool orderly = stopped_by_hand(w->name);
     dmt_info("workspace %s: its holder %d is gone", w->name, (int)w->holder);
     close(w->pidfd);
     w->pidfd = -1;
     w->holder = 0;
-    json_t *v = json_pack("{s:s s:s s:o}", "op", "death", "workspace", w->name, "instance",
-                          lease_u64_json(w->instance));
+    json_t *v = orderly ? NULL
+                        : json_pack("{s:s s:s s:o}", "op", "death", "workspace", w->name,
+                                    "instance", lease_u64_json(w->instance));
     json_decref(w->status);
     w->status = NULL;
     return v;

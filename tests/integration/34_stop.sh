@@ -84,9 +84,16 @@ check_eq "it is served" "$(cat "$B/f")" one
 check "in sync again" wait_until 30 pair_in_sync b w
 
 # --- promote: the holder has ended in an orderly way, so nobody takes over until a person says so
+deaths() { api /api/v1/events | jq '[.events[] | select(.kind == "process-gone" and .node == "b")] | length'; }
 check_status "promote a holder: exit 2" 2 at b dumont promote w
+agent_knows() { api /api/v1/workspaces/w | jq -e '.nodes.b.holder == true' >/dev/null; }
+check "its agent knows that it holds it" wait_until 20 agent_knows
+before=$(deaths)
+seen=$(wc -l <"$SCRATCH/agent-b.log")
 check "unmount the holder" at b "$SCRATCH/umount.dumont" "$B"
 check "it ends" wait_until 30 not runs b
+agent_saw() { tail -n +$((seen + 1)) "$SCRATCH/agent-b.log" | grep -q 'workspace w: its holder'; }
+check "its agent sees it" wait_until 20 agent_saw
 check_eq "the standby does not take over by itself" "$(get a .state)" standby
 check_eq "promote it" "$(at a dumont promote w --json | jq -r .text)" promoted
 check_eq "it holds the workspace, alone" "$(get a .state)" alone
@@ -94,6 +101,7 @@ check "and mounts it" wait_until 20 mountpoint -q "$M"
 check_eq "with everything" "$(cat "$M/f")" one
 check "start the other one" at b dumont workspace start w
 check "it joins as standby" wait_until 60 pair_in_sync a w
+check_eq "its end by umount was no death to anybody: word of one could overtake what it says itself" "$(deaths)" "$before"
 
 # --- verify: by way of the controller, also while somebody writes
 start writer bash -c "i=0; while :; do i=\$((i + 1)); echo \$i > $M/w.\$((i % 20)); done"
