@@ -481,6 +481,36 @@ static int count_record(void *ctx, const struct dmt_rec *r)
     return ++*n == 1500 ? 42 : 0;
 }
 
+static int gone_left;
+
+static int open_gone(void *ctx, const char *path, int flags, mode_t mode)
+{
+    if (gone_left > 0 && strstr(path, ".seg")) {
+        gone_left--;
+        return -ENOENT;
+    }
+    return dmt_io_real()->open(ctx, path, flags, mode);
+}
+
+/* What an owner at work does to who only looks: the listed name is another one by now. */
+static void scan_looks_again(void **state)
+{
+    (void)state;
+    struct tj *t = tj_new(SMALL_SEGMENT, 1);
+    struct dmt_io io = *dmt_io_real();
+    uint64_t n = 0;
+    io.open = open_gone;
+    tj_open(t);
+    tj_append(t, 1000);
+    tj_close(t);
+    gone_left = 1;
+    assert_int_equal(dmt_journal_scan(&io, t->dir, count_record, &n, &t->err), 0);
+    assert_int_equal(n, 1000);
+    gone_left = 1000; /* and ends when it stays away */
+    assert_int_equal(dmt_journal_scan(&io, t->dir, count_record, &n, &t->err), -ENOENT);
+    tj_free(t);
+}
+
 static void scan_reads_a_folder(void **state)
 {
     (void)state;
@@ -536,6 +566,7 @@ int main(void)
         cmocka_unit_test(raw_segment_is_left),
         cmocka_unit_test(groups_start_blocks),
         cmocka_unit_test(scan_reads_a_folder),
+        cmocka_unit_test(scan_looks_again),
         cmocka_unit_test(lineage_is_checked),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
