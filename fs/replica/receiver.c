@@ -311,6 +311,11 @@ void replica_receiver_records(struct dmt_replica *r, const struct replica_msg_RE
     }
     struct dmt_err err = {0};
     rc = dmt_ws_receive(r->ws, v->raw.p, v->raw.len, &err);
+    if (rc == DMT_E_STALE) {
+        /* Promoted a moment ago; our own role is still on its way to this thread. */
+        replica_conn_close(r->conn, rc, "this machine follows nobody any more");
+        return;
+    }
     if (rc < 0) {
         replica_fail(r, "cannot append what was received: %s",
                      err.msg[0] ? err.msg : dmt_strerror(rc));

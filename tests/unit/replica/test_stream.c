@@ -245,12 +245,29 @@ static void drain_tells_when_all_is_there(void **state)
     atomic_store(&p->b.hold_sync, false);
 }
 
+/* The workspace is promoted, and the thread of the connection does not know yet: what still comes
+ * from the old holder is refused, and breaks nothing here. */
+static void records_for_who_was_just_promoted_are_no_failure(void **state)
+{
+    struct pair *p = *state;
+    struct dmt_err err = {0};
+    pair_connect(p, true);
+    write_text(&p->a, "x", "x");
+    WAIT_FOR(same_place(&p->a, &p->b));
+    assert_int_equal(dmt_ws_promote(p->b.ws, &err), 0);
+    check(dmt_ws_begin_epoch(p->b.ws, DMT_EPOCH(9, 0), "cpu", "promoted", &err), &err);
+    write_text(&p->a, "y", "y");
+    WAIT_FOR(said(&p->b, p->b.down_why, "follows nobody any more"));
+    assert_string_equal(p->b.failed, "");
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, pair_setup, pair_teardown)
     const struct CMUnitTest tests[] = {
         T(records_follow_and_are_acknowledged),
         T(equal_positions_are_reported_once),
+        T(records_for_who_was_just_promoted_are_no_failure),
         T(received_is_not_durable),
         T(nothing_is_applied_that_the_holder_may_lose),
         T(sync_needs_both_disks),
