@@ -459,10 +459,11 @@ static void set_frame_bytes(struct replica_conn *c, unsigned bytes)
 {
     uv_os_fd_t fd;
     int lowat = (int)bytes;
-    if (c->frame_bytes == bytes || uv_fileno((uv_handle_t *)&c->tcp, &fd) < 0)
+    if (c->frame_bytes == bytes)
         return;
-    c->frame_bytes = bytes;
-    (void)setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &lowat, sizeof(lowat));
+    c->frame_bytes = bytes; /* never 0 once it is connected: a frame of nothing would mean GONE */
+    if (uv_fileno((uv_handle_t *)&c->tcp, &fd) == 0)
+        (void)setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &lowat, sizeof(lowat));
 }
 
 void replica_conn_tick(struct replica_conn *c)

@@ -212,7 +212,7 @@ static const char *refuse_hello(struct replica_conn *c, const struct replica_msg
         return "the other side's workspace of this name is another one (its lineage differs)";
     case DMT_LINEAGE_BEYOND:
         return "one side's lineage was forced out of the other's, which has gone on beyond that: "
-               "they cannot be one history again";
+               "keep the copy that is right, and make the other machine anew as its standby";
     case DMT_LINEAGE_NEWER:
         c->peer.newer = true;
         break;
