@@ -579,6 +579,7 @@ static int start_all(struct app *a, struct dmt_err *err)
     if (rc == 0 && !a->resync_begun && !a->ws)
         rc = app_open_ws(a, err);
     a->own_bulk = rc == 0 && a->same_boot && roles_is_holder(a);
+    branch_look(a);
     if (rc == 0)
         rc = control_start(a, err);
     if (rc == 0 && a->has_peer)

@@ -103,6 +103,9 @@ struct app {
     uint64_t mounted_dev;           /* parts_lock; as statx gives it */
     atomic_bool same_boot;      /* our predecessor settled in this boot of the machine: what it wrote is in the page cache */
     atomic_bool own_bulk;     /* we are, or were until now, the holder, and our unsynced bulk data is in the data files */
+    atomic_bool bulk_look;    /* a former holder: the new one may have lacked bytes that are here */
+    atomic_bool bulk_ailing;  /* that they cannot be kept was told */
+    uint64_t bulk_again_ns;   /* main only */
     atomic_bool resync_waits; /* imported; ops.following is to prove it */
     bool resync_begun;        /* at the start: one was under way, the workspace is not open */
     atomic_uint_fast64_t resync_common; /* as the order said */
@@ -182,6 +185,11 @@ void roles_stop_begin(struct app *a);        /* main, at the end: tells the othe
 void roles_fetched(struct app *a, int err);  /* replica -> lease, by way of main */
 void roles_imported(struct app *a, int err, const char *why);
 void roles_following(struct app *a);
+
+/* dumontfs_branch.c */
+void branch_look(struct app *a); /* main: we have lost the role, or start */
+/* main, every second: what the new holder lacked is kept as a branch, once its reports are here */
+void branch_tick(struct app *a);
 
 /* dumontfs_peer.c */
 int peer_start(struct app *a, struct dmt_err *err);

@@ -5,6 +5,10 @@
  * same path in the workspace, byte by byte where the sizes are equal. So what the branch deleted
  * does not show, and neither do its directories. Failure modes: those of the extraction; a path
  * that cannot be read is an error, not a difference. Thread: the connection's; blocks.
+ *
+ * And the branch NAME.bulk of a machine that has lost its role: made by a pool job when everything
+ * that the new holder had said by then is applied, so also its reports of what it lacked. The disk
+ * is full: told once, tried again every minute.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -14,10 +18,13 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include "fs/base/log.h"
 #include "fs/dumontfs_past.h"
 #include "fs/dumontfs_verbs.h"
+#include "fs/workspace/branch_copy.h"
 
-#define CHUNK (256u << 10)
+#define CHUNK    (256u << 10)
+#define AGAIN_NS (60 * DMT_S)
 
 struct compare {
     struct dmt_ws *ws;
@@ -34,9 +41,11 @@ static const char *plain_name(struct call *c, const char *key)
 
 json_t *verb_branch_extract(struct call *c)
 {
-    return dmt_ws_branch_extract(c->ws, plain_name(c, "branch"), verb_arg(c, "dir"), c->err) == 0
-               ? json_object()
-               : NULL;
+    uint64_t left_out = 0;
+    if (dmt_ws_branch_extract(c->ws, plain_name(c, "branch"), verb_arg(c, "dir"), &left_out,
+                              c->err) != 0)
+        return NULL;
+    return json_pack("{s:I}", "left_out", (json_int_t)left_out);
 }
 
 /* 1 equal, 0 not, < 0. */
@@ -119,6 +128,7 @@ static int compare_tree(struct compare *x, const char *dir)
 json_t *branch_diff(struct call *c, const char *name)
 {
     char dir[DMT_PATH_MAX + 32];
+    uint64_t left_out; /* they can be compared when they are whole here */
     struct compare x = {.ws = c->ws, .ours = malloc(CHUNK), .theirs = malloc(CHUNK)};
     snprintf(dir, sizeof dir, "%s/scratch-diff", c->app->store_dir);
     x.root = strlen(dir);
@@ -128,7 +138,7 @@ json_t *branch_diff(struct call *c, const char *name)
     if (r == 0 && mkdir(dir, 0700) != 0)
         r = -errno;
     if (r == 0)
-        r = dmt_ws_branch_extract(c->ws, name, dir, c->err);
+        r = dmt_ws_branch_extract(c->ws, name, dir, &left_out, c->err);
     if (r == 0 && (r = compare_tree(&x, dir)) < 0)
         dmt_err_set(c->err, r, "branch/%s cannot be compared: %s", name, dmt_strerror(r));
     else if (r < 0 && c->err->code == 0)
@@ -140,4 +150,89 @@ json_t *branch_diff(struct call *c, const char *name)
         return x.list;
     json_decref(x.list);
     return NULL;
+}
+
+/* --- what the new holder lacked --------------------------------------------------------------- */
+
+struct turns {
+    struct dmt_epoch_row *v;
+    size_t n;
+};
+
+static int note_turn(void *ctx, const struct dmt_epoch_row *e)
+{
+    struct turns *t = ctx;
+    struct dmt_epoch_row *v = realloc(t->v, (t->n + 1) * sizeof *v);
+    if (!v)
+        return -ENOMEM;
+    t->v = v;
+    v[t->n++] = *e;
+    return 0;
+}
+
+/* Was it taken from us? */
+static bool was_ours(const struct turns *t, const struct dmt_epoch_row *turn, const char *node)
+{
+    for (size_t i = 0; i < t->n; i++)
+        if (t->v[i].epoch == turn->parent)
+            return strcmp(t->v[i].node, node) == 0 && strcmp(turn->node, node) != 0;
+    return false;
+}
+
+static int keep_bulk(struct app *a, struct dmt_ws *ws, struct dmt_err *err)
+{
+    struct turns t = {0};
+    struct dmt_lockfn lk = dmt_ws_lockfn(ws);
+    bool made = false;
+    lk.lock(lk.ctx);
+    int rc = dmt_store_epoch_each(dmt_ws_store(ws), note_turn, &t);
+    lk.unlock(lk.ctx);
+    for (size_t i = 0; rc >= 0 && i < t.n; i++) {
+        if (!was_ours(&t, &t.v[i], a->node) || !app_is_whole(a, t.v[i].switch_seq))
+            continue;
+        rc = dmt_ws_branch_keep_bulk(ws, &t.v[i], a->node, &a->stopping, err);
+        made |= rc > 0;
+    }
+    free(t.v);
+    if (made && a->replica)
+        dmt_replica_branches_changed(a->replica);
+    return rc < 0 ? rc : 0;
+}
+
+static void do_keep_bulk(void *arg)
+{
+    struct app *a = arg;
+    struct dmt_err err = {0};
+    struct dmt_ws *ws = app_ws_get(a);
+    int rc = ws ? keep_bulk(a, ws, &err) : 0;
+    if (ws)
+        app_ws_put(a);
+    if (rc < 0 && !atomic_exchange(&a->bulk_ailing, true))
+        events_add(a, "branch", err.msg[0] ? err.msg : dmt_strerror(rc));
+    if (rc < 0)
+        atomic_store(&a->bulk_look, true);
+    else
+        atomic_store(&a->bulk_ailing, false);
+}
+
+void branch_tick(struct app *a)
+{
+    struct dmt_replica_status s;
+    uint64_t now = dmt_clock_real()->monotonic_ns(NULL);
+    if (!a->replica || !atomic_load(&a->bulk_look) || now < a->bulk_again_ns)
+        return;
+    dmt_replica_status(a->replica, &s);
+    if (s.role != DMT_REPLICA_RECEIVER || !s.streaming || s.holder_durable == 0 ||
+        s.applied < s.holder_durable)
+        return;
+    a->bulk_again_ns = now + AGAIN_NS;
+    atomic_store(&a->bulk_look, false);
+    if (dmt_pool_submit(a->pool, do_keep_bulk, a) != 0)
+        atomic_store(&a->bulk_look, true);
+}
+
+void branch_look(struct app *a)
+{
+    atomic_store(&a->bulk_look, true);
+    a->bulk_again_ns = 0;
 }

@@ -16,6 +16,7 @@
 #include <unistd.h>
 #include "fs/base/hash.h"
 #include "fs/base/log.h"
+#include "fs/workspace/branch_copy.h"
 
 #define COPY_CHUNK (1u << 20)
 
@@ -219,6 +220,7 @@ struct turn {
     uint64_t at;
     struct dmt_epoch_row row;
     char writer[65]; /* who held the epoch before */
+    bool whole;      /* the snapshot has every byte, here */
     struct dmt_snapshot snap;
 };
 
@@ -238,7 +240,7 @@ static int find_writer(void *ctx, const struct dmt_epoch_row *e)
     return 0;
 }
 
-/* Is what was lost at that turn whole on this machine? */
+/* Is what was lost at that turn whole on this machine, in its store or in a branch? */
 static int find_bytes(struct app *a, struct dmt_ws *ws, struct turn *t, const char *path,
                       struct dmt_err *err)
 {
@@ -252,37 +254,40 @@ static int find_bytes(struct app *a, struct dmt_ws *ws, struct turn *t, const ch
              t->row.epoch & UINT32_MAX);
     int rc = dmt_store_snap_get(st, name, &t->snap);
     lk.unlock(lk.ctx);
-    if (rc == 0 && app_is_whole(a, t->row.switch_seq))
+    t->whole = app_is_whole(a, t->row.switch_seq);
+    if (rc == 0 && (t->whole || dmt_ws_branch_has_bulk(ws, t->row.switch_seq)))
         return 0;
     rc = dmt_err_set(err, -ENOENT, "this machine does not have the bytes of %s", path);
     if (strcmp(t->writer, a->node) == 0)
         return dmt_err_hint(err, "It wrote them, but lost them since: to a power cut, or a full "
                                  "synchronisation from the other machine.");
     return dmt_err_hint(err,
-                        "%s wrote them: when it is back, hand the workspace over to it and "
-                        "heal there.",
+                        "%s wrote them: when it is back, they come as branch/....bulk by "
+                        "themselves; heal then.",
                         t->writer[0] ? t->writer : "Another machine");
 }
 
 struct branch_try {
     struct dmt_ws *ws;
     const char *path, *dir;
-    uint64_t first; /* of its records */
+    uint64_t first;   /* of its records */
+    bool bulk, whole; /* the one that has it as it was at the turn; struct turn */
     char from[DMT_SNAP_NAME_MAX + 1];
     char file[2 * DMT_PATH_MAX];
 };
 
-/* The branch that went on from there has newer content, if it names the file. */
 static int try_branch(void *ctx, const char *name, uint64_t first, uint64_t last, uint64_t bytes)
 {
     struct branch_try *t = ctx;
     struct stat st;
     (void)last;
     (void)bytes;
-    if (first != t->first)
+    if (first != t->first || dmt_branch_is_bulk(name) != t->bulk)
         return 0;
     remove_path(t->dir);
-    if (mkdir(t->dir, 0700) != 0 || dmt_ws_branch_extract(t->ws, name, t->dir, NULL) != 0)
+    uint64_t left_out; /* files that are not whole here: not written */
+    if (mkdir(t->dir, 0700) != 0 ||
+        dmt_ws_branch_extract(t->ws, name, t->dir, t->whole ? NULL : &left_out, NULL) != 0)
         return 0;
     snprintf(t->file, sizeof t->file, "%s%s", t->dir, t->path);
     if (lstat(t->file, &st) != 0 || !S_ISREG(st.st_mode))
@@ -344,9 +349,18 @@ static int put_back(struct app *a, struct dmt_ws *ws, uint64_t ino, const char *
     struct dmt_attr at;
     struct stat st;
     struct source s = {.fd = -1, .node = dmt_ws_snap_node(&turn->snap, ino)};
-    struct branch_try t = {.ws = ws, .path = path, .dir = dir, .first = turn->row.switch_seq + 1};
+    struct branch_try t = {.ws = ws,
+                           .path = path,
+                           .dir = dir,
+                           .first = turn->row.switch_seq + 1,
+                           .whole = turn->whole};
     snprintf(dir, sizeof dir, "%s/scratch-heal", a->store_dir);
     dmt_ws_branches(ws, try_branch, &t);
+    t.bulk = true; /* what went on from there may have newer content, so it comes first */
+    if (!t.from[0])
+        dmt_ws_branches(ws, try_branch, &t);
+    if (!t.from[0] && !turn->whole)
+        return -ENODATA; /* it is not among the files of the branch */
     if (t.from[0])
         s.fd = open(t.file, O_RDONLY | O_CLOEXEC);
     int rc = t.from[0] ? (s.fd >= 0 && fstat(s.fd, &st) == 0 ? 0 : -errno)

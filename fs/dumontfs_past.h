@@ -21,9 +21,10 @@ struct past {
 int past_time(struct past *p, const char *to, struct dmt_err *err);
 /* The archive has everything of interest. [blocks] */
 int rollback_to_time(struct past *p, struct dmt_err *err);
-/* `heal FILE`: path inside the workspace. Only on the machine that wrote the bytes and still has them (STORE/whole), and only if
- * the file has not been changed since it was found incomplete (user.dumont.incomplete says at which position that was). The bytes
- * come from the branch that went on from there, if it has the file, else from the snapshot of the switch point. [blocks] */
+/* `heal FILE`: path inside the workspace. Only where the bytes are: on the machine that wrote them and still has them
+ * (STORE/whole), or where their branch is (NAME.bulk, its own or a copy), and only if the file has not been changed since it was
+ * found incomplete (user.dumont.incomplete says at which position that was). They come from the branch that went on from there,
+ * if it has the file, else from NAME.bulk, else from the snapshot of the switch point. [blocks] */
 int heal_file(struct app *a, struct dmt_ws *ws, const char *path, char *text, size_t size, struct dmt_err *err);
 
 /* rm -r, logged when it fails. */

@@ -125,6 +125,7 @@ void roles_tick(struct app *a)
 {
     retain(a);
     watch_archive(a);
+    branch_tick(a);
 }
 
 /* --- ops -------------------------------------------------------------------------------------- */
@@ -275,10 +276,12 @@ static void do_follow(struct app *a, void *arg)
     struct dmt_err err = {0};
     uint64_t seq;
     if (atomic_exchange(&a->own_bulk, false) && a->ws) {
-        if (dmt_ws_keep_own(a->ws, &seq, &err) == 0)
+        if (dmt_ws_keep_own(a->ws, &seq, &err) == 0) {
             app_note_whole(a, seq);
-        else
+            branch_look(a);
+        } else {
             dmt_warn("%s", err.msg);
+        }
     }
     app_follows(a);
     if (a->replica)

@@ -14,6 +14,7 @@
 #include "fs/dumontfs.h"
 #include "fs/dumontfs_past.h"
 #include "fs/dumontfs_verbs.h"
+#include "fs/workspace/branch_copy.h"
 
 #define TAKEOVER_POLL_MS 10
 
@@ -36,30 +37,51 @@ static int snap_add(void *ctx, const struct dmt_snapshot *s)
     return json_array_append_new(ctx, snapshot_json(s));
 }
 
+struct branch_list {
+    struct call *c;
+    json_t *list;
+};
+
 static int branch_add(void *ctx, const char *name, uint64_t first, uint64_t last, uint64_t bytes)
 {
-    char note[160], full[DMT_SNAP_NAME_MAX + 16];
+    static const char *const where[] = {[DMT_REPLICA_THERE_UNKNOWN] = "on this machine",
+                                        [DMT_REPLICA_NOT_THERE] = "not yet on the other machine",
+                                        [DMT_REPLICA_THERE] = "on both machines"};
+    struct branch_list *l = ctx;
+    struct dmt_replica *r = l->c->app->replica;
+    enum dmt_replica_there there =
+        r ? dmt_replica_branch_there(r, name) : DMT_REPLICA_THERE_UNKNOWN;
+    char note[192], full[DMT_BRANCH_NAME_MAX + 16];
     snprintf(full, sizeof full, "branch/%s", name);
     snprintf(note, sizeof note,
-             "branch: records %" PRIu64 " to %" PRIu64 " that the other machine never had, %" PRIu64
-             " bytes; on this machine",
-             first, last, bytes);
-    return json_array_append_new(ctx, json_pack("{s:s, s:I, s:I, s:s, s:b}", "name", full, "seq",
-                                                (json_int_t)last, "time_ns", (json_int_t)0, "note",
-                                                note, "branch", 1));
+             "branch: records %" PRIu64 " to %" PRIu64 " that only one machine had, %" PRIu64
+             " bytes; %s",
+             first, last, bytes, where[there]);
+    json_t *o = json_pack("{s:s, s:I, s:I, s:s, s:b}", "name", full, "seq", (json_int_t)last,
+                          "time_ns", (json_int_t)0, "note", note, "branch", 1);
+    if (there != DMT_REPLICA_THERE_UNKNOWN)
+        json_object_set_new(o, "copied", json_boolean(there == DMT_REPLICA_THERE));
+    return json_array_append_new(l->list, o);
 }
 
 static json_t *snap_list(struct call *c)
 {
     json_t *list = json_array();
     dmt_ws_snap_each(c->ws, snap_add, list);
-    dmt_ws_branches(c->ws, branch_add, list);
+    dmt_ws_branches(c->ws, branch_add, &(struct branch_list){c, list});
     return list;
 }
 
 static json_t *snap_delete(struct call *c)
 {
-    return dmt_ws_snap_delete(c->ws, verb_arg(c, "name"), c->err) == 0 ? json_object() : NULL;
+    const char *name = verb_arg(c, "name");
+    if (strncmp(name, "branch/", 7) != 0)
+        return dmt_ws_snap_delete(c->ws, name, c->err) == 0 ? json_object() : NULL;
+    if (dmt_ws_branch_remove(c->ws, name + 7, true, c->err) != 0)
+        return NULL;
+    if (c->app->replica)
+        dmt_replica_branches_changed(c->app->replica);
+    return json_object();
 }
 
 /* Names are bytes; those that are not UTF-8 are shown with their bytes as Latin-1, JSON cannot hold

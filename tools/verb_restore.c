@@ -157,13 +157,19 @@ static int extract_branch(const char *name, const char *dir, const char *branch)
         &r, &err);
     if (rc != 0)
         return fail_call(rc, &err);
+    uint64_t left_out = json_u64(r, "left_out");
     json_decref(r);
     if (opt_json) {
-        json_t *o = json_pack("{s:o, s:s}", "dir", json_bytes(dir), "branch", branch);
+        json_t *o = json_pack("{s:o, s:s, s:I}", "dir", json_bytes(dir), "branch", branch,
+                              "left_out", (json_int_t)left_out);
         print_json(o);
         json_decref(o);
     } else {
         printf("the files of %s are in %s\n", branch, dir);
+        if (left_out > 0)
+            printf("%" PRIu64 " more are left out: this machine does not have all of their bytes; "
+                   "they come with the branch that ends in .bulk\n",
+                   left_out);
     }
     return EXIT_OK;
 }

@@ -675,9 +675,25 @@ void replica_step(struct replica_core *c, const struct replica_event *ev,
 
 /* --- the hot path ----------------------------------------------------------------------------- */
 
+/* Of a branch: from both sides of a stream. The other one may not know yet that it is over, and
+ * nothing depends on these: then they are late. */
+static int takes_branch(const struct replica_core *c, uint64_t epoch)
+{
+    enum replica_phase p = replica_core_phase(c);
+    if (c->role == DMT_REPLICA_SENDER && epoch < c->epoch)
+        return 1;
+    if (epoch < c->seen)
+        return DMT_E_STALE; /* rule 4 */
+    bool ok = (p == REPLICA_STREAMING && epoch == c->epoch) ||
+              (p == REPLICA_RECEIVING && epoch == c->peer.epoch);
+    return ok ? 0 : 1;
+}
+
 int replica_core_takes(const struct replica_core *c, uint8_t type, uint64_t epoch)
 {
     enum replica_phase p = replica_core_phase(c);
+    if (type >= REPLICA_BRANCH && type <= REPLICA_BRANCH_END)
+        return takes_branch(c, epoch);
     /* What a standby sent before it heard of our new epoch on this connection is late, not
      * wrong. */
     if ((type == REPLICA_HAVE || type == REPLICA_PULL || type == REPLICA_AUDITED) &&

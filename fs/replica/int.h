@@ -7,6 +7,7 @@
  *   pull.c     bulk lane, the side that lacks bytes        serve.c     bulk lane, the side that has them
  *   pull_core.c, lane.c   their decisions
  *   resync.c   state stream out (export thread) and in
+ *   branches.c copies of branches, both sides; branch_core.c: its decisions
  */
 #ifndef DMT_REPLICA_INT_H
 #define DMT_REPLICA_INT_H
@@ -15,6 +16,7 @@
 #include <stdatomic.h>
 #include <uv.h>
 #include "fs/base/list.h"
+#include "fs/replica/branch_core.h"
 #include "fs/replica/core.h"
 #include "fs/replica/lane.h"
 #include "fs/replica/rate.h"
@@ -165,6 +167,14 @@ struct replica_audit { /* of the holder */
     bool busy, asked; /* a job picks one; AUDITED is awaited */
 };
 
+struct replica_branches {
+    struct branches core;
+    bool asked;           /* by the other side, and not answered */
+    bool is_ready;        /* the answer waits for its turn */
+    struct dmt_buf ready; /* an encoded frame */
+    uint64_t gen;         /* of the stream */
+};
+
 struct dmt_replica {
     struct dmt_replica_conf conf;
     char *workspace, *node, *peer_node;
@@ -205,6 +215,7 @@ struct dmt_replica {
     struct replica_serve serve;
     struct replica_resync resync;
     struct replica_audit audit;
+    struct replica_branches branches;
     uint8_t *read_buf; /* CONN_READ_MAX */
 
     struct dmt_ws *ws; /* loop thread's view */
@@ -233,7 +244,7 @@ struct dmt_replica {
     struct dmt_replica_status status;
 
     /* statistics, loop thread */
-    uint64_t raw_bytes, wire_bytes, bulk_bytes, state_bytes, connects, refused;
+    uint64_t raw_bytes, wire_bytes, bulk_bytes, state_bytes, branch_bytes, connects, refused;
     uint64_t rate_mark_ms, rate_mark_bytes, rate_bytes_s, rtt_us, ack_us, ping_ms;
     char last_error[192];
 };
@@ -344,6 +355,17 @@ void replica_audit_begin(struct dmt_replica *r, uint64_t seq);
 void replica_audit_tick(struct dmt_replica *r);
 void replica_audit_check(struct dmt_replica *r, const struct replica_msg_AUDIT *m);
 void replica_audit_result(struct dmt_replica *r, const struct replica_msg_AUDITED *m);
+
+/* branches.c */
+void replica_branches_start(struct dmt_replica *r); /* a stream, in either direction */
+void replica_branches_stop(struct dmt_replica *r);
+void replica_branches_free(struct dmt_replica *r);
+void replica_branches_tick(struct dmt_replica *r);
+void replica_branches_heard(struct dmt_replica *r, const struct replica_msg_BRANCH *m);
+void replica_branches_get(struct dmt_replica *r, const struct replica_msg_BRANCH_GET *m);
+void replica_branches_data(struct dmt_replica *r, const struct replica_msg_BRANCH_DATA *m);
+void replica_branches_end(struct dmt_replica *r, const struct replica_msg_BRANCH_END *m);
+bool replica_branches_fill(struct dmt_replica *r, struct dmt_buf *out);
 
 /* resync.c */
 void replica_resync_init(struct dmt_replica *r);

@@ -206,7 +206,7 @@ static void tick_conns(struct dmt_replica *r, uint64_t now)
 
 static void tick_rate(struct dmt_replica *r, uint64_t now)
 {
-    uint64_t total = r->wire_bytes + r->bulk_bytes + r->state_bytes;
+    uint64_t total = r->wire_bytes + r->bulk_bytes + r->state_bytes + r->branch_bytes;
     if (now - r->rate_mark_ms < RATE_MS)
         return;
     r->rate_bytes_s = (total - r->rate_mark_bytes) * 1000 / (now - r->rate_mark_ms);
@@ -234,6 +234,7 @@ static void on_tick(void *arg)
     if (r->ws) {
         replica_sender_tick(r);
         replica_audit_tick(r);
+        replica_branches_tick(r);
         replica_receiver_tick(r);
         replica_pull_tick(r);
         replica_receiver_ack(r, true);
@@ -473,6 +474,7 @@ static void free_all(struct dmt_replica *r)
     replica_pull_free(r);
     replica_serve_reset(r);
     replica_resync_free(r);
+    replica_branches_free(r);
     pthread_mutex_destroy(&r->lock);
     pthread_mutex_destroy(&r->pub_lock);
     pthread_cond_destroy(&r->sync_work);

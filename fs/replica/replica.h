@@ -167,6 +167,12 @@ void dmt_replica_fetch(struct dmt_replica *r);        /* START: pull what the pe
  * (-EBUSY). */
 void dmt_replica_drain(struct dmt_replica *r, uint64_t seq, uint64_t timeout_ms, void (*fn)(void *arg, int err), void *arg);
 
+/* A branch was saved or removed here. [blocks] for a turn of the loop, as the next one. */
+void dmt_replica_branches_changed(struct dmt_replica *r);
+enum dmt_replica_there { DMT_REPLICA_THERE_UNKNOWN, DMT_REPLICA_NOT_THERE, DMT_REPLICA_THERE };
+/* Has the other machine this branch, as it says now? Not connected: nobody knows. */
+enum dmt_replica_there dmt_replica_branch_there(struct dmt_replica *r, const char *name);
+
 /* From dmt_gate.appended: new records are in the journal. */
 void dmt_replica_appended(struct dmt_replica *r, uint64_t tail_seq, uint64_t bytes);
 /* From dmt_gate.wanted: somebody waits until the peer has everything up to seq durably (UINT64_MAX: all there is). Records that

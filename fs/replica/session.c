@@ -307,6 +307,7 @@ void replica_session_closed(struct replica_conn *c, const char *why)
     r->follow_pending = 0;
     replica_export_stop(r);
     replica_import_stop(r);
+    replica_branches_stop(r);
     replica_sender_stop(r); /* also what was served */
     replica_do(r, &(struct replica_event){.type = REPLICA_EV_CLOSED, .text = why});
     if (replica_now_ms(r) - r->up_ms > 1000)
@@ -371,6 +372,7 @@ static void do_start_stream(struct dmt_replica *r, const struct replica_action *
     replica_sender_start(r, a->epoch, &a->pos, 0);
     replica_sender_commit(r,
                           true); /* what is there may be applied, even if nothing new is written */
+    replica_branches_start(r);
 }
 
 static void do_close(struct dmt_replica *r, const struct replica_action *a)
@@ -438,13 +440,16 @@ static void do_action(struct dmt_replica *r, const struct replica_action *a)
         do_start_stream(r, a);
         break;
     case REPLICA_AC_STOP_STREAM:
+        replica_branches_stop(r);
         replica_sender_stop(r);
         break;
     case REPLICA_AC_RECEIVE:
         replica_receiver_start(r);
         r->conf.ops->following(r->conf.ctx, a->epoch, a->seq);
+        replica_branches_start(r);
         break;
     case REPLICA_AC_STOP_RECEIVING:
+        replica_branches_stop(r);
         replica_receiver_stop(r);
         break;
     case REPLICA_AC_ACKED:
@@ -604,6 +609,18 @@ static void take_lane(struct dmt_replica *r, const struct replica_msg *m)
     case REPLICA_STATE:
         replica_import_data(r, &m->STATE);
         break;
+    case REPLICA_BRANCH:
+        replica_branches_heard(r, &m->BRANCH);
+        break;
+    case REPLICA_BRANCH_GET:
+        replica_branches_get(r, &m->BRANCH_GET);
+        break;
+    case REPLICA_BRANCH_DATA:
+        replica_branches_data(r, &m->BRANCH_DATA);
+        break;
+    case REPLICA_BRANCH_END:
+        replica_branches_end(r, &m->BRANCH_END);
+        break;
     default:
         replica_import_end(r, &m->STATE_END);
         break;
@@ -621,6 +638,10 @@ _Static_assert(offsetof(struct replica_msg_RECORDS, epoch) == 0 &&
                    offsetof(struct replica_msg_AUDITED, epoch) == 0 &&
                    offsetof(struct replica_msg_COMMIT, epoch) == 0 &&
                    offsetof(struct replica_msg_NEED, epoch) == 0 &&
+                   offsetof(struct replica_msg_BRANCH, epoch) == 0 &&
+                   offsetof(struct replica_msg_BRANCH_GET, epoch) == 0 &&
+                   offsetof(struct replica_msg_BRANCH_DATA, epoch) == 0 &&
+                   offsetof(struct replica_msg_BRANCH_END, epoch) == 0 &&
                    offsetof(struct replica_msg_STATE_END, epoch) == 0,
                "take_lane reads the epoch of any lane frame in one place");
 
@@ -703,7 +724,8 @@ bool replica_session_fill(struct dmt_replica *r, struct dmt_buf *out)
     if (!r->core.up)
         return false;
     return replica_sender_fill(r, out) || (r->conn && replica_serve_fill(r, out)) ||
-           (r->conn && replica_export_fill(r, out)) || (r->conn && replica_import_fill(r, out));
+           (r->conn && replica_export_fill(r, out)) || (r->conn && replica_import_fill(r, out)) ||
+           (r->conn && replica_branches_fill(r, out));
 }
 
 void replica_session_durable(struct dmt_replica *r)

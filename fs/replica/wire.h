@@ -15,7 +15,7 @@
 #include "fs/base/limits.h"
 #include "fs/journal/journal.h"
 
-#define REPLICA_VERSION    6u
+#define REPLICA_VERSION    7u
 #define REPLICA_HEAD       8u
 #define REPLICA_TEXT_MAX   256u        /* of a sentence for people */
 #define REPLICA_EPOCHS_MAX 256u        /* epochs of the history in a HELLO, newest kept */
@@ -59,7 +59,12 @@
     MSG(LIST, 24, 2 * REPLICA_STATE_MAX, F(U64, epoch) F(U64, off) F(U32, raw_len) F(BYTES, data))                     \
     MSG(AUDIT, 25, REPLICA_SMALL, F(U64, epoch) F(U64, ino) F(U64, off) F(U64, length) F(U64, version_epoch)           \
         F(U64, version_seq) F(U64, hash))                                                                              \
-    MSG(AUDITED, 26, REPLICA_SMALL, F(U64, epoch) F(U64, ino) F(U8, result))
+    MSG(AUDITED, 26, REPLICA_SMALL, F(U64, epoch) F(U64, ino) F(U8, result))                                           \
+    MSG(BRANCH, 27, REPLICA_SMALL, F(U64, epoch) F(STR, name) F(U8, removed))                                          \
+    MSG(BRANCH_GET, 28, REPLICA_SMALL, F(U64, epoch) F(STR, name) F(U32, file) F(U64, off))                            \
+    MSG(BRANCH_DATA, 29, 2 * REPLICA_BULK_MAX, F(U64, epoch) F(STR, name) F(U32, file) F(U64, serial) F(U64, size)    \
+        F(U64, off) F(U64, hash) F(U32, raw_len) F(BYTES, data))                                                       \
+    MSG(BRANCH_END, 30, REPLICA_SMALL, F(U64, epoch) F(STR, name) F(U32, files) F(POS, tail))
 
 struct replica_span {
     const uint8_t *p;

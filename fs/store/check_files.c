@@ -209,7 +209,8 @@ static const char *why_in_store(const char *name)
         if (strcmp(name, known[i]) == 0)
             return NULL;
     if (strncmp(name, "workspace.db.new", 16) == 0 || strncmp(name, "resync.db", 9) == 0 ||
-        strcmp(name, "scratch") == 0 || strcmp(name, "scratch-heal") == 0)
+        strcmp(name, "scratch") == 0 || strcmp(name, "scratch-heal") == 0 ||
+        strcmp(name, "scratch-diff") == 0)
         return "is left of something that did not come to its end";
     return "is no part of a store";
 }
@@ -223,7 +224,9 @@ static const char *why_in_journal(const char *name)
 
 static const char *why_in_branches(const char *name)
 {
-    return ends_with(name, ".new") || strncmp(name, ".", 1) == 0
+    /* NAME.copy goes on when the other machine is there; NAME.removed is what is left of one */
+    return ends_with(name, ".new") || ends_with(name, ".scratch") || ends_with(name, ".tmp") ||
+                   strncmp(name, ".", 1) == 0
                ? "is left of something that did not come to its end"
                : NULL;
 }

@@ -20,6 +20,7 @@
 #include <string.h>
 
 #include "fs/base/io.h"
+#include "fs/workspace/branch_copy.h"
 #include "fs/workspace/ws.h"
 
 #define BRANCH_SEGMENT (8u << 20)
@@ -87,16 +88,22 @@ static int with_bytes(struct dmt_ws *ws, struct dmt_rec *r, uint8_t *data, struc
     return out->bad ? -ENOMEM : 0;
 }
 
-static int copy_tail(struct dmt_ws *ws, uint64_t after, struct dmt_journal *to, struct dmt_err *err)
+struct tail {
+    struct dmt_ws *ws;
+    uint64_t after;
+};
+
+static int copy_tail(void *ctx, struct dmt_journal *to, struct dmt_err *err)
 {
+    struct tail *t = ctx;
     struct dmt_jreader *rd = NULL;
     struct dmt_rec r;
     struct dmt_buf body;
     uint8_t *data = malloc(DMT_WRITE_MAX);
     dmt_buf_init(&body);
-    int e = data ? dmt_jreader_open(&rd, ws->j, after, err) : -ENOMEM;
+    int e = data ? dmt_jreader_open(&rd, t->ws->j, t->after, err) : -ENOMEM;
     while (e >= 0 && (e = dmt_jreader_next(rd, &r, NULL, NULL, err)) == 1) {
-        e = with_bytes(ws, &r, data, &body);
+        e = with_bytes(t->ws, &r, data, &body);
         if (e < 0)
             break;
         struct iovec iov = {body.p, body.len};
@@ -109,24 +116,24 @@ static int copy_tail(struct dmt_ws *ws, uint64_t after, struct dmt_journal *to, 
         };
         e = dmt_journal_append(to, &copy, &iov, 1, err);
     }
-    if (e == 0) {
-        uint64_t tail = dmt_journal_tail(to).seq;
-        dmt_journal_kick(to, tail);
-        e = dmt_journal_wait(to, tail);
-    }
     dmt_jreader_close(rd);
     dmt_buf_free(&body);
     free(data);
     return e;
 }
 
-static int save_branch(struct dmt_ws *ws, uint64_t after, const char *name, struct dmt_err *err)
+int ws_branch_save(struct dmt_ws *ws, const char *name, const struct dmt_pos *floor,
+                   int (*fill)(void *ctx, struct dmt_journal *to, struct dmt_err *err), void *ctx,
+                   struct dmt_err *err)
 {
     const struct dmt_io *io = ws->conf.io;
     char dir[DMT_PATH_MAX], tmp[DMT_PATH_MAX], parent[DMT_PATH_MAX];
     struct dmt_journal *to = NULL;
-    struct dmt_journal_conf jc = {
-        .io = io, .clock = ws->conf.clock, .dir = tmp, .segment_bytes = BRANCH_SEGMENT};
+    struct dmt_journal_conf jc = {.io = io,
+                                  .clock = ws->conf.clock,
+                                  .dir = tmp,
+                                  .floor = *floor,
+                                  .segment_bytes = BRANCH_SEGMENT};
     if (ws_branch_path(ws, name, "", dir) < 0 || ws_branch_path(ws, name, ".new", tmp) < 0)
         return dmt_err_set(err, -EINVAL, "\"%s\" cannot be the name of a branch", name);
     if (exists(io, dir))
@@ -135,24 +142,37 @@ static int save_branch(struct dmt_ws *ws, uint64_t after, const char *name, stru
     *strrchr(parent, '/') = '\0';
     memcpy(jc.lineage, dmt_store_ident(ws->st)->lineage, sizeof(jc.lineage));
     int r = dmt_io_mkdirs(io, parent, 0700);
-    if (r == 0) {
-        clear_dir(io, tmp);
-        r = dmt_journal_pos_at(ws->j, after, &jc.floor);
-    }
     if (r < 0)
         return dmt_err_set(err, r, "the branch %s cannot be saved: %s", name, dmt_strerror(r));
+    clear_dir(io, tmp);
     r = dmt_journal_open(&to, &jc, err);
     if (r == 0) {
-        r = copy_tail(ws, after, to, err);
+        r = fill(ctx, to, err);
+        if (r == 0) {
+            uint64_t tail = dmt_journal_tail(to).seq;
+            dmt_journal_kick(to, tail);
+            r = dmt_journal_wait(to, tail);
+        }
         dmt_journal_close(to);
     }
+    if (r < 0)
+        clear_dir(io, tmp); /* the disk may be full of it */
     if (r == 0)
         r = io->rename(io->ctx, tmp, dir);
     if (r == 0)
         r = io->sync_dir(io->ctx, parent);
     return r < 0 && err && err->code == 0
-               ? dmt_err_set(err, r, "the branch %s cannot be saved", name)
+               ? dmt_err_set(err, r, "the branch %s cannot be saved: %s", name, dmt_strerror(r))
                : r;
+}
+
+static int save_branch(struct dmt_ws *ws, uint64_t after, const char *name, struct dmt_err *err)
+{
+    struct tail t = {ws, after};
+    struct dmt_pos floor;
+    int r = dmt_journal_pos_at(ws->j, after, &floor);
+    return r < 0 ? dmt_err_set(err, r, "the branch %s cannot be saved: %s", name, dmt_strerror(r))
+                 : ws_branch_save(ws, name, &floor, copy_tail, &t, err);
 }
 
 /* Cuts and starts over at the last checkpoint. apply_lock and ckpt_run held. */
@@ -261,27 +281,31 @@ static int measure(void *ctx, const struct dmt_rec *r)
     return 0;
 }
 
+struct listing {
+    struct dmt_ws *ws;
+    int (*fn)(void *ctx, const char *name, uint64_t first, uint64_t last, uint64_t bytes);
+    void *ctx;
+};
+
+static int list_one(void *ctx, const char *name, bool removed)
+{
+    struct listing *l = ctx;
+    struct extent_of x = {0};
+    char path[DMT_PATH_MAX];
+    if (removed)
+        return 0;
+    int r = ws_branch_path(l->ws, name, "", path);
+    if (r == 0)
+        r = dmt_journal_scan(l->ws->conf.io, path, measure, &x, NULL);
+    if (r == -ENOENT) /* removed a moment ago */
+        return 0;
+    return r < 0 ? r : l->fn(l->ctx, name, x.first, x.last, x.bytes);
+}
+
 int dmt_ws_branches(struct dmt_ws *ws,
                     int (*fn)(void *ctx, const char *name, uint64_t first, uint64_t last,
                               uint64_t bytes),
                     void *ctx)
 {
-    char dir[DMT_PATH_MAX], path[DMT_PATH_MAX];
-    (void)snprintf(dir, sizeof(dir), "%s/branches", ws->conf.dir);
-    DIR *d = opendir(dir);
-    int r = d || errno == ENOENT ? 0 : -errno;
-    for (struct dirent *e; r == 0 && d && (e = readdir(d));) {
-        struct extent_of x = {0};
-        size_t n = strlen(e->d_name);
-        if (e->d_name[0] == '.' || (n > 4 && strcmp(e->d_name + n - 4, ".new") == 0))
-            continue;
-        r = ws_branch_path(ws, e->d_name, "", path);
-        if (r == 0)
-            r = dmt_journal_scan(ws->conf.io, path, measure, &x, NULL);
-        if (r == 0)
-            r = fn(ctx, e->d_name, x.first, x.last, x.bytes);
-    }
-    if (d)
-        closedir(d);
-    return r;
+    return dmt_ws_branch_names(ws, list_one, &(struct listing){ws, fn, ctx});
 }

@@ -6,7 +6,8 @@
  * point: the inodes (rows, xattrs, content) and the entries it names, nothing else. So the cost
  * follows the branch, not the workspace. Then every file that was touched is written below the
  * target directory at its path, with owner, mode, xattrs and times. Groups without END are skipped
- * as everywhere.
+ * as everywhere. A branch NAME.bulk of the same switch point goes first: this machine may lack
+ * bytes that the records build upon; without it such files are left out.
  * Failure: no snapshot of the switch point (deleted, or kept longer ago than WS_SWITCHES_MAX
  * switches) is said plainly. The scratch store is removed in any case. Thread: pool; blocks.
  */
@@ -22,6 +23,7 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
+#include "fs/workspace/branch_copy.h"
 #include "fs/workspace/ws.h"
 
 #define CHUNK (1u << 20)
@@ -43,9 +45,21 @@ struct extract {
     struct name *names;
     size_t n_names, cap_names;
     struct ws_map named; /* ino -> place of its newest name + 1 */
+    uint64_t *lost; /* inodes whose content this machine may lack: not taken from its snapshot */
+    size_t n_lost;
+    bool have_bulk; /* but from the branch that has it */
+    uint64_t left_out;
     uint8_t *chunk;
     char where[320]; /* what was worked on when it failed */
 };
+
+static bool is_lost(const struct extract *x, uint64_t ino)
+{
+    for (size_t i = 0; i < x->n_lost; i++)
+        if (x->lost[i] == ino)
+            return true;
+    return false;
+}
 
 /* --- bringing in what the records refer to ---------------------------------------------------- */
 
@@ -112,7 +126,7 @@ static int bring_inode(struct extract *x, uint64_t ino)
     ws_xattrs_free(&xs);
     if (r == 0 && S_ISLNK(n.mode))
         return bring_target(x, &n);
-    return r == 0 && !S_ISDIR(n.mode) ? bring_content(x, &n) : r;
+    return r == 0 && !S_ISDIR(n.mode) && !is_lost(x, ino) ? bring_content(x, &n) : r;
 }
 
 static int bring_entry(struct extract *x, uint64_t dir, struct dmt_span name)
@@ -222,8 +236,18 @@ static int note_names(struct extract *x, const struct dmt_body *b)
     return b->type == DMT_REC_RENAME ? note_rename(x, &b->RENAME) : 0;
 }
 
+/* Cut to nothing: what it had at the switch point does not count any more. */
+static void note_cut(struct extract *x, const struct dmt_body *b)
+{
+    if (!x->have_bulk && b->type == DMT_REC_SETATTR && b->SETATTR.mask & DMT_SET_SIZE &&
+        b->SETATTR.size == 0)
+        for (size_t i = 0; i < x->n_lost; i++)
+            x->lost[i] = x->lost[i] == b->SETATTR.ino ? 0 : x->lost[i];
+}
+
 static int apply_record(struct extract *x, const struct dmt_rec *r, const struct dmt_body *b)
 {
+    note_cut(x, b);
     int e = bring(x, b);
     if (e != 0)
         return e < 0 ? e : 0;
@@ -412,8 +436,12 @@ static int write_files(struct extract *x, const char *dir)
     int r = 0;
     for (size_t i = 0; r == 0 && i < x->seen.cap; i++) {
         uint64_t ino = x->seen.keys[i];
-        if (ino && x->seen.vals[i] == 1 &&
-            dmt_store_inode_get(x->scratch.st, DMT_LIVE, ino, &n) == 0 && n.nlink > 0)
+        if (!ino || x->seen.vals[i] != 1 ||
+            dmt_store_inode_get(x->scratch.st, DMT_LIVE, ino, &n) < 0 || n.nlink == 0)
+            continue;
+        if (!x->have_bulk && is_lost(x, ino))
+            x->left_out++;
+        else
             r = write_names(x, &n, dir);
     }
     return r;
@@ -469,7 +497,54 @@ static int find_switch(void *ctx, const struct dmt_epoch_row *e)
     return 0;
 }
 
-static int run(struct extract *x, const char *branch, const char *dir, struct dmt_err *err)
+static int note_lost(void *ctx, const struct dmt_rec *r)
+{
+    struct extract *x = ctx;
+    struct dmt_body b;
+    int e = dmt_body_decode(r->type, r->body, r->body_len, &b);
+    if (e < 0 || b.type != DMT_REC_SETATTR) /* the last one of each file */
+        return e;
+    uint64_t *v = realloc(x->lost, (x->n_lost + 1) * sizeof(*v));
+    if (!v)
+        return -ENOMEM;
+    x->lost = v;
+    v[x->n_lost++] = b.SETATTR.ino;
+    return 0;
+}
+
+/* Content of the switch point: it is not later than anything of the branch. */
+static int each_bulk(void *ctx, const struct dmt_rec *r)
+{
+    struct extract *x = ctx;
+    struct dmt_rec at = *r;
+    struct dmt_body b;
+    int e = dmt_body_decode(r->type, r->body, r->body_len, &b);
+    at.seq = x->floor;
+    return e < 0 ? e : apply_record(x, &at, &b);
+}
+
+/* What this machine may lack of the switch point comes from its branch, if that is here; else those
+ * files are left out, if the caller wants to know. */
+static int lay_bulk(struct extract *x, const char *branch, bool whole, struct dmt_err *err)
+{
+    const struct dmt_io *io = x->ws->conf.io;
+    char name[DMT_NAME_MAX + 1], path[DMT_PATH_MAX];
+    int r = ws_branch_bulk_at(x->ws, x->floor, name);
+    if (r == 0 && !whole)
+        r = ws_branch_lost(x->ws, x->floor, &x->lost, &x->n_lost);
+    x->have_bulk = r == 1;
+    if (r != 1)
+        return r;
+    r = ws_branch_path(x->ws, name, "", path);
+    if (r == 0)
+        r = dmt_journal_scan(io, path, note_lost, x, err);
+    if (r == 0 && !dmt_branch_is_bulk(branch))
+        r = dmt_journal_scan(io, path, each_bulk, x, err);
+    return r;
+}
+
+static int run(struct extract *x, const char *branch, const char *dir, bool whole,
+               struct dmt_err *err)
 {
     const struct dmt_io *io = x->ws->conf.io;
     char path[DMT_PATH_MAX];
@@ -487,12 +562,14 @@ static int run(struct extract *x, const char *branch, const char *dir, struct dm
                            branch);
     r = open_scratch(x, branch, err);
     if (r == 0)
+        r = lay_bulk(x, branch, whole, err);
+    if (r == 0)
         r = dmt_journal_scan(io, path, each_record, x, err);
     return r < 0 ? r : write_files(x, dir);
 }
 
 int dmt_ws_branch_extract(struct dmt_ws *ws, const char *branch, const char *dir,
-                          struct dmt_err *err)
+                          uint64_t *left_out, struct dmt_err *err)
 {
     struct extract *x = calloc(1, sizeof(*x));
     int r = -ENOMEM;
@@ -501,8 +578,10 @@ int dmt_ws_branch_extract(struct dmt_ws *ws, const char *branch, const char *dir
     if (x && (x->chunk = malloc(CHUNK))) {
         x->ws = ws;
         pthread_mutex_init(&x->scratch.lock, NULL);
-        r = run(x, branch, dir, err);
+        r = run(x, branch, dir, !left_out, err);
         close_scratch(x);
+        if (left_out)
+            *left_out = x->left_out;
     }
     if (r < 0 && err && err->code == 0)
         dmt_err_set(err, r, "the files of branch %s cannot be written: %s%s%s", branch,
@@ -511,6 +590,7 @@ int dmt_ws_branch_extract(struct dmt_ws *ws, const char *branch, const char *dir
         free(x->names[i].name);
     if (x) {
         free(x->names);
+        free(x->lost);
         ws_map_clear(&x->seen);
         ws_map_clear(&x->groups);
         ws_map_clear(&x->named);

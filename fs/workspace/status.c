@@ -44,9 +44,8 @@ static bool still_incomplete(struct dmt_ws *ws, uint64_t ino)
     return dmt_store_xattr_get(ws->st, DMT_LIVE, ino, WS_INCOMPLETE_ATTR, NULL, 0, &n) == 0;
 }
 
-/* Lock held. */
-static int each_incomplete(struct dmt_ws *ws,
-                           int (*fn)(void *ctx, const struct dmt_rec_INCOMPLETE *r), void *ctx)
+int ws_incomplete_each(struct dmt_ws *ws, bool all,
+                       int (*fn)(void *ctx, const struct dmt_rec_INCOMPLETE *r), void *ctx)
 {
     struct dmt_cur c = dmt_cur_of(ws->incomplete.p, ws->incomplete.len);
     struct dmt_body b;
@@ -57,7 +56,7 @@ static int each_incomplete(struct dmt_ws *ws,
         if (!p)
             return DMT_E_CORRUPT;
         r = dmt_body_decode(DMT_REC_INCOMPLETE, p, n, &b);
-        if (r == 0 && still_incomplete(ws, b.INCOMPLETE.ino))
+        if (r == 0 && (all || still_incomplete(ws, b.INCOMPLETE.ino)))
             r = fn(ctx, &b.INCOMPLETE);
     }
     return r;
@@ -67,7 +66,7 @@ int dmt_ws_incomplete_each(struct dmt_ws *ws,
                            int (*fn)(void *ctx, const struct dmt_rec_INCOMPLETE *r), void *ctx)
 {
     ws_lock(ws);
-    int r = each_incomplete(ws, fn, ctx);
+    int r = ws_incomplete_each(ws, false, fn, ctx);
     ws_unlock(ws);
     return r;
 }
@@ -90,7 +89,7 @@ void dmt_ws_status(struct dmt_ws *ws, struct dmt_ws_status *ret)
     memcpy(ret->failed_why, ws->failed_why, sizeof(ret->failed_why));
     ret->missing_bytes = dmt_store_missing_bytes(ws->st);
     (void)dmt_store_snap_each(ws->st, count_snapshot, &counts);
-    (void)each_incomplete(ws, count_incomplete, &ret->incomplete_files);
+    (void)ws_incomplete_each(ws, false, count_incomplete, &ret->incomplete_files);
     ws_unlock(ws);
     ret->inodes = load.inodes;
     ret->live_bytes = load.live_bytes;

@@ -196,8 +196,10 @@ int dmt_ws_rollback(struct dmt_ws *ws, struct dmt_rollback *rb, struct dmt_err *
 /* Branches kept by a loser: fn(name, first seq, last seq, records, bytes). */
 int dmt_ws_branches(struct dmt_ws *ws, int (*fn)(void *ctx, const char *name, uint64_t first, uint64_t last, uint64_t bytes),
                     void *ctx);
-/* Writes the files that a branch's records name (state at the switch point + the branch) below dir as plain files. [blocks] */
-int dmt_ws_branch_extract(struct dmt_ws *ws, const char *branch, const char *dir, struct dmt_err *err);
+/* Writes the files that a branch's records name (state at the switch point + the branch) below dir as plain files. *left_out: so
+ * many are not written, because this machine lacks bytes of them (and NAME.bulk, which would have them); NULL: it has all that
+ * the switch point shows. [blocks] */
+int dmt_ws_branch_extract(struct dmt_ws *ws, const char *branch, const char *dir, uint64_t *left_out, struct dmt_err *err);
 
 /* --- bulk lane (used by replica and archive) -------------------------------------------------------------------------------- */
 /* Bytes of [off, off+len) of ino as last written at exactly seq: *ret_n bytes from off are right (checked before and after

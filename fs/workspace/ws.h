@@ -197,6 +197,17 @@ int ws_apply_from(struct dmt_ws *ws, struct dmt_jreader *rd, uint64_t *pos, uint
 int ws_apply_tail(struct dmt_ws *ws, uint64_t seq, struct dmt_err *err);
 /* branch.c: STORE/branches/NAME + suffix; -EINVAL for a name that is none. */
 int ws_branch_path(struct dmt_ws *ws, const char *name, const char *suffix, char path[DMT_PATH_MAX]);
+/* A branch of the records that fill appends, after floor; 0 also if there is one of that name. */
+int ws_branch_save(struct dmt_ws *ws, const char *name, const struct dmt_pos *floor,
+                   int (*fill)(void *ctx, struct dmt_journal *to, struct dmt_err *err), void *ctx, struct dmt_err *err);
+/* branch_copy.c: may a branch that can wait take so many bytes more? -ENOSPC: the workspace would have too little left. */
+int ws_branch_room(struct dmt_ws *ws, uint64_t bytes);
+/* branch_bulk.c: of the files that the new holder of switch point floor lacked bytes of: 1 and the branch's name, or 0. */
+int ws_branch_bulk_at(struct dmt_ws *ws, uint64_t floor, char name[DMT_NAME_MAX + 1]);
+/* status.c: the reports of files that are still incomplete; all: of all that ever were. Lock held. */
+int ws_incomplete_each(struct dmt_ws *ws, bool all, int (*fn)(void *ctx, const struct dmt_rec_INCOMPLETE *r), void *ctx);
+/* Those inodes, and of those that somebody has dealt with since each that it may be; caller frees *ret. */
+int ws_branch_lost(struct dmt_ws *ws, uint64_t floor, uint64_t **ret, size_t *ret_n);
 int ws_apply_names(struct dmt_ws *ws, const struct dmt_rec *r, const struct dmt_body *b);   /* apply_names.c */
 int ws_apply_content(struct dmt_ws *ws, const struct dmt_rec *r, const struct dmt_body *b); /* apply_content.c */
 int ws_apply_attrs(struct dmt_ws *ws, const struct dmt_rec *r, const struct dmt_body *b);   /* apply_attrs.c */

@@ -10,6 +10,7 @@
 
 #include "fs/base/err.h"
 #include "fs/base/log.h"
+#include "fs/replica/branch_core.h"
 #include "fs/replica/core.h"
 #include "fs/replica/wire.h"
 
@@ -39,7 +40,24 @@ static void check_core(uint8_t type, uint64_t epoch)
     struct replica_event role = {
         .type = REPLICA_EV_ROLE, .role = DMT_REPLICA_RECEIVER, .seen = SEEN};
     replica_step(&c, &role, &as);
-    DMT_ASSERT(replica_core_takes(&c, type, epoch) == (epoch < SEEN ? DMT_E_STALE : -EPROTO));
+    int otherwise = type >= REPLICA_BRANCH ? 1 : -EPROTO; /* of a branch: late, never wrong */
+    DMT_ASSERT(replica_core_takes(&c, type, epoch) == (epoch < SEEN ? DMT_E_STALE : otherwise));
+}
+
+/* A name is taken or refused as a whole; an answer to what was not asked is refused. */
+static void check_branch(const struct replica_msg *m)
+{
+    struct branches b = {0};
+    struct replica_span name = m->BRANCH.name;
+    const char *p = (const char *)name.p;
+    branches_start(&b);
+    bool ok = dmt_branch_name_ok(p, name.n);
+    DMT_ASSERT(branches_heard(&b, p, name.n, m->BRANCH.removed) == ok && b.n == ok);
+    DMT_ASSERT(!ok || (name.n <= DMT_BRANCH_NAME_MAX && !memchr(p, '/', name.n) && p[0] != '.'));
+    struct dmt_branch_piece piece = {.size = 1, .len = 1};
+    DMT_ASSERT(!branches_data(&b, p, name.n, &piece));
+    DMT_ASSERT(branches_end(&b, p, name.n, 1, 0) == -1);
+    branches_free(&b);
 }
 
 static void check_inside(const struct replica_msg *m)
@@ -66,6 +84,14 @@ static void check_inside(const struct replica_msg *m)
     case REPLICA_STATE:
         check_payload(m->STATE.data, m->STATE.raw_len, REPLICA_STATE_MAX);
         check_core(m->type, m->STATE.epoch);
+        break;
+    case REPLICA_BRANCH:
+        check_branch(m);
+        check_core(m->type, m->BRANCH.epoch);
+        break;
+    case REPLICA_BRANCH_DATA:
+        check_payload(m->BRANCH_DATA.data, m->BRANCH_DATA.raw_len, REPLICA_BULK_MAX);
+        check_core(m->type, m->BRANCH_DATA.epoch);
         break;
     case REPLICA_BYE:
         replica_span_text(m->BYE.text, text, sizeof(text));

@@ -37,7 +37,7 @@ check "the new one is cut, and says so" getfattr -n user.dumont.incomplete "$B/n
 size=$(stat -c %s "$B/new")
 check "what it has is right" cmp -n "$size" "$B/new" "$SCRATCH/new"
 check_status "healing here is not possible" 2 at b dumont heal "$B/new"
-check_eq "and says where they are" "$(at b dumont heal "$B/new" 2>&1 | grep -c 'a wrote them: when it is back, hand the workspace over')" 1
+check_eq "and says where they are" "$(at b dumont heal "$B/new" 2>&1 | grep -c 'a wrote them: when it is back, they come as branch')" 1
 # somebody works on with one of them, with the same length
 printf 'changed since' | dd of="$B/touched" conv=notrunc 2>/dev/null
 cp "$B/touched" "$SCRATCH/touched.now"

@@ -12,7 +12,7 @@ get() { at "$1" dumont status "$W" --json | jq -r "$2"; }
 is() { [ "$(get "$1" "$2" 2>/dev/null)" = "$3" ]; }
 major() { get "$1" '.epoch | split(".")[0]'; }
 digest_of() { printf '{"cmd":"digest"}\n' | "$BIN/ctl" "$SCRATCH/$1/run/$W.sock" | jq -r .result.digest; }
-branch_of() { at "$1" dumont snapshot list "$W" --json | jq -r '.[] | select(.branch) | .name'; }
+branch_of() { at "$1" dumont snapshot list "$W" --json | jq -r '.[] | select(.branch and (.name | endswith(".bulk") | not)) | .name'; }
 controller() { start_at ctl ctl dumontd --config "$SCRATCH/ctl/etc/dumontd.conf" --foreground; }
 # forced: what the standby b says and does when it is told
 forced() {

@@ -9,7 +9,7 @@ require jq
 
 get() { at "$1" dumont status w --json | jq -r "$2"; }
 digest_of() { printf '{"cmd":"digest"}\n' | "$BIN/ctl" "$SCRATCH/$1/run/w.sock" | jq -r .result.digest; }
-branches() { at "$1" dumont snapshot list w --json | jq -r '[.[] | select(.branch) | .name] | sort | .[]'; }
+branches() { at "$1" dumont snapshot list w --json | jq -r '[.[] | select(.branch and (.name | endswith(".bulk") | not)) | .name] | sort | .[]'; }
 told() { api /api/v1/events | jq -e --arg k "$1" '.events[] | select(.node == "a" and .kind == $k)' >/dev/null; }
 
 PAIR_LINK=1 pair_up w sync=local solo_after=60s || die "the pair does not come up" "$(at a dumont status w 2>&1)"

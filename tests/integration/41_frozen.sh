@@ -82,7 +82,7 @@ check "every acknowledged sync is in the new history" on cpu "$BIN/ledger" judge
 late=$(awk -v t="$uptime" '$1 == "s" && $5 > t * 1e9' "$SHARED/ledger" | wc -l)
 check "syncs that returned after the thaw are among them ($late)" test "$late" -ge 1
 check_eq "the new holder's file" "$(on cpu cat $WORK/new)" new
-branch=$(on gpu dumont snapshot list $WS --json | jq -r '.[] | select(.branch) | .name')
+branch=$(on gpu dumont snapshot list $WS --json | jq -r '.[] | select(.branch and (.name | endswith(".bulk") | not)) | .name')
 check "what gpu alone had is kept as a branch" test -n "$branch"
 check "its files can be taken out" on gpu dumont restore $WS /root/branch --branch "$branch"
 # Each plain write that returned after the thaw: its line is in the branch; or it had reached cpu before the cut.

@@ -278,6 +278,27 @@ static void lower_epochs_are_refused_for_ever(void **state)
     assert_int_equal(replica_core_takes(&c, REPLICA_RECORDS, E1), DMT_E_STALE);
 }
 
+/* Of branches: in a stream, by both sides; outside of one late, and never wrong. */
+static void branches_go_both_ways(void **state)
+{
+    (void)state;
+    struct replica_core c;
+    static const uint8_t frames[] = {REPLICA_BRANCH, REPLICA_BRANCH_GET, REPLICA_BRANCH_DATA,
+                                     REPLICA_BRANCH_END};
+    for (size_t i = 0; i < sizeof(frames); i++) {
+        receiving(&c);
+        assert_int_equal(replica_core_takes(&c, frames[i], E2), 0);
+        assert_int_equal(replica_core_takes(&c, frames[i], E1), DMT_E_STALE);
+        assert_int_equal(replica_core_takes(&c, frames[i], E3), 1);
+        STEP(&c, .type = REPLICA_EV_CANNOT, .text = "no", .tail = at(E2, 40));
+        assert_int_equal(replica_core_takes(&c, frames[i], E2), 1);
+        streaming_sender(&c, 30);
+        assert_int_equal(replica_core_takes(&c, frames[i], c.epoch), 0);
+        assert_int_equal(replica_core_takes(&c, frames[i], c.epoch - 1), 1);
+        assert_int_equal(replica_core_takes(&c, frames[i], c.epoch + 1), 1);
+    }
+}
+
 static void nothing_is_taken_before_follow_and_stream(void **state)
 {
     (void)state;
@@ -671,6 +692,7 @@ int main(void)
         cmocka_unit_test(two_holders),
         cmocka_unit_test(a_late_role_is_announced),
         cmocka_unit_test(lower_epochs_are_refused_for_ever),
+        cmocka_unit_test(branches_go_both_ways),
         cmocka_unit_test(nothing_is_taken_before_follow_and_stream),
         cmocka_unit_test(a_divergent_tail_is_cut_where_histories_part),
         cmocka_unit_test(a_new_epoch_on_the_same_connection),

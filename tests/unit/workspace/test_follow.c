@@ -499,7 +499,7 @@ static void loser_keeps_its_tail_as_a_branch_and_follows(void **state)
     assert_true(b.first == at + 1 && b.last == end);
     (void)snprintf(out, sizeof(out), "%s/out", p->a.dir);
     assert_int_equal(mkdir(out, 0700), 0);
-    fx_check(dmt_ws_branch_extract(p->a.ws, "epoch-1-alpha", out, &err), &err);
+    fx_check(dmt_ws_branch_extract(p->a.ws, "epoch-1-alpha", out, NULL, &err), &err);
     read_file(out, "lost/x", text, sizeof(text));
     assert_string_equal(text, "lost");
     read_file(out, "one/x", text, sizeof(text));
