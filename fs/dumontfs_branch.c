@@ -222,8 +222,10 @@ void branch_tick(struct app *a)
     if (!a->replica || !atomic_load(&a->bulk_look) || now < a->bulk_again_ns)
         return;
     dmt_replica_status(a->replica, &s);
-    if (s.role != DMT_REPLICA_RECEIVER || !s.streaming || s.holder_durable == 0 ||
-        s.applied < s.holder_durable)
+    /* Or it holds the workspace again already. */
+    bool followed = s.role == DMT_REPLICA_RECEIVER && s.streaming && s.holder_durable > 0 &&
+                    s.applied >= s.holder_durable;
+    if (!followed && s.role != DMT_REPLICA_SENDER)
         return;
     a->bulk_again_ns = now + AGAIN_NS;
     atomic_store(&a->bulk_look, false);

@@ -223,6 +223,8 @@ planted repair stray 'scratch is left of something' put scratch/workspace.db
 planted repair stray 'workspace.db.new is left' put workspace.db.new
 planted repair stray 'journal/stranger is no part' put journal/stranger
 planted repair stray 'branches/epoch-1.1-a.new is left' put branches/epoch-1.1-a.new/x
+restore && put branches/epoch-1.1-a.copy/0000000000000001.seg && put branches/epoch-1.0-b.removed
+sound "a copy of a branch under way, and a branch that was removed" w
 planted repair folder 'data/fe is missing' rmdir "$S/data/fe"
 restore && put stranger && dumont check w --repair >/dev/null && put stranger
 said "a second stray of the same name finds room" 0 dumont check w --repair

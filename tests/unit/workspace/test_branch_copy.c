@@ -129,6 +129,99 @@ static void a_short_copy_is_no_branch(void **state)
     expect_names(&p->b, "");
 }
 
+/* A disk that knows which files of the copy are not durable, and looks at the rename. */
+static char undurable[8][256];
+static unsigned undurable_n, named;
+static bool folder_synced, parent_synced;
+
+static void path_of_fd(int fd, char path[256])
+{
+    char link[64];
+    (void)snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+    ssize_t n = readlink(link, path, 255);
+    path[n > 0 ? n : 0] = '\0';
+}
+
+static unsigned place_of(const char *path)
+{
+    unsigned i = 0;
+    while (i < undurable_n && strcmp(undurable[i], path) != 0)
+        i++;
+    return i;
+}
+
+static void changed(int fd)
+{
+    char path[256];
+    path_of_fd(fd, path);
+    if (place_of(path) < undurable_n)
+        return;
+    assert_true(undurable_n < 8);
+    strcpy(undurable[undurable_n++], path);
+    folder_synced = false;
+}
+
+static ssize_t watch_write(void *ctx, int fd, const void *buf, size_t len, uint64_t off, bool keep)
+{
+    changed(fd);
+    return dmt_io_real()->pwrite_long(ctx, fd, buf, len, off, keep);
+}
+
+static int watch_truncate(void *ctx, int fd, uint64_t len)
+{
+    changed(fd);
+    return dmt_io_real()->ftruncate(ctx, fd, len);
+}
+
+static int watch_sync(void *ctx, int fd)
+{
+    char path[256];
+    path_of_fd(fd, path);
+    unsigned i = place_of(path);
+    if (i < undurable_n)
+        memmove(undurable[i], undurable[--undurable_n], sizeof(undurable[0]));
+    return dmt_io_real()->fdatasync(ctx, fd);
+}
+
+static int watch_sync_dir(void *ctx, const char *path)
+{
+    folder_synced |= strstr(path, ".copy") != NULL;
+    parent_synced |= named > 0 && strstr(path, ".copy") == NULL;
+    return dmt_io_real()->sync_dir(ctx, path);
+}
+
+static int watch_rename(void *ctx, const char *from, const char *to)
+{
+    assert_int_equal(undurable_n, 0);
+    assert_true(folder_synced);
+    named++;
+    return dmt_io_real()->rename(ctx, from, to);
+}
+
+static void a_copy_has_its_name_when_it_is_durable(void **state)
+{
+    struct pair *p = *state;
+    uint32_t files = 0;
+    struct dmt_pos tail = {0};
+    struct dmt_io io = *dmt_io_real();
+    const struct dmt_io *was = p->b.ws->conf.io;
+    part(p);
+    undurable_n = named = 0;
+    folder_synced = parent_synced = false;
+    io.pwrite_long = watch_write;
+    io.ftruncate = watch_truncate;
+    io.fdatasync = watch_sync;
+    io.sync_dir = watch_sync_dir;
+    io.rename = watch_rename;
+    p->b.ws->conf.io = &io;
+    assert_int_equal(copy_some(p, UINT32_MAX, &files, &tail), 1);
+    assert_true(undurable_n == files && named == 0);
+    assert_int_equal(dmt_ws_branch_copy_end(p->b.ws, BRANCH, files, &tail), 0);
+    assert_int_equal(named, 1);
+    assert_true(parent_synced);
+    p->b.ws->conf.io = was;
+}
+
 static void a_piece_in_the_wrong_place_is_refused(void **state)
 {
     struct pair *p = *state;
@@ -317,10 +410,15 @@ static void what_nobody_lacks_is_not_kept(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(a_copy_is_the_branch),          T(a_damaged_copy_is_no_branch),
-        T(a_short_copy_is_no_branch),     T(a_piece_in_the_wrong_place_is_refused),
-        T(a_removed_branch_is_gone),      T(a_removal_cut_off_is_finished),
-        T(other_names_are_left_alone),    T(files_that_the_new_holder_lacked_are_kept_whole),
+        T(a_copy_is_the_branch),
+        T(a_damaged_copy_is_no_branch),
+        T(a_short_copy_is_no_branch),
+        T(a_copy_has_its_name_when_it_is_durable),
+        T(a_piece_in_the_wrong_place_is_refused),
+        T(a_removed_branch_is_gone),
+        T(a_removal_cut_off_is_finished),
+        T(other_names_are_left_alone),
+        T(files_that_the_new_holder_lacked_are_kept_whole),
         T(what_nobody_lacks_is_not_kept),
     };
     cmocka_set_test_filter(getenv("ONLY"));
