@@ -128,6 +128,7 @@ static enum branches_act go_on(struct branches *b)
     if (one->removed || one->removed_there)
         return begin(b, b->at, BRANCHES_DROP);
     b->state = BRANCHES_ASKED;
+    b->run.len = 0;
     return BRANCHES_ASK;
 }
 
@@ -238,7 +239,8 @@ bool branches_opened(struct branches *b, int rc, const struct dmt_branch_piece *
 
 bool branches_put(struct branches *b, int rc, uint64_t now_ms)
 {
-    b->piece.off += b->piece.len;
+    b->piece = b->run;
+    b->piece.off += b->run.len;
     return stepped(b, rc, now_ms);
 }
 
@@ -263,28 +265,51 @@ static bool asked(const struct branches *b, const char *name, size_t n)
     return b->on && b->state == BRANCHES_ASKED && find(b, name, n) == &b->v[b->at];
 }
 
-bool branches_data(struct branches *b, const char *name, size_t n, const struct dmt_branch_piece *p)
+/* The first piece of a run: where we are, or the beginning of the next file. */
+static bool begins(const struct branches *b, const struct dmt_branch_piece *p)
 {
     const struct dmt_branch_piece *at = &b->piece;
-    if (!asked(b, name, n))
-        return false;
-    bool same =
-        p->file == at->file && p->off == at->off && (at->off == 0 || p->serial == at->serial);
+    bool same = p->file == at->file && p->off == at->off && (!at->off || p->serial == at->serial);
     bool next = at->off > 0 && p->file == at->file + 1 && p->off == 0 && p->serial > at->serial;
-    if ((!same && !next) || p->len == 0 || p->size > DMT_BRANCH_FILE_MAX || p->off > p->size ||
-        p->len > p->size - p->off || p->file >= DMT_BRANCH_FILES_MAX)
-        return false;
-    b->piece = *p;
+    return (same || next) && p->size <= DMT_BRANCH_FILE_MAX && p->file < DMT_BRANCH_FILES_MAX;
+}
+
+static bool continues(const struct branches *b, const struct dmt_branch_piece *p)
+{
+    const struct dmt_branch_piece *run = &b->run;
+    return p->file == run->file && p->serial == run->serial && p->size == run->size &&
+           p->off == run->off + run->len;
+}
+
+static uint64_t run_length(const struct dmt_branch_piece *run)
+{
+    uint64_t left = run->size - run->off;
+    return left < BRANCHES_RUN ? left : BRANCHES_RUN;
+}
+
+int branches_data(struct branches *b, const char *name, size_t n, const struct dmt_branch_piece *p)
+{
+    bool first = b->run.len == 0;
+    if (!asked(b, name, n) || !(first ? begins(b, p) : continues(b, p)) || p->len == 0 ||
+        p->off > p->size || p->len > p->size - p->off ||
+        p->len > run_length(first ? p : &b->run) - b->run.len)
+        return -1;
+    if (first)
+        b->run = *p;
+    else
+        b->run.len += p->len;
+    if (b->run.len < run_length(&b->run))
+        return 0;
     b->state = BRANCHES_BUSY;
     b->late = false;
-    return true;
+    return 1;
 }
 
 int branches_end(struct branches *b, const char *name, size_t n, uint32_t files, uint64_t now_ms)
 {
     if (!asked(b, name, n))
         return -1;
-    bool whole = b->piece.off > 0 && files == b->piece.file + 1;
+    bool whole = b->run.len == 0 && b->piece.off > 0 && files == b->piece.file + 1;
     b->state = BRANCHES_BUSY;
     b->late = false;
     if (!whole) /* gone there, or what came before was not of this one */

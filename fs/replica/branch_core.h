@@ -6,7 +6,7 @@
  * with it what was said on it; a job that runs then still reports, and changes nothing but what is here.
  *
  *   IDLE -> SCAN, REMOVE, DROP: a job -> IDLE
- *   IDLE -> OPEN: a job -> READY -> ASK: the question is out -> data: PUT, a job -> READY ...;  end: END, a job -> IDLE
+ *   IDLE -> OPEN: a job -> READY -> ASK: the question is out -> all of a run: PUT, a job -> READY ...;  end: END, a job -> IDLE
  */
 #ifndef DMT_REPLICA_BRANCH_CORE_H
 #define DMT_REPLICA_BRANCH_CORE_H
@@ -15,6 +15,7 @@
 
 #define BRANCHES_MAX      1024u  /* names, of both sides together */
 #define BRANCHES_AGAIN_MS 60000u /* after a failure */
+#define BRANCHES_RUN      (1u << 20) /* bytes asked for at once, of one file */
 
 enum branches_act {
     BRANCHES_NOTHING,
@@ -22,7 +23,7 @@ enum branches_act {
     BRANCHES_SCAN,   /* look what is here: branches_scanned */
     BRANCHES_REMOVE, /* name, as the other side says: branches_removed */
     BRANCHES_OPEN,   /* a copy of name begins or goes on: branches_opened */
-    BRANCHES_ASK,    /* send BRANCH_GET: name, at.file, at.off. The answer: branches_data or branches_end */
+    BRANCHES_ASK,    /* send BRANCH_GET: name, piece.file, piece.off. The answer: branches_data or branches_end */
     BRANCHES_DROP,   /* what has come of name goes: branches_dropped */
 };
 
@@ -45,6 +46,7 @@ struct branches {
     bool late;              /* the job that runs was begun on an earlier stream */
     unsigned at;            /* which one */
     struct dmt_branch_piece piece; /* where its copy goes on */
+    struct dmt_branch_piece run;   /* what has come of what was asked for */
 };
 
 void branches_free(struct branches *b);
@@ -69,8 +71,9 @@ bool branches_ended(struct branches *b, int rc, uint64_t now_ms);
 void branches_dropped(struct branches *b);
 
 /* --- answers ---------------------------------------------------------------------------------------------------------------- */
-/* Is that the answer to what was asked? Then the driver puts it away: branches_put. */
-bool branches_data(struct branches *b, const char *name, size_t n, const struct dmt_branch_piece *p);
+/* The next piece of what was asked for? 1: the last one, the driver puts all of b->run away: branches_put. 0: more is to come;
+ * -1: not what was asked. */
+int branches_data(struct branches *b, const char *name, size_t n, const struct dmt_branch_piece *p);
 /* The same, for the end: 1: the driver ends the copy: branches_ended. 0: the other side does not have it, or has another one: the
  * driver drops it: branches_dropped; -1: not what was asked. */
 int branches_end(struct branches *b, const char *name, size_t n, uint32_t files, uint64_t now_ms);

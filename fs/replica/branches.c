@@ -3,13 +3,13 @@
  *
  * Owns r->branches. Happy path: a stream begins (either end) -> a pool job lists what is here ->
  * BRANCH for each -> BRANCH_GET for what is lacking; each BRANCH_DATA is unpacked, its hash
- * compared, and appended by a pool job; after BRANCH_END a job checks the copy and gives it its
- * name. The giving side: a pool job reads the piece that was asked for, packs and encodes it; the
- * frame waits until no other lane has anything to send.
+ * compared; all that was asked for is appended by a pool job; after BRANCH_END a job checks the
+ * copy and gives it its name. The giving side: a pool job reads the next frame of what was asked
+ * for, packs and encodes it; it waits until no other lane has anything to send.
  * Failure modes: the disk refuses (full, broken), the copy is not what it should be: what had come
  * is removed, one event says so, it is tried again later; the workspace is not concerned. A piece
- * that was not asked for, or does not hold together, breaks the protocol. Memory: one piece each
- * way, and the names.
+ * that was not asked for, or does not hold together, breaks the protocol. Memory: one frame to
+ * give, BRANCHES_RUN to take, and the names.
  * Threads: loop; a pool job touches only its own struct and the workspace's folder of branches.
  */
 #include "fs/replica/int.h"
@@ -47,7 +47,7 @@ struct branch_job {
     struct dmt_branch_piece piece;
     struct dmt_pos tail; /* END */
     uint32_t files;
-    uint8_t *data;            /* PUT */
+    struct dmt_buf data;      /* PUT */
     struct name_found *found; /* SCAN */
     size_t found_n;
     struct dmt_err err;
@@ -81,7 +81,7 @@ static void branch_work(uv_work_t *w)
         job->rc = dmt_ws_branch_copy_open(job->ws, job->name, &job->piece);
         break;
     case JOB_PUT:
-        job->rc = dmt_ws_branch_copy_put(job->ws, job->name, &job->piece, job->data);
+        job->rc = dmt_ws_branch_copy_put(job->ws, job->name, &job->piece, job->data.p);
         break;
     case JOB_END:
         job->rc = dmt_ws_branch_copy_end(job->ws, job->name, job->files, &job->tail);
@@ -145,7 +145,7 @@ static void branch_done(uv_work_t *w, int status)
     }
     if (say)
         tell(r, job);
-    free(job->data);
+    dmt_buf_free(&job->data);
     free(job->found);
     free(job);
     replica_job_end(r, true);
@@ -188,6 +188,7 @@ static void send_question(struct dmt_replica *r, const struct branches_one *one)
     m.BRANCH_GET.name = replica_span_of(one->name);
     m.BRANCH_GET.file = r->branches.core.piece.file;
     m.BRANCH_GET.off = r->branches.core.piece.off;
+    m.BRANCH_GET.length = BRANCHES_RUN;
     replica_post_send(r, &m);
 }
 
@@ -239,12 +240,14 @@ void replica_branches_stop(struct dmt_replica *r)
     x->gen++;
     x->asked = x->is_ready = false;
     dmt_buf_reset(&x->ready);
+    dmt_buf_reset(&x->run);
 }
 
 void replica_branches_free(struct dmt_replica *r)
 {
     branches_free(&r->branches.core);
     dmt_buf_free(&r->branches.ready);
+    dmt_buf_free(&r->branches.run);
 }
 
 void replica_branches_tick(struct dmt_replica *r)
@@ -271,25 +274,26 @@ void replica_branches_heard(struct dmt_replica *r, const struct replica_msg_BRAN
 
 void replica_branches_data(struct dmt_replica *r, const struct replica_msg_BRANCH_DATA *m)
 {
-    struct branches *b = &r->branches.core;
+    struct replica_branches *x = &r->branches;
     struct dmt_branch_piece p = {
         .file = m->file, .serial = m->serial, .size = m->size, .off = m->off, .len = m->raw_len};
-    bool fits = m->raw_len > 0 && m->raw_len <= REPLICA_BULK_MAX;
-    uint8_t *data = fits ? malloc(m->raw_len) : NULL;
-    DMT_ASSERT(data || !fits);
-    bool right = fits && replica_unpack(r->receiver.unpack, m->data, data, m->raw_len) == 0 &&
+    uint8_t *data = m->raw_len <= REPLICA_BULK_MAX ? dmt_buf_reserve(&x->run, m->raw_len) : NULL;
+    bool right = data && replica_unpack(r->receiver.unpack, m->data, data, m->raw_len) == 0 &&
                  dmt_hash64(m->off, data, m->raw_len) == m->hash;
-    if (!right || !branches_data(b, (const char *)m->name.p, m->name.n, &p)) {
-        free(data);
+    int rc = right ? branches_data(&x->core, (const char *)m->name.p, m->name.n, &p) : -1;
+    if (rc < 0) {
         refuse(r, right ? -EPROTO : DMT_E_CORRUPT,
                right ? "a piece of a branch that was not asked for"
                      : "a piece of a branch with a wrong checksum");
         return;
     }
-    struct branch_job *job = job_new(r, JOB_PUT, b->v[b->at].name);
-    job->piece = p;
-    job->data = data;
     r->branch_bytes += m->data.n;
+    if (rc == 0)
+        return;
+    struct branch_job *job = job_new(r, JOB_PUT, x->core.v[x->core.at].name);
+    job->piece = x->core.run;
+    job->data = x->run;
+    dmt_buf_init(&x->run);
     job_start(job);
 }
 
@@ -301,6 +305,7 @@ void replica_branches_end(struct dmt_replica *r, const struct replica_msg_BRANCH
         refuse(r, -EPROTO, "the end of a branch that was not asked for");
         return;
     }
+    dmt_buf_reset(&r->branches.run); /* it ended in the midst */
     struct branch_job *job = job_new(r, rc ? JOB_END : JOB_DROP, b->v[b->at].name);
     job->files = m->files;
     job->tail = m->tail;
@@ -366,47 +371,66 @@ static void give_done(uv_work_t *w, int status)
     struct give_job *job = w->data;
     struct dmt_replica *r = job->r;
     struct replica_branches *x = &r->branches;
+    bool current = job->gen == x->gen && r->conn, bad = job->frame.bad;
     (void)status;
     if (job->rc < 0 && job->rc != -ENOENT)
         dmt_warn("branch/%s cannot be read for the other machine: %s", job->name,
                  dmt_strerror(job->rc));
-    if (job->gen == x->gen && r->conn && !job->frame.bad) {
+    if (current && !bad) {
+        const struct dmt_branch_piece *p = &job->piece;
+        uint64_t left = job->rc == 0 && p->len > 0 ? p->size - p->off : 0;
+        if (left > x->at.len)
+            left = x->at.len; /* as much as was asked for */
+        x->at = *p;
+        x->at.off += p->len;
+        x->at.len = left - (left > 0 ? p->len : 0);
         dmt_buf_free(&x->ready);
         x->ready = job->frame;
         x->is_ready = true;
-        replica_conn_pump(r->conn);
     } else {
         dmt_buf_free(&job->frame);
     }
-    bool bad = job->gen == x->gen && job->frame.bad;
     free(job);
     replica_job_end(r, true);
-    if (bad && r->conn)
+    if (current && bad)
         replica_conn_close(r->conn, -ENOMEM, "no memory");
+    else if (current)
+        replica_conn_pump(r->conn);
+}
+
+/* The next frame of what was asked for. */
+static void give(struct dmt_replica *r)
+{
+    struct replica_branches *x = &r->branches;
+    struct give_job *job = calloc(1, sizeof(*job));
+    DMT_ASSERT(job);
+    job->work.data = job;
+    job->r = r;
+    job->ws = r->ws;
+    job->gen = x->gen;
+    job->epoch = epoch_of(r);
+    job->most = x->at.len < FRAME_BYTES_MIN ? x->at.len : FRAME_BYTES_MIN;
+    memcpy(job->name, x->name, sizeof(job->name));
+    job->piece.file = x->at.file;
+    job->piece.off = x->at.off;
+    replica_job_start(r, true);
+    DMT_ASSERT(uv_queue_work(r->uv, &job->work, give_work, give_done) == 0);
 }
 
 void replica_branches_get(struct dmt_replica *r, const struct replica_msg_BRANCH_GET *m)
 {
     struct replica_branches *x = &r->branches;
     if (x->asked || !dmt_branch_name_ok((const char *)m->name.p, m->name.n) ||
-        m->file >= DMT_BRANCH_FILES_MAX || m->off > DMT_BRANCH_FILE_MAX) {
+        m->file >= DMT_BRANCH_FILES_MAX || m->off > DMT_BRANCH_FILE_MAX || m->length == 0 ||
+        m->length > BRANCHES_RUN) {
         refuse(r, -EPROTO, "more of branches was asked for than agreed");
         return;
     }
-    struct give_job *job = calloc(1, sizeof(*job));
-    DMT_ASSERT(job);
     x->asked = true;
-    job->work.data = job;
-    job->r = r;
-    job->ws = r->ws;
-    job->gen = x->gen;
-    job->epoch = epoch_of(r);
-    job->most = r->conn->frame_bytes / 4096 * 4096; /* whole pages of the copy */
-    memcpy(job->name, m->name.p, m->name.n);
-    job->piece.file = m->file;
-    job->piece.off = m->off;
-    replica_job_start(r, true);
-    DMT_ASSERT(uv_queue_work(r->uv, &job->work, give_work, give_done) == 0);
+    memcpy(x->name, m->name.p, m->name.n);
+    x->name[m->name.n] = '\0';
+    x->at = (struct dmt_branch_piece){.file = m->file, .off = m->off, .len = m->length};
+    give(r);
 }
 
 bool replica_branches_fill(struct dmt_replica *r, struct dmt_buf *out)
@@ -416,7 +440,10 @@ bool replica_branches_fill(struct dmt_replica *r, struct dmt_buf *out)
         return false;
     dmt_put_raw(out, x->ready.p, x->ready.len);
     r->branch_bytes += x->ready.len;
-    x->asked = x->is_ready = false;
+    x->is_ready = false;
+    x->asked = x->at.len > 0;
+    if (x->asked)
+        give(r);
     return true;
 }
 

@@ -169,9 +169,13 @@ struct replica_audit { /* of the holder */
 
 struct replica_branches {
     struct branches core;
-    bool asked;           /* by the other side, and not answered */
-    bool is_ready;        /* the answer waits for its turn */
-    struct dmt_buf ready; /* an encoded frame */
+    struct dmt_buf run;   /* what has come of what we asked for */
+    /* what the other side has asked for */
+    bool asked;           /* and not all of it is answered */
+    char name[DMT_BRANCH_NAME_MAX + 1];
+    struct dmt_branch_piece at; /* goes on there; len: so much */
+    bool is_ready;        /* the next frame of the answer waits for its turn */
+    struct dmt_buf ready;
     uint64_t gen;         /* of the stream */
 };
 

@@ -61,7 +61,7 @@
         F(U64, version_seq) F(U64, hash))                                                                              \
     MSG(AUDITED, 26, REPLICA_SMALL, F(U64, epoch) F(U64, ino) F(U8, result))                                           \
     MSG(BRANCH, 27, REPLICA_SMALL, F(U64, epoch) F(STR, name) F(U8, removed))                                          \
-    MSG(BRANCH_GET, 28, REPLICA_SMALL, F(U64, epoch) F(STR, name) F(U32, file) F(U64, off))                            \
+    MSG(BRANCH_GET, 28, REPLICA_SMALL, F(U64, epoch) F(STR, name) F(U32, file) F(U64, off) F(U32, length))             \
     MSG(BRANCH_DATA, 29, 2 * REPLICA_BULK_MAX, F(U64, epoch) F(STR, name) F(U32, file) F(U64, serial) F(U64, size)    \
         F(U64, off) F(U64, hash) F(U32, raw_len) F(BYTES, data))                                                       \
     MSG(BRANCH_END, 30, REPLICA_SMALL, F(U64, epoch) F(STR, name) F(U32, files) F(POS, tail))

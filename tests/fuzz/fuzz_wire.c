@@ -55,7 +55,7 @@ static void check_branch(const struct replica_msg *m)
     DMT_ASSERT(branches_heard(&b, p, name.n, m->BRANCH.removed) == ok && b.n == ok);
     DMT_ASSERT(!ok || (name.n <= DMT_BRANCH_NAME_MAX && !memchr(p, '/', name.n) && p[0] != '.'));
     struct dmt_branch_piece piece = {.size = 1, .len = 1};
-    DMT_ASSERT(!branches_data(&b, p, name.n, &piece));
+    DMT_ASSERT(branches_data(&b, p, name.n, &piece) == -1);
     DMT_ASSERT(branches_end(&b, p, name.n, 1, 0) == -1);
     branches_free(&b);
 }

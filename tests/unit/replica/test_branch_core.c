@@ -50,11 +50,22 @@ static void ask(struct branches *b)
     assert_int_equal(next(b), BRANCHES_NOTHING);
 }
 
-static bool data(struct branches *b, uint32_t file, uint64_t serial, uint64_t size, uint64_t off,
-                 uint64_t len)
+static int data(struct branches *b, uint32_t file, uint64_t serial, uint64_t size, uint64_t off,
+                uint64_t len)
 {
     struct dmt_branch_piece p = {file, serial, size, off, len};
     return branches_data(b, "x", 1, &p);
+}
+
+/* All of what was asked for has come, in one piece; it is put away, and the next is asked for. */
+static void run_of(struct branches *b, uint32_t file, uint64_t serial, uint64_t size, uint64_t off,
+                   uint64_t len)
+{
+    assert_int_equal(data(b, file, serial, size, off, len), 1);
+    assert_int_equal(next(b), BRANCHES_NOTHING);
+    branches_put(b, 0, 0);
+    assert_int_equal(next(b), BRANCHES_ASK);
+    assert_true(b->piece.file == file && b->piece.off == off + len);
 }
 
 static void names(void **state)
@@ -160,17 +171,17 @@ static void a_copy_goes_from_file_to_file(void **state)
     (void)state;
     struct branches b = {0};
     ask(&b);
-    assert_true(data(&b, 0, 1, 100, 0, 60));
+    /* a run of one file is put away when it is there, in however many pieces it comes */
+    assert_int_equal(data(&b, 0, 1, BRANCHES_RUN + 40, 0, 60), 0);
     assert_int_equal(next(&b), BRANCHES_NOTHING);
+    assert_int_equal(data(&b, 0, 1, BRANCHES_RUN + 40, 60, BRANCHES_RUN - 60), 1);
+    assert_int_equal(next(&b), BRANCHES_NOTHING);
+    assert_true(b.run.off == 0 && b.run.len == BRANCHES_RUN);
     branches_put(&b, 0, 0);
     assert_int_equal(next(&b), BRANCHES_ASK);
-    assert_true(b.piece.file == 0 && b.piece.off == 60);
-    assert_true(data(&b, 0, 1, 100, 60, 40));
-    branches_put(&b, 0, 0);
-    assert_int_equal(next(&b), BRANCHES_ASK);
-    assert_true(data(&b, 1, 7, 10, 0, 10)); /* the next one */
-    branches_put(&b, 0, 0);
-    assert_int_equal(next(&b), BRANCHES_ASK);
+    assert_true(b.piece.file == 0 && b.piece.off == BRANCHES_RUN);
+    run_of(&b, 0, 1, BRANCHES_RUN + 40, BRANCHES_RUN, 40); /* to its end */
+    run_of(&b, 1, 7, 10, 0, 10);                           /* the next one */
     assert_int_equal(branches_end(&b, "x", 1, 2, 0), 1);
     assert_true(branches_ended(&b, 0, 0));
     assert_int_equal(next(&b), BRANCHES_TELL); /* so that the other side knows */
@@ -186,25 +197,31 @@ static void what_was_not_asked_for_is_refused(void **state)
     struct branches b = {0};
     struct dmt_branch_piece p = {0, 1, 100, 0, 60};
     heard(&b, "x", false);
-    assert_false(data(&b, 0, 1, 100, 0, 60)); /* no stream */
+    assert_int_equal(data(&b, 0, 1, 100, 0, 60), -1); /* no stream */
     ask(&b);
-    assert_false(branches_data(&b, "y", 1, &p));
+    assert_int_equal(branches_data(&b, "y", 1, &p), -1);
     assert_int_equal(branches_end(&b, "y", 1, 1, 0), -1);
-    assert_false(data(&b, 0, 1, 100, 1, 60));  /* another place */
-    assert_false(data(&b, 1, 1, 100, 0, 60));  /* the next file, before the end of a first one */
-    assert_false(data(&b, 0, 1, 100, 0, 0));   /* nothing */
-    assert_false(data(&b, 0, 1, 100, 0, 101)); /* beyond its own end */
-    assert_false(data(&b, 0, 1, DMT_BRANCH_FILE_MAX + 1, 0, 10));
-    assert_true(data(&b, 0, 5, 100, 0, 60));
-    assert_false(data(&b, 0, 5, 100, 60, 40)); /* that was not asked for yet */
+    assert_int_equal(data(&b, 0, 1, 100, 1, 60), -1); /* another place */
+    assert_int_equal(data(&b, 1, 1, 100, 0, 60),
+                     -1); /* the next file, before the end of a first one */
+    assert_int_equal(data(&b, 0, 1, 100, 0, 0), -1);   /* nothing */
+    assert_int_equal(data(&b, 0, 1, 100, 0, 101), -1); /* beyond its own end */
+    assert_int_equal(data(&b, 0, 1, 2 * BRANCHES_RUN, 0, BRANCHES_RUN + 1), -1); /* too much */
+    assert_int_equal(data(&b, 0, 1, DMT_BRANCH_FILE_MAX + 1, 0, 10), -1);
+    assert_int_equal(data(&b, 0, 5, 100, 0, 60), 0);
+    assert_int_equal(data(&b, 0, 5, 100, 0, 60), -1);  /* again */
+    assert_int_equal(data(&b, 0, 5, 100, 61, 30), -1); /* not the next one */
+    assert_int_equal(data(&b, 0, 6, 100, 60, 40), -1); /* of another file */
+    assert_int_equal(data(&b, 0, 5, 101, 60, 41), -1);
+    assert_int_equal(data(&b, 0, 5, 100, 60, 41), -1);
+    assert_int_equal(data(&b, 0, 5, 100, 60, UINT64_MAX), -1); /* a sum that wraps */
+    assert_int_equal(data(&b, 0, 5, 100, 60, 40), 1);
+    assert_int_equal(data(&b, 1, 6, 100, 0, 100), -1); /* that was not asked for yet */
     branches_put(&b, 0, 0);
     assert_int_equal(next(&b), BRANCHES_ASK);
-    assert_false(data(&b, 0, 6, 100, 60, 40));         /* of another file */
-    assert_false(data(&b, 0, 5, 100, 60, UINT64_MAX)); /* a sum that wraps */
-    assert_false(data(&b, 0, 5, 50, 60, 1));
-    assert_false(data(&b, 1, 5, 100, 0, 40)); /* the next one has a higher serial */
-    assert_false(data(&b, 2, 6, 100, 0, 40)); /* not the one after that */
-    assert_true(data(&b, 1, 6, 100, 0, 40));
+    assert_int_equal(data(&b, 1, 5, 100, 0, 40), -1); /* the next one has a higher serial */
+    assert_int_equal(data(&b, 2, 6, 100, 0, 40), -1); /* not the one after that */
+    assert_int_equal(data(&b, 1, 6, 40, 0, 40), 1);
     branches_free(&b);
 }
 
@@ -219,10 +236,13 @@ static void an_end_too_early_drops_what_came(void **state)
     assert_int_equal(branches_next(&b, 500 + BRANCHES_AGAIN_MS, &one), BRANCHES_OPEN);
     branches_free(&b);
     ask(&b);
-    assert_true(data(&b, 0, 1, 100, 0, 60));
-    branches_put(&b, 0, 0);
-    assert_int_equal(next(&b), BRANCHES_ASK);
+    run_of(&b, 0, 1, 60, 0, 60);
     assert_int_equal(branches_end(&b, "x", 1, 2, 0), 0); /* it has two files, we have one */
+    branches_free(&b);
+    ask(&b);
+    run_of(&b, 0, 1, 60, 0, 60);
+    assert_int_equal(data(&b, 1, 2, 100, 0, 10), 0);
+    assert_int_equal(branches_end(&b, "x", 1, 1, 0), 0); /* in the midst of an answer */
     branches_free(&b);
 }
 
@@ -232,7 +252,7 @@ static void a_full_disk_is_told_once_and_tried_again(void **state)
     struct branches b = {0};
     struct dmt_branch_piece at = {0};
     ask(&b);
-    assert_true(data(&b, 0, 1, 100, 0, 60));
+    assert_int_equal(data(&b, 0, 1, 60, 0, 60), 1);
     assert_true(branches_put(&b, -ENOSPC, 1000));
     assert_int_equal(branches_next(&b, 1000 + BRANCHES_AGAIN_MS - 1, &one), BRANCHES_NOTHING);
     assert_int_equal(branches_next(&b, 1000 + BRANCHES_AGAIN_MS, &one), BRANCHES_OPEN);
@@ -240,9 +260,7 @@ static void a_full_disk_is_told_once_and_tried_again(void **state)
     assert_int_equal(branches_next(&b, 100000 + BRANCHES_AGAIN_MS, &one), BRANCHES_OPEN);
     branches_opened(&b, 0, &at, 0);
     assert_int_equal(next(&b), BRANCHES_ASK);
-    assert_true(data(&b, 0, 1, 100, 0, 100));
-    branches_put(&b, 0, 0);
-    assert_int_equal(next(&b), BRANCHES_ASK);
+    run_of(&b, 0, 1, 100, 0, 100);
     assert_int_equal(branches_end(&b, "x", 1, 1, 0), 1);
     assert_true(branches_ended(&b, 0, 0));
     branches_free(&b);
@@ -255,7 +273,7 @@ static void a_branch_removed_while_it_is_copied_is_dropped(void **state)
     ask(&b);
     heard(&b, "x", true);
     assert_int_equal(next(&b), BRANCHES_NOTHING); /* the answer is under way */
-    assert_true(data(&b, 0, 1, 100, 0, 60));
+    assert_int_equal(data(&b, 0, 1, 60, 0, 60), 1);
     branches_put(&b, 0, 0);
     assert_int_equal(next(&b), BRANCHES_DROP);
     branches_dropped(&b);
@@ -437,15 +455,18 @@ static void answer(struct machine *me, struct machine *peer, const struct msg *m
             r.p.off = 0;
         }
         r.files = FILES;
-        if (r.p.file < FILES) {
+        while (r.p.file < FILES && r.p.off < file_size[r.p.file]) {
             uint64_t left = file_size[r.p.file] - r.p.off;
             r.type = M_DATA;
             r.p.serial = r.p.file + 1;
             r.p.size = file_size[r.p.file];
             r.p.len = left < PIECE ? left : PIECE;
+            send_to(peer, r);
+            r.p.off += r.p.len;
         }
     }
-    send_to(peer, r);
+    if (r.type == M_END)
+        send_to(peer, r);
 }
 
 static void deliver(struct world *w, int who)
@@ -459,11 +480,14 @@ static void deliver(struct world *w, int who)
     } else if (m.type == M_GET) {
         answer(me, &w->m[!who], &m);
     } else if (m.type == M_DATA) {
-        assert_true(branches_data(&me->b, name, strlen(name), &m.p));
+        int rc = branches_data(&me->b, name, strlen(name), &m.p);
+        assert_true(rc >= 0);
         assert_int_equal(me->act, BRANCHES_NOTHING);
+        if (rc == 0)
+            return;
         me->act = BRANCHES_ASK; /* stands for a put */
         me->put = true;
-        me->p = m.p;
+        me->p = me->b.run;
         me->name = m.name;
     } else {
         int rc = branches_end(&me->b, name, strlen(name), m.files, w->now);
