@@ -134,7 +134,7 @@ static int ask_for_the_word(struct call *c)
         return 0;
     }
     const char *peer = ls.peer_node[0] ? ls.peer_node : "the other machine";
-    dmt_err_set(c->err, -EINVAL,
+    dmt_err_set(c->err, DMT_E_WORD,
                 "--force says that %s never comes back: this copy ends at position %" PRIu64
                 " of epoch %u.%u, and what %s has beyond that is lost%s",
                 peer, tail.seq, DMT_EPOCH_MAJOR(tail.epoch), DMT_EPOCH_MINOR(tail.epoch), peer,

@@ -102,7 +102,7 @@ static int promote_forced(const char *ws, bool yes)
         json_t *r = NULL;
         int rc = control_call(ws, json_pack("{s:s, s:b}", "cmd", "promote", "force", 1), &r, &err);
         json_decref(r);
-        if (rc == 0 || opt_json || !isatty(STDIN_FILENO) || !strstr(err.hint, "--force --yes"))
+        if (rc != DMT_E_WORD || opt_json || !isatty(STDIN_FILENO))
             return fail_call(rc, &err);
         fprintf(stderr,
                 "%s.\nThis cannot be taken back. Type the workspace's name to do it: ", err.msg);

@@ -47,7 +47,7 @@ void api_reply_error(struct api_reply *ret, const struct dmt_err *err)
     } map[] = {{-ENOENT, 404},        {-EINVAL, 400},    {DMT_E_CONFIG, 400}, {-EEXIST, 409},
                {DMT_E_CONFLICT, 409}, {DMT_E_HELD, 409}, {-EALREADY, 409},    {-EBUSY, 409},
                {-EHOSTDOWN, 503},     {-EAGAIN, 503},    {DMT_E_RETRY, 503},  {-ETIMEDOUT, 504},
-               {-ENAMETOOLONG, 400}};
+               {-ENAMETOOLONG, 400},  {DMT_E_WORD, 428}};
     int status = 500;
     for (size_t i = 0; i < sizeof(map) / sizeof(map[0]); i++)
         if (map[i].code == err->code)

@@ -22,7 +22,8 @@
     X(HELD, 4108, "held by another machine")                                                       \
     X(RETRY, 4109, "temporary failure, try again")                                                 \
     X(CLOSED, 4110, "connection closed")                                                           \
-    X(CONFLICT, 4111, "based on an epoch that is no longer current")
+    X(CONFLICT, 4111, "based on an epoch that is no longer current")                               \
+    X(WORD, 4112, "this loses something: a person has to say the word first")
 
 enum dmt_err_code {
 #define X(name, num, text) DMT_E_##name = -(num),

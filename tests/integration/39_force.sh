@@ -6,7 +6,7 @@
 . "$(dirname "$0")/../lib/sh/lib.sh"
 . "$(dirname "$0")/../lib/sh/mounts.sh"
 . "$(dirname "$0")/../lib/sh/pair.sh"
-require jq sqlite3
+require jq sqlite3 curl script
 
 get() { at "$1" dumont status "$W" --json | jq -r "$2"; }
 is() { [ "$(get "$1" "$2" 2>/dev/null)" = "$3" ]; }
@@ -14,6 +14,7 @@ major() { get "$1" '.epoch | split(".")[0]'; }
 digest_of() { printf '{"cmd":"digest"}\n' | "$BIN/ctl" "$SCRATCH/$1/run/$W.sock" | jq -r .result.digest; }
 branch_of() { at "$1" dumont snapshot list "$W" --json | jq -r '.[] | select(.branch and (.name | endswith(".bulk") | not)) | .name'; }
 controller() { start_at ctl ctl dumontd --config "$SCRATCH/ctl/etc/dumontd.conf" --foreground; }
+word_code() { at b dumont promote "$W" --force --json 2>&1 | jq .code; }
 # forced: what the standby b says and does when it is told
 forced() {
     check_status "$W: without the word nothing happens" 2 at b dumont promote "$W" --force
@@ -21,8 +22,18 @@ forced() {
     check "$W: it says where this copy ends and what is lost" grep -Eq 'a never comes back: this copy ends at position [0-9]+ of epoch .* beyond that is lost' "$SCRATCH/said"
     check "$W: when the other was heard last" grep -Eq 'heard last [0-9]+ s ago' "$SCRATCH/said"
     check "$W: and how to do it" grep -q "dumont promote $W --force --yes" "$SCRATCH/said"
+    check_eq "$W: a program knows it by its code" "$(word_code)" -4112
+    check_eq "$W: and the API by its status" "$(curl -s -o "$SCRATCH/answer" -w '%{http_code}' --max-time 60 --unix-socket "$SCRATCH/b/run/dumontd.sock" -X POST -H 'Content-Type: application/json' \
+        -d '{"force":true}' "http://localhost/api/v1/workspaces/$W/promote")" 428
+    check_eq "$W: with the same code" "$(jq .code "$SCRATCH/answer")" -4112
+    check_status "$W: at a terminal another word does nothing" 1 at b script -qec "dumont promote $W --force" "$SCRATCH/tty" <<<"$W-x"
+    check "$W: and is told so" grep -aq 'that is not its name: nothing was done' "$SCRATCH/tty"
     check "$W: still a standby" not mountpoint -q "$PAIR_MOUNT.b"
-    check "$W: with it" at b dumont promote "$W" --force --yes
+    if [ "$W" = alive ]; then
+        check "$W: with the word, typed" at b script -qec "dumont promote $W --force" "$SCRATCH/tty" <<<"$W"
+    else
+        check "$W: with it" at b dumont promote "$W" --force --yes
+    fi
     wait_until 30 mountpoint -q "$PAIR_MOUNT.b" || die "$W: it is not mounted" "$(tail -n 30 "$SCRATCH/b/log/$W.log")"
     check "$W: epochs begin far above the old ones" test "$(major b)" -ge 1000000
     check "$W: the lineage is a new one" test "$(get b .lineage)" != "$OLD"
@@ -62,7 +73,7 @@ stop agent-a
 ws_die "$(get a .pid)"
 stop lost
 umount -l "$PAIR_MOUNT"
-silent() { at b dumont promote "$W" --force 2>&1 | grep -q 'never comes back'; }
+silent() { [ "$(word_code)" = -4112 ]; }
 check "after a while it counts as silent" wait_until 20 silent
 forced
 check_eq "what was acknowledged is there" "$(cat "$PAIR_MOUNT.b/f")" kept
