@@ -410,16 +410,18 @@ json_t *ctl_db_workspaces(struct ctl_db *db)
     return list;
 }
 
+/* The newest by arrival, so that what an agent tells late is among them; then by the time at which
+ * it was: around a failover one machine's events come at once and the other's when it is back. */
 json_t *ctl_db_events(struct ctl_db *db, const char *workspace, int max)
 {
     if (workspace)
         return rows(prepare(db,
                             "SELECT * FROM (SELECT id,at_ns,workspace,node,kind,text FROM event "
-                            "WHERE workspace=? ORDER BY id DESC LIMIT ?) ORDER BY id",
+                            "WHERE workspace=? ORDER BY id DESC LIMIT ?) ORDER BY at_ns, id",
                             "si", workspace, (int64_t)max));
     return rows(prepare(db,
                         "SELECT * FROM (SELECT id,at_ns,workspace,node,kind,text FROM event "
-                        "ORDER BY id DESC LIMIT ?) ORDER BY id",
+                        "ORDER BY id DESC LIMIT ?) ORDER BY at_ns, id",
                         "i", (int64_t)max));
 }
 

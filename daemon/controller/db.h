@@ -45,7 +45,7 @@ int ctl_db_node_drop(struct ctl_db *db, const char *name, struct dmt_err *err);
 /* JSON for the API; NULL on error. */
 json_t *ctl_db_nodes(struct ctl_db *db);
 json_t *ctl_db_workspaces(struct ctl_db *db);
-/* Newest last, at most `max`; workspace NULL: all. */
+/* The `max` that came last, in the order of their times (of each machine's own clock); workspace NULL: all. */
 json_t *ctl_db_events(struct ctl_db *db, const char *workspace, int max);
 /* Count of events by kind. */
 json_t *ctl_db_event_counts(struct ctl_db *db);

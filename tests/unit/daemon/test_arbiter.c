@@ -292,6 +292,41 @@ static void an_event_told_twice_is_written_once(void **state)
     file_free(&f);
 }
 
+/* A machine that was cut off tells later what happened before: it stands where it belongs, and is
+ * not lost behind what is newer. */
+static void events_stand_in_the_order_of_time(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *node;
+        int64_t n, at_ns;
+    } told[] = {{"b", 1, 20}, {"b", 2, 40}, {"a", 1, 10}, {"a", 2, 20}, {"a", 3, 30}, {"a", 4, 50}};
+    static const int64_t want[] = {10, 20, 20, 30, 40, 50};
+    struct file f;
+    struct ctl_db *db = NULL;
+    struct dmt_err err = {0};
+    file_init(&f);
+    assert_int_equal(ctl_db_open(&db, f.path, &err), 0);
+    for (size_t i = 0; i < 6; i++) {
+        struct ctl_told e = {.n = told[i].n, .at_ns = told[i].at_ns, .kind = "k", .text = "t"};
+        assert_int_equal(ctl_db_node_event(db, "w", told[i].node, 7, &e, &err), 0);
+    }
+    for (int all = 0; all < 2; all++) {
+        json_t *list = ctl_db_events(db, all ? NULL : "w", 100);
+        assert_int_equal(json_array_size(list), 6);
+        for (size_t i = 0; i < 6; i++)
+            assert_int_equal(json_integer_value(json_object_get(json_array_get(list, i), "at_ns")),
+                             want[i]);
+        json_decref(list);
+        list = ctl_db_events(db, all ? NULL : "w", 4); /* what came last */
+        assert_int_equal(json_array_size(list), 4);
+        assert_int_equal(json_integer_value(json_object_get(json_array_get(list, 0), "at_ns")), 10);
+        json_decref(list);
+    }
+    ctl_db_close(db);
+    file_free(&f);
+}
+
 /* --- addresses --- */
 
 static void the_api_listens_on_this_machine_only(void **state)
@@ -326,6 +361,7 @@ int main(void)
         cmocka_unit_test(a_change_is_compared_stored_and_kept),
         cmocka_unit_test(a_database_that_is_none_is_refused),
         cmocka_unit_test(an_event_told_twice_is_written_once),
+        cmocka_unit_test(events_stand_in_the_order_of_time),
         cmocka_unit_test(the_api_listens_on_this_machine_only),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
