@@ -183,8 +183,9 @@ static int open_epoch(void *ctx, uint64_t epoch, bool alone, const char *reason)
     if (!ws)
         return -EAGAIN;
     bool first = !atomic_load(&a->epoch_open);
-    /* A holder that had given up and takes it back was opened, or demoted, as a follower. */
-    int rc = first && strcmp(reason, "retake") == 0 ? dmt_ws_promote(ws, &err) : 0;
+    /* What came from the other machine is applied first: to a holder that had given up, or by a
+     * fetch that was cut off. */
+    int rc = first ? dmt_ws_promote(ws, &err) : 0;
     if (rc == 0)
         rc = dmt_ws_begin_epoch(ws, epoch, a->node, reason, &err);
     /* The first epoch of a process settles what its predecessor left behind. Not while users wait:
@@ -221,12 +222,15 @@ static void do_promote(struct app *a, void *arg)
         dmt_warn("%d files lost unsynced bulk data: dumont log %s --incomplete", rc, a->name);
         rc = 0;
     }
-    dmt_lease_promote_done(a->lease, rc);
     if (rc == 0) {
         app_settled(a);
         say_role(a, DMT_REPLICA_SENDER, d->epoch, d->alone);
         atomic_store(&a->own_bulk, true);
         atomic_store(&a->epoch_open, true);
+    }
+    /* Only now: a demotion may follow at once, on the io thread, and has the last word. */
+    dmt_lease_promote_done(a->lease, rc);
+    if (rc == 0) {
         mount_try(a, NULL);
         app_start_archiver(a);
         dmt_info("promoted: epoch %u.%u after %llu ms", DMT_EPOCH_MAJOR(d->epoch),

@@ -5,7 +5,8 @@
  * with its checksum and handed to the core, which has it filled in by a pool job
  * (dmt_ws_missing_fill) and made durable by another (dmt_ws_missing_sync); the list of what is
  * missing is the workspace's (dmt_ws_missing_next). Failure modes: bytes that nobody asked for, or
- * with a wrong checksum: the connection is closed (R5). A fill or sync that fails is ops.failed.
+ * with a wrong checksum: the connection is closed (R5). So it is when this machine is being
+ * promoted, and does not know it here yet. A fill or sync that fails is ops.failed.
  * Threads: loop; pool jobs touch only their own structs and the workspace.
  */
 #include "fs/replica/int.h"
@@ -172,8 +173,11 @@ static void fill_done(uv_work_t *w, int status)
     replica_job_end(r, true);
     bool current = pull_filled(&r->pull, job->gen, job->list, rc);
     free(job);
-    if (current && rc < 0)
+    if (rc == DMT_E_STALE && r->conn)
+        replica_conn_close(r->conn, rc, "this machine follows nobody any more");
+    else if (current && rc < 0)
         replica_fail(r, "cannot store bulk data: %s", dmt_strerror(rc));
+    replica_session_durable(r); /* an epoch may wait for this to be followed */
 }
 
 static void op_fill(void *ctx, uint64_t gen, struct replica_chunk *list)

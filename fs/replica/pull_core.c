@@ -23,7 +23,8 @@
  * Failure modes: GONE (overwritten at the holder): the record that replaced it is on its way; the
  * range is held back until it is applied. The stream ends: all asks are forgotten; rows stay in the
  * list and are asked for again; those that were filled in but not synced are no longer told of, so
- * nothing is called durable before the first sync of the next stream.
+ * nothing is called durable before the first sync of the next stream. The list cannot be read, or
+ * is no reader's any more (this machine is being promoted): nothing is called had.
  * Pure: no I/O, no clock, no thread; only its own memory. Thread: the caller's.
  */
 #include "fs/replica/lane.h"
@@ -322,7 +323,9 @@ static void find_hulls(struct replica_pull *p, struct replica_waiting *w)
     uint64_t ino = w->ino, off = 0;
     unsigned rows = 0;
     w->started = true;
-    while (p->ops->missing_next(p->ctx, ino, off, &m) == 1 && (w->ino == 0 || m.ino == w->ino)) {
+    int r;
+    while ((r = p->ops->missing_next(p->ctx, ino, off, &m)) == 1 &&
+           (w->ino == 0 || m.ino == w->ino)) {
         if (w->n == 0 || w->hulls[w->n - 1].ino != m.ino) {
             if (w->n == HULLS_MAX) { /* too many to tell apart: until nothing is missing at all */
                 w->n = 0;
@@ -336,6 +339,11 @@ static void find_hulls(struct replica_pull *p, struct replica_waiting *w)
         ino = enough ? m.ino + 1 : m.ino;
         off = enough ? 0 : m.off + m.len;
     }
+    if (r < 0) { /* the list cannot be read: nothing is known to be here */
+        w->n = 0;
+        add_hull(w, 0, UINT64_MAX);
+        return;
+    }
     /* Nothing is missing, but is all of it durable? */
     struct replica_hull all = {w->ino, UINT64_MAX};
     if (any_undurable(p, &all))
@@ -345,9 +353,9 @@ static void find_hulls(struct replica_pull *p, struct replica_waiting *w)
 static bool hull_done(struct replica_pull *p, const struct replica_hull *h)
 {
     struct dmt_missing m;
-    bool more = p->ops->missing_next(p->ctx, h->ino, 0, &m) == 1 &&
-                (h->ino == 0 || (m.ino == h->ino && m.off < h->hi));
-    return !more && !any_undurable(p, h);
+    int r = p->ops->missing_next(p->ctx, h->ino, 0, &m);
+    bool more = r == 1 && (h->ino == 0 || (m.ino == h->ino && m.off < h->hi));
+    return r >= 0 && !more && !any_undurable(p, h);
 }
 
 static void waiting_free(struct replica_pull *p, struct replica_waiting *w)

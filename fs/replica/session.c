@@ -738,7 +738,9 @@ void replica_session_durable(struct dmt_replica *r)
             replica_session_hello(c);
         it = waited && (c->closing || !c->hello_wait) ? r->conns.next : it->next;
     }
-    if (r->follow_pending &&
+    /* Bytes that an earlier stream is still filling in belong to a history that may have been cut
+     * off: the next one's records may ask for the very same range at the very same position. */
+    if (r->follow_pending && r->pull.fill_jobs == 0 &&
         (!r->ws || dmt_journal_durable(dmt_ws_journal(r->ws)) >= replica_tail(r).seq)) {
         uint64_t epoch = r->follow_pending;
         r->follow_pending = 0;

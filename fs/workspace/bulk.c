@@ -132,7 +132,7 @@ void dmt_ws_bulk_sending(struct dmt_ws *ws, bool on)
 int dmt_ws_missing_next(struct dmt_ws *ws, uint64_t ino, uint64_t off, struct dmt_missing *ret)
 {
     ws_lock(ws);
-    int r = dmt_store_missing_next(ws->st, ino, off, ret);
+    int r = ws_may_follow(ws) ? dmt_store_missing_next(ws->st, ino, off, ret) : DMT_E_STALE;
     ws_unlock(ws);
     return r;
 }
@@ -141,7 +141,7 @@ int dmt_ws_missing_fill(struct dmt_ws *ws, const struct dmt_missing *m, const vo
 {
     uint64_t used;
     ws_lock(ws);
-    int r = dmt_store_missing_fill(ws->st, m, p, &used);
+    int r = ws_may_follow(ws) ? dmt_store_missing_fill(ws->st, m, p, &used) : DMT_E_STALE;
     ws->filled |= r == 0 && used > 0;
     ws_unlock(ws);
     return r;

@@ -5,11 +5,15 @@
  * dmt_ws_apply_upto applies what is durable
  * on both sides; dmt_ws_promote applies all that is durable here (the holder's commit position
  * limits apply only, never the journal); dmt_ws_begin_epoch writes the EPOCH record that makes this
- * store the holder: parent and switch position are facts of the log from then on. When the epoch
+ * store the holder: parent and switch position are facts of the log from then on. From the moment
+ * that dmt_ws_promote looks at the tail, nothing of the old holder's comes in any more, however
+ * late its connection ends: no record, no bulk bytes, and no word about what is missing, which
+ * settling is about to change (DMT_E_STALE). When the epoch
  * comes from another machine's, a snapshot of the switch point is taken first thing, so that both
  * sides have it (branches are read against it), and every orphan is reaped: nobody has it open
  * here.
  * Failure: records that do not extend the chain are refused by the journal (DMT_E_HISTORY). A
+ * promotion that fails leaves a workspace that neither follows nor serves. A
  * follower that cannot apply is failed; its journal still holds the records. Demotion fails what is
  * parked with -EIO and later calls with -EROFS.
  * Threads: loop (receive), applier (apply_upto), whoever the lease uses (promote, begin_epoch,
@@ -37,7 +41,7 @@ int dmt_ws_receive(struct dmt_ws *ws, const void *records, size_t len, struct dm
 {
     ws_lock(ws);
     int r = ws->failed ? dmt_err_set(err, -EIO, "%s", ws->failed_why) : 0;
-    if (r == 0 && ws->role == WS_HOLDER)
+    if (r == 0 && !ws_may_follow(ws))
         r = dmt_err_set(err, DMT_E_STALE, "this workspace is not a follower");
     if (r == 0) {
         /* Opened as holder, or demoted: from the first record of another it follows. */
@@ -48,14 +52,14 @@ int dmt_ws_receive(struct dmt_ws *ws, const void *records, size_t len, struct dm
     return r;
 }
 
-int ws_apply_tail(struct dmt_ws *ws, uint64_t seq, struct dmt_err *err)
+/* apply_lock held. */
+static int apply_received(struct dmt_ws *ws, uint64_t seq, struct dmt_err *err)
 {
     int r = 0;
     ws_lock(ws);
-    bool follower = ws->role == WS_FOLLOWER;
     uint64_t from = ws->group_begin ? ws->read_seq : ws->applied.seq;
     ws_unlock(ws);
-    if (!follower || seq <= from)
+    if (seq <= from)
         return 0;
     if (!ws->reader || ws->read_seq != from) {
         dmt_jreader_close(ws->reader);
@@ -72,6 +76,14 @@ int ws_apply_tail(struct dmt_ws *ws, uint64_t seq, struct dmt_err *err)
     return r;
 }
 
+int ws_apply_tail(struct dmt_ws *ws, uint64_t seq, struct dmt_err *err)
+{
+    ws_lock(ws);
+    bool follower = ws->role == WS_FOLLOWER;
+    ws_unlock(ws);
+    return follower ? apply_received(ws, seq, err) : 0;
+}
+
 int dmt_ws_apply_upto(struct dmt_ws *ws, uint64_t seq, struct dmt_err *err)
 {
     uint64_t durable = dmt_journal_durable(ws->j);
@@ -83,13 +95,19 @@ int dmt_ws_apply_upto(struct dmt_ws *ws, uint64_t seq, struct dmt_err *err)
 
 int dmt_ws_promote(struct dmt_ws *ws, struct dmt_err *err)
 {
+    ws_lock(ws);
+    bool follower = ws->role == WS_FOLLOWER; /* else all that is here is applied */
+    ws->role = WS_PROMOTING;
     uint64_t tail = dmt_journal_tail(ws->j).seq;
+    ws_unlock(ws);
+    if (!follower)
+        return 0;
     dmt_journal_kick(ws->j, tail);
     int r = dmt_journal_wait(ws->j, tail);
     if (r < 0)
         return dmt_err_set(err, r, "the journal cannot be made durable: %s", dmt_strerror(r));
     pthread_mutex_lock(&ws->apply_lock);
-    r = ws_apply_tail(ws, tail, err);
+    r = apply_received(ws, tail, err);
     pthread_mutex_unlock(&ws->apply_lock);
     return r;
 }
@@ -228,7 +246,7 @@ int dmt_ws_begin_epoch(struct dmt_ws *ws, uint64_t epoch, const char *node, cons
 void dmt_ws_demote(struct dmt_ws *ws)
 {
     ws_lock(ws);
-    if (ws->role == WS_HOLDER || ws->role == WS_IDLE)
+    if (ws->role != WS_FOLLOWER)
         ws->role = WS_DEMOTED;
     ws->conf.resume = 0; /* the mount ends with the role */
     ws->lost_before = 0;

@@ -70,12 +70,13 @@ struct dmt_lockfn dmt_ws_lockfn(struct dmt_ws *ws); /* the workspace lock, for s
  * epoch only. [blocks] */
 int dmt_ws_begin_epoch(struct dmt_ws *ws, uint64_t epoch, const char *node, const char *reason, struct dmt_err *err);
 /* Follower: appends records as the holder made them. An EPOCH record among them is remembered. The caller
- * kicks the journal when they have to be durable. */
+ * kicks the journal when they have to be durable. DMT_E_STALE: this workspace is being promoted, or is the holder. */
 int dmt_ws_receive(struct dmt_ws *ws, const void *records, size_t len, struct dmt_err *err);
 /* Follower: applies records up to min(seq, durable here). [blocks on reading] */
 int dmt_ws_apply_upto(struct dmt_ws *ws, uint64_t seq, struct dmt_err *err);
 uint64_t dmt_ws_applied(struct dmt_ws *ws); /* last applied seq (memory) */
-/* Promotion: makes durable and applies everything received; then the caller begins the epoch and settles. [blocks] */
+/* Promotion: takes nothing of another's any more, makes durable and applies everything received; then the caller begins the
+ * epoch and settles. [blocks] */
 int dmt_ws_promote(struct dmt_ws *ws, struct dmt_err *err);
 /* Journals the fallback or cut of every file with missing ranges (rules 21, 22) and INCOMPLETE reports. own_crash_same_boot:
  * ranges are in the page cache: fdatasync + MARK instead. Returns files settled or < 0. [blocks] */
@@ -209,7 +210,8 @@ int dmt_ws_bulk_read(struct dmt_ws *ws, uint64_t ino, uint64_t off, uint64_t len
  * (sending: from now on, it has read all so far) new bytes stay there for it (dmt_store_ref_read_back). */
 int dmt_ws_bulk_send(struct dmt_ws *ws, uint64_t ino, uint64_t off, uint64_t len, uint64_t seq, void *buf, uint64_t *ret_n);
 void dmt_ws_bulk_sending(struct dmt_ws *ws, bool on);
-/* Follower: next range still lacking after (ino, off): 1/0; fill; then sync makes what was filled durable and drops the rows. */
+/* Follower: next range still lacking after (ino, off): 1/0; fill; then sync makes what was filled durable and drops the rows.
+ * DMT_E_STALE: being promoted, or the holder; what is missing then is settled here, and says nothing about what has come. */
 int dmt_ws_missing_next(struct dmt_ws *ws, uint64_t ino, uint64_t off, struct dmt_missing *ret);
 int dmt_ws_missing_fill(struct dmt_ws *ws, const struct dmt_missing *m, const void *p);
 int dmt_ws_missing_sync(struct dmt_ws *ws); /* [blocks] */

@@ -44,6 +44,7 @@
 enum ws_role {
     WS_IDLE,     /* opened; no epoch of our own yet: reads only */
     WS_FOLLOWER, /* receives and applies */
+    WS_PROMOTING, /* receives nothing more; applies what has come; its first epoch is not durable yet */
     WS_HOLDER,   /* operations */
     WS_DEMOTED,  /* was holder */
 };
@@ -156,6 +157,12 @@ int ws_meta_load(struct dmt_ws *ws, struct dmt_err *err);
 int ws_meta_save(struct dmt_ws *ws);
 void ws_memory_clear(struct dmt_ws *ws);
 uint64_t ws_mono(struct dmt_ws *ws);
+
+/* Does anything that comes from another machine still count? Lock held. */
+static inline bool ws_may_follow(const struct dmt_ws *ws)
+{
+    return ws->role != WS_HOLDER && ws->role != WS_PROMOTING;
+}
 
 static inline struct dmt_span ws_span(const char *s)
 {

@@ -1,4 +1,5 @@
-/* test_core.c: the decisions of one connection, event by event, without a network. */
+/* test_core.c: the decisions of one connection and of its bulk lane, event by event, without a
+ * network. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -8,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "fs/replica/core.h"
+#include "fs/replica/lane.h"
 
 #define EPOCH(major, minor) ((uint64_t)(major) << 32 | (minor))
 #define E1                  EPOCH(1, 0)
@@ -680,6 +682,72 @@ static void random_events(void **state)
     }
 }
 
+/* --- the bulk lane: what may be called had ---------------------------------------------------- */
+
+static struct {
+    int list; /* what a look at the list says: 0, 1 or an error */
+    unsigned haves, syncs;
+    uint64_t gen, no;
+} lane;
+
+static bool lane_connected(void *ctx)
+{
+    (void)ctx;
+    return true;
+}
+
+static int lane_missing(void *ctx, uint64_t ino, uint64_t off, struct dmt_missing *ret)
+{
+    (void)ctx, (void)off;
+    *ret = (struct dmt_missing){.ino = ino ? ino : 5, .len = 10, .seq = 7};
+    return lane.list;
+}
+
+static void lane_has(void *ctx, uint64_t ino, uint64_t seq)
+{
+    (void)ctx, (void)ino, (void)seq;
+    lane.haves++;
+}
+
+static void lane_sync(void *ctx, uint64_t gen, uint64_t no)
+{
+    (void)ctx;
+    lane.syncs++;
+    lane.gen = gen;
+    lane.no = no;
+}
+
+/* A disk that fails, or a machine that is being promoted and does not know it here yet. */
+static void a_list_that_cannot_be_read_says_nothing_has_come(void **state)
+{
+    (void)state;
+    static const struct pull_ops ops = {.connected = lane_connected,
+                                        .missing_next = lane_missing,
+                                        .have = lane_has,
+                                        .sync = lane_sync};
+    static const int errors[] = {-EIO, DMT_E_STALE};
+    for (size_t i = 0; i < 2; i++) {
+        struct replica_pull p = {0};
+        memset(&lane, 0, sizeof(lane));
+        lane.list = errors[i];
+        pull_init(&p, &ops, NULL);
+        pull_start(&p, 10, 1);
+        assert_int_equal(lane.syncs, 1);
+        assert_true(pull_synced(&p, lane.gen, lane.no, 0));
+        assert_int_equal(pull_want(&p, 5, 10, 1), 0);
+        pull_applied(&p, 11, 2);
+        pull_tick(&p, 3);
+        assert_int_equal(lane.haves, 0);
+        assert_int_equal(p.whole, 0);
+        lane.list = 0;
+        pull_applied(&p, 12, 4);
+        assert_int_equal(lane.haves, 1);
+        pull_applied(&p, 12, 5);
+        assert_int_equal(p.whole, 12);
+        pull_stop(&p);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -709,6 +777,7 @@ int main(void)
         cmocka_unit_test(where_long_histories_part),
         cmocka_unit_test(both_sides_keep_the_same_connection),
         cmocka_unit_test(random_events),
+        cmocka_unit_test(a_list_that_cannot_be_read_says_nothing_has_come),
     };
     cmocka_set_test_filter(getenv("ONLY"));
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -90,6 +90,48 @@ static void promotion_applies_all_that_is_here(void **state)
     assert_int_equal(dmt_store_snap_get(dmt_ws_store(p->b.ws), "switch/epoch-2.0", &snap), 0);
 }
 
+/* From the first moment of a promotion on nothing of the old holder's counts, whatever its
+ * connection still brings: no record gets between what is applied and the new epoch, no bytes come
+ * into a file that is being settled, and that nothing is missing any more is no word about what has
+ * come. */
+static void who_is_promoted_takes_nothing_more(void **state)
+{
+    struct pair *p = *state;
+    struct dmt_err err = {0};
+    struct dmt_missing m, any;
+    struct dmt_rec rec;
+    struct dmt_jreader *rd;
+    const uint8_t *raw;
+    size_t len;
+    uint64_t x = fx_file(&p->a, DMT_ROOT, "x");
+    fx_fill(&p->a, x, 2u << 20, 0, 256u << 10, 1);
+    pair_send(&p->a, &p->b, UINT64_MAX);
+    pair_apply(&p->b);
+    assert_int_equal(dmt_ws_missing_next(p->b.ws, x, 0, &m), 1);
+    uint64_t tail = dmt_journal_tail(dmt_ws_journal(p->b.ws)).seq;
+    some_work(&p->a, "late");
+    fx_check(dmt_jreader_open(&rd, dmt_ws_journal(p->a.ws), tail, &err), &err);
+    assert_int_equal(dmt_jreader_next(rd, &rec, &raw, &len, &err), 1);
+    uint8_t *bytes = calloc(1, m.len);
+    assert_non_null(bytes);
+    fx_check(dmt_ws_promote(p->b.ws, &err), &err);
+    for (int when = 0; when < 3; when++) {
+        assert_int_equal(dmt_ws_receive(p->b.ws, raw, len, NULL), DMT_E_STALE);
+        assert_int_equal(dmt_ws_missing_fill(p->b.ws, &m, bytes), DMT_E_STALE);
+        assert_int_equal(dmt_ws_missing_next(p->b.ws, 0, 0, &any), DMT_E_STALE);
+        if (when == 0)
+            fx_check(dmt_ws_begin_epoch(p->b.ws, FX_EPOCH(2, 0), "beta", "test", &err), &err);
+        if (when == 1)
+            assert_int_equal(dmt_ws_settle(p->b.ws, false, &err), 1);
+    }
+    dmt_jreader_close(rd);
+    free(bytes);
+    assert_int_equal(fx_attr(&p->b, x).st.st_size, 0);
+    /* a loser follows again */
+    dmt_ws_demote(p->b.ws);
+    assert_int_equal(dmt_ws_missing_next(p->b.ws, 0, 0, &any), 0);
+}
+
 static void promotion_reaps_what_was_open_there(void **state)
 {
     struct pair *p = *state;
@@ -656,6 +698,7 @@ int main(void)
         T(restarted_follower_goes_on),
         T(other_history_is_refused),
         T(promotion_applies_all_that_is_here),
+        T(who_is_promoted_takes_nothing_more),
         T(promotion_reaps_what_was_open_there),
         T(bulk_is_pulled_and_becomes_equal),
         T(overwritten_ranges_are_gone_for_the_reader),
