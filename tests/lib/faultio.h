@@ -19,8 +19,9 @@
  * not counted, but fail after a cut.
  *
  * Model. Data: a write is durable after an fdatasync or fsync of its file that began after it.
- * Until then each 4 KiB page of it may be on disk or not, and a page may be torn at sectors of 512
- * bytes. Sizes likewise. Names: a change of a folder is durable after sync_dir of that folder (both
+ * Until then each 4 KiB page of it may be on disk or not, whatever became of those written before
+ * and after it (so they are dropped, and reordered), and a page may be torn at sectors of 512
+ * bytes. A file may have got longer, with zeros where its bytes are lost. Sizes likewise. Names: a change of a folder is durable after sync_dir of that folder (both
  * of them, for a rename from one to another: either sync carries it); the changes not yet synced
  * survive in order up to some point. fsync of a file does not make its name durable. A new folder
  * (mkdir) is durable at once. A failed fdatasync (injected) marks the file's changes clean without
@@ -115,6 +116,16 @@ struct faultio_state *faultio_state_settle(const struct faultio_state *s, enum f
  * there. */
 void faultio_state_write(struct faultio_state *s, const char *dir);
 void faultio_state_free(struct faultio_state *s);
+
+/* What a settled power cut has made of the pending writes of one file, in pages. */
+struct faultio_pages {
+    uint64_t kept, lost, torn;
+    uint64_t late;   /* kept, though one written before it is lost: reordered */
+    uint64_t zeroed; /* lost, but the file is as long as with them */
+};
+/* fn is called for each file that had any, in all doubles of this process. NULL: nobody. */
+typedef void (*faultio_pages_fn)(const char *path, const struct faultio_pages *p);
+void faultio_watch_pages(faultio_pages_fn fn);
 
 /* Operations of these kinds wait until faultio_release. */
 void faultio_hold(struct faultio *f, unsigned mask);

@@ -144,17 +144,33 @@ void faultio_change(struct file *file, uint64_t off, const void *data, uint64_t 
     append_change(file, off, len, data ? blob_new(data, len) : NULL);
 }
 
+static faultio_pages_fn pages_fn;
+
+void faultio_watch_pages(faultio_pages_fn fn)
+{
+    pages_fn = fn;
+}
+
 /* One page of a pending write: there, not there, or some sectors of it. */
 static void settle_page(uint64_t *random, struct file *file, const struct change *c, uint64_t at,
-                        uint64_t n)
+                        uint64_t n, struct faultio_pages *pages)
 {
     uint64_t dice = next_random(random) % 8;
-    if (dice < 3)
-        return;
-    if (dice > 3) {
-        put_bytes(file, c->off + at, c->data->p + at, n);
+    if (dice < 3) {
+        pages->lost++;
+        if (dice == 0 && c->off + at + n > file->disk->size) {
+            set_size(file, c->off + at + n);
+            pages->zeroed++;
+        }
         return;
     }
+    if (dice > 3) {
+        put_bytes(file, c->off + at, c->data->p + at, n);
+        pages->kept++;
+        pages->late += pages->lost + pages->torn > 0;
+        return;
+    }
+    pages->torn++;
     for (uint64_t s = 0; s < n;) {
         uint64_t pos = c->off + at + s, len = SECTOR - pos % SECTOR;
         if (len > n - s)
@@ -165,7 +181,8 @@ static void settle_page(uint64_t *random, struct file *file, const struct change
     }
 }
 
-static void settle_change(uint64_t *random, struct file *file, const struct change *c)
+static void settle_change(uint64_t *random, struct file *file, const struct change *c,
+                          struct faultio_pages *pages)
 {
     if (!c->data) {
         if (next_random(random) & 1)
@@ -176,7 +193,7 @@ static void settle_change(uint64_t *random, struct file *file, const struct chan
         uint64_t n = PAGE - (c->off + at) % PAGE;
         if (n > c->len - at)
             n = c->len - at;
-        settle_page(random, file, c, at, n);
+        settle_page(random, file, c, at, n, pages);
         at += n;
     }
 }
@@ -356,9 +373,12 @@ void faultio_settle(struct disk *d, enum faultio_mode mode, uint64_t *random)
     }
     for (struct name *at = d->names; at; at = at->next) {
         struct file *file = at->file;
+        struct faultio_pages pages = {0};
         if (mode == FAULTIO_RANDOM)
             for (const struct change *c = file->changes; c; c = c->next)
-                settle_change(random, file, c);
+                settle_change(random, file, c, &pages);
+        if (pages_fn && pages.kept + pages.lost + pages.torn > 0)
+            pages_fn(at->path, &pages);
         faultio_synced(file, mode == FAULTIO_KEEP || mode == FAULTIO_KILL);
     }
 }

@@ -2,7 +2,9 @@
  * judged.
  *
  * Disks: process killed (all that was done is there), power cut with nothing unsynced kept, and power cut with random parts of it
- * (pages, sectors, names in order up to some point), several seeds. Equal disks are looked at once. Each time: the workspace
+ * (pages, sectors, names in order up to some point), several seeds. Everything that is written goes through the double, so unsynced
+ * bytes of journal, data files, database and WAL are all dropped, torn and reordered; each group of runs counts that they were
+ * (files_cut), and is a failure if a kind of file was not. Equal disks are looked at once. Each time: the workspace
  * opens and settles; what it shows may be found (sequence.h); the store's check finds nothing, before and after a checkpoint;
  * some are opened once more and must show the same; in some the recovery itself is cut at its disk operations, by the same event
  * or (after a power cut) by a kill, and judged again. */
@@ -15,7 +17,10 @@
 
 #define REPORTS 25u /* after so many failures a test ends */
 
+enum kind { K_JOURNAL, K_DATA, K_DB, K_WAL, KINDS };
+
 struct tally { /* shared by the processes */
+    atomic_ulong kept[KINDS], lost[KINDS], torn[KINDS], late[KINDS], zeroed[KINDS];
     atomic_ulong sequences, moments, disks, recovered, nested, failures;
     atomic_ulong at[16]; /* of each process: the sequence it is at */
 };
@@ -33,6 +38,38 @@ struct shot { /* one disk to look at */
     enum faultio_mode mode;
     uint64_t seed;
 };
+
+static inline void files_cut(const char *path, const struct faultio_pages *p)
+{
+    const char *name = strrchr(path, '/') + 1;
+    int k = strstr(path, "/journal/") ? K_JOURNAL
+            : strstr(path, "/data/")  ? K_DATA
+            : strcmp(name, "workspace.db") == 0 ? K_DB
+            : strcmp(name, "workspace.db-wal") == 0 ? K_WAL
+                                                    : KINDS;
+    if (k == KINDS)
+        return;
+    atomic_fetch_add(&g_tally->kept[k], p->kept);
+    atomic_fetch_add(&g_tally->lost[k], p->lost);
+    atomic_fetch_add(&g_tally->torn[k], p->torn);
+    atomic_fetch_add(&g_tally->late[k], p->late);
+    atomic_fetch_add(&g_tally->zeroed[k], p->zeroed);
+}
+
+/* Says what became of unsynced pages; false: some kind of file was not cut in every way. */
+static inline bool files_were_cut(void)
+{
+    static const char *const names[] = {"journal", "data files", "database", "WAL"};
+    bool all = true;
+    for (int k = 0; k < KINDS; k++) {
+        const struct tally *t = g_tally;
+        printf("    unsynced pages of %s: %lu kept (%lu of them before earlier ones), %lu lost (%lu left zeros), %lu torn\n", names[k],
+               (unsigned long)t->kept[k], (unsigned long)t->late[k], (unsigned long)t->lost[k], (unsigned long)t->zeroed[k],
+               (unsigned long)t->torn[k]);
+        all = all && t->kept[k] && t->lost[k] && t->torn[k] && t->late[k];
+    }
+    return all;
+}
 
 static inline const char *mode_name(enum faultio_mode m)
 {
@@ -275,8 +312,9 @@ static inline uint64_t from_env(const char *name, uint64_t dflt)
     return s ? strtoull(s, NULL, 10) : dflt;
 }
 
-/* Runs fn(bench, i) for i in [0, n), each i in one of several processes. Returns failures and says what was done. */
-static inline unsigned long each_in_processes(const char *what, size_t n, void (*fn)(struct bench *b, size_t i))
+/* Runs fn(bench, i) for i in [0, n), each i in one of several processes. Returns failures and says what was done. all_kinds: of
+ * every kind of file unsynced pages must have been kept, lost, torn and reordered, or nothing is proved. */
+static inline unsigned long each_in_processes(const char *what, size_t n, void (*fn)(struct bench *b, size_t i), bool all_kinds)
 {
     enum { JOBS_MAX = 16 };
     uint64_t jobs = from_env("DMT_JOBS", 2);
@@ -285,6 +323,7 @@ static inline unsigned long each_in_processes(const char *what, size_t n, void (
     jobs = jobs < 1 ? 1 : jobs > JOBS_MAX ? JOBS_MAX : jobs;
     g_tally = mmap(NULL, sizeof(*g_tally), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     DMT_ASSERT(g_tally != MAP_FAILED);
+    faultio_watch_pages(files_cut);
     fflush(stdout);
     for (uint64_t k = 0; k < jobs; k++) {
         pid[k] = fork();
@@ -306,6 +345,10 @@ static inline unsigned long each_in_processes(const char *what, size_t n, void (
             fprintf(stderr, "a process ended with status %#x at number %lu\n", (unsigned)status, (unsigned long)g_tally->at[k]);
             atomic_fetch_add(&g_tally->failures, 1);
         }
+    if (all_kinds && !files_were_cut()) {
+        fprintf(stderr, "some kind of file was not torn, dropped and reordered\n");
+        atomic_fetch_add(&g_tally->failures, 1);
+    }
     unsigned long failures = g_tally->failures;
     printf("%s: %lu sequences, %lu moments, %lu disks, %lu recovered, %lu of a cut recovery, %lu failures\n", what,
            (unsigned long)g_tally->sequences, (unsigned long)g_tally->moments, (unsigned long)g_tally->disks,

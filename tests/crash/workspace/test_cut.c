@@ -154,25 +154,25 @@ static void given(struct bench *b, size_t i)
 static void settling(void **state)
 {
     (void)state;
-    assert_int_equal(each_in_processes("settling", 8, settled), 0);
+    assert_int_equal(each_in_processes("settling", 8, settled, true), 0);
 }
 
 static void making_a_store(void **state)
 {
     (void)state;
-    assert_int_equal(each_in_processes("making a store", 2, creation), 0);
+    assert_int_equal(each_in_processes("making a store", 2, creation, false), 0);
 }
 
 static void every_operation(void **state)
 {
     (void)state;
-    assert_int_equal(each_in_processes("one operation", (size_t)OPS_N, one), 0);
+    assert_int_equal(each_in_processes("one operation", (size_t)OPS_N, one, true), 0);
 }
 
 static void every_pair(void **state)
 {
     (void)state;
-    assert_int_equal(each_in_processes("two operations", (size_t)(OPS_N * OPS_N), two), 0);
+    assert_int_equal(each_in_processes("two operations", (size_t)(OPS_N * OPS_N), two, true), 0);
 }
 
 static void triples(void **state)
@@ -180,14 +180,15 @@ static void triples(void **state)
     (void)state;
     size_t drawn = from_env("DMT_CUT_TRIPLES", 120);
     assert_int_equal(each_in_processes("three operations",
-                                       drawn ? drawn : (size_t)(OPS_N * OPS_N * OPS_N), three),
+                                       drawn ? drawn : (size_t)(OPS_N * OPS_N * OPS_N), three,
+                                       true),
                      0);
 }
 
 static void given_sequence(void **state)
 {
     (void)state;
-    assert_int_equal(each_in_processes("given", 1, given), 0);
+    assert_int_equal(each_in_processes("given", 1, given, false), 0);
 }
 
 int main(void)

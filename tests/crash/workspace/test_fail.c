@@ -360,7 +360,7 @@ static void full(struct bench *b, size_t i)
 static void full_disk(void **state)
 {
     (void)state;
-    assert_int_equal(each_in_processes("full disk", (size_t)OPS_N, full), 0);
+    assert_int_equal(each_in_processes("full disk", (size_t)OPS_N, full, false), 0);
 }
 
 static void given(struct bench *b, size_t i)
@@ -377,7 +377,7 @@ static void given(struct bench *b, size_t i)
 static void every_operation(void **state)
 {
     (void)state;
-    assert_int_equal(each_in_processes("one operation", (size_t)OPS_N, one), 0);
+    assert_int_equal(each_in_processes("one operation", (size_t)OPS_N, one, false), 0);
 }
 
 static void pairs(void **state)
@@ -385,13 +385,14 @@ static void pairs(void **state)
     (void)state;
     size_t drawn = from_env("DMT_FAIL_PAIRS", 60);
     assert_int_equal(
-        each_in_processes("two operations", drawn ? drawn : (size_t)(OPS_N * OPS_N), two), 0);
+        each_in_processes("two operations", drawn ? drawn : (size_t)(OPS_N * OPS_N), two, false),
+        0);
 }
 
 static void given_sequence(void **state)
 {
     (void)state;
-    assert_int_equal(each_in_processes("given", 1, given), 0);
+    assert_int_equal(each_in_processes("given", 1, given, false), 0);
 }
 
 int main(void)

@@ -72,7 +72,7 @@ static void run(struct bench *b, size_t i)
 static void snapshots_stay_exact(void **state)
 {
     (void)state;
-    assert_int_equal(each_in_processes("snapshots", BEFORE_N * AFTER_N * END_N, run), 0);
+    assert_int_equal(each_in_processes("snapshots", BEFORE_N * AFTER_N * END_N, run, true), 0);
 }
 
 int main(void)
