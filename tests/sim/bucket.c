@@ -3,8 +3,9 @@
  *
  * The store keeps what reached it; for one key a GET that starts after a PUT was confirmed sees it,
  * and nothing else is promised: a PUT may time out and take effect at once, much later or never;
- * any request may be answered late, or not at all (503, network). The counterpart of
- * fs/lease/bucket_driver.c: records are durable before what follows, one request at a time.
+ * any request may be answered late, or not at all (503, network). Marks stand below the lineage of
+ * the store that makes them. The counterpart of fs/lease/bucket_run.c: records are durable before
+ * what follows, one request at a time; another lineage begins with a record of its own.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,15 +14,17 @@
 #include "fs/base/log.h"
 #include "tests/sim/sim.h"
 
-static struct object_key key_of(const char *text)
+static struct object_key key_of(const struct node *n, const char *text)
 {
-    struct object_key k = {.kind = text[0]};
+    struct object_key k = {.kind = text[0], .line = n->lin.id[0]};
     const char *num = strchr(text, '/') + 1;
     k.num = strtoull(num, NULL, k.kind == 't' ? 16 : 10);
     if (k.kind == 't')
         k.node = strchr(num, '.') != NULL;
     if (k.kind == 'e')
         k.node = strchr(num, '/')[1] - 'A';
+    if (k.kind != 't')
+        k.num %= DMT_LINEAGE_STEP; /* a force begins so far above */
     DMT_ASSERT(k.kind == 't' || k.num < EPOCHS_MAX);
     return k;
 }
@@ -30,13 +33,13 @@ static bool *mark(const struct object_key *k)
 {
     switch (k->kind) {
     case 's':
-        return &w.solo[k->num];
+        return &w.marks[k->line].solo[k->num];
     case 'c':
-        return &w.claim[k->num];
+        return &w.marks[k->line].claim[k->num];
     case 'y':
-        return &w.yield[k->num];
+        return &w.marks[k->line].yield[k->num];
     default:
-        return &w.note[k->node][k->num];
+        return &w.marks[k->line].note[k->node][k->num];
     }
 }
 
@@ -45,7 +48,8 @@ static bool there(const struct object_key *k)
     if (k->kind != 't')
         return *mark(k);
     for (unsigned i = 0; i < TESTS_MAX; i++)
-        if (w.tests[i].kind && w.tests[i].num == k->num && w.tests[i].node == k->node)
+        if (w.tests[i].kind && w.tests[i].num == k->num && w.tests[i].node == k->node &&
+            w.tests[i].line == k->line)
             return true;
     return false;
 }
@@ -65,7 +69,7 @@ static uint64_t latency(void)
 
 static void request(struct node *n, const char *key, bool put)
 {
-    n->bk_key = key_of(key);
+    n->bk_key = key_of(n, key);
     n->bk_put = put;
     uint64_t back = w.now + latency();
     bool away = !n->arb_link || !w.arb_up, fails = away || (!w.healed && one_in(15));
@@ -78,12 +82,16 @@ static void request(struct node *n, const char *key, bool put)
     }
     if (tracing)
         say("    %s: %s %s%s", n->name, put ? "PUT" : "GET", key, fails ? " (no answer)" : "");
-    push(back, W_OBJECT, idx(n))->n = fails;
+    struct item *it = push(back, W_OBJECT, idx(n));
+    it->n = fails;
+    it->gen = n->bk_gen;
 }
 
 void object_done(struct node *n, const struct item *it)
 {
     struct bucket_event e = {.type = BUCKET_EV_DONE};
+    if (it->gen != n->bk_gen)
+        return;
     if (it->n)
         e.result = BUCKET_UNKNOWN;
     else if (n->bk_put)
@@ -145,11 +153,43 @@ static bool carry_out(struct node *n, const struct bucket_action *a)
     return false;
 }
 
+static void begin(struct node *n, const struct bucket_record *rec)
+{
+    struct bucket_event e = {.type = BUCKET_EV_START};
+    e.nonce = rnd(0);
+    e.nonce = w.rnd;
+    n->bk_next = 0;
+    n->bk_gen++;
+    bucket_init(&n->bk, rec);
+    object_feed(n, &e);
+}
+
+/* Marks and register of another lineage say nothing in this one: it begins as never paired. */
+static bool of_this_lineage(const struct node *n, struct bucket_record *rec)
+{
+    const uint8_t *now = n->disk.lineage.id;
+    bool same = memcmp(rec->lineage, now, 16) == 0;
+    if (!same && rec->lineage[0])
+        *rec = (struct bucket_record){.self = rec->self};
+    memcpy(rec->lineage, now, 16);
+    return same;
+}
+
+/* Who has another lineage now begins anew before anything else. (Without a force there is one.) */
+void object_lineage(struct node *n)
+{
+    struct bucket_record rec = n->bk.rec;
+    if (w.bucket && w.forces && n->up && !n->stuck && !of_this_lineage(n, &rec))
+        begin(n, &rec);
+}
+
 void object_feed(struct node *n, struct bucket_event *e)
 {
     static struct bucket_actions out;
     if (n->stuck)
         return;
+    if (e->type != BUCKET_EV_DONE && e->type != BUCKET_EV_START)
+        object_lineage(n);
     bucket_step(&n->bk, e, local(n), &out);
     for (int i = 0; i < out.n; i++)
         if (!carry_out(n, &out.a[i]))
@@ -172,10 +212,8 @@ void object_ask(struct node *n, const struct lease_ask *q)
 
 void object_start(struct node *n)
 {
-    struct bucket_event e = {.type = BUCKET_EV_START};
-    e.nonce = rnd(0);
-    e.nonce = w.rnd;
-    n->bk_next = 0;
-    bucket_init(&n->bk, &n->bk_disk);
-    object_feed(n, &e);
+    struct bucket_record rec = n->bk_disk;
+    if (w.forces)
+        (void)of_this_lineage(n, &rec);
+    begin(n, &rec);
 }

@@ -72,10 +72,10 @@ void fault_character(bool quiet)
     static const uint64_t range[] = {1, 10, 60, 250};
     w.bulk_ns = range[rnd(4)] * MS;
     w.forces = w.seed >= FORCE_SEEDS;
-    if (w.forces) /* files, empty disks and the bucket are not part of these */
+    if (w.forces && w.seed < FORCE_ALL) { /* without files, empty disks and the bucket */
         w.bulk = w.disks = w.bucket = false;
-    if (w.forces)
         w.weight[F_DISK] = 0;
+    }
 }
 
 static uint64_t a_while(void)

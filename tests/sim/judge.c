@@ -199,6 +199,7 @@ void judge_forced(struct node *n, int from)
             bad("%s is promoted by force without record %d, which was acknowledged with it",
                 n->name, l->n + 1);
     }
+    judge_files_forced(n, from);
     w.plain_off = true;
     total.forced++;
 }
@@ -209,6 +210,7 @@ void judge_disk(const struct node *n)
     for (int k = 0; k < LINES_MAX; k++)
         for (int i = 0; i < w.ledger[k].n; i++)
             w.ledger[k].on[i] &= (uint8_t) ~(1 << idx(n));
+    judge_files_replaced(n);
 }
 
 void judge_plain(struct node *n)
@@ -261,7 +263,7 @@ void judge_candidate(const struct node *n)
 void judge_bucket_record(const struct bucket_record *next)
 {
     const struct lease_register *r = &next->reg;
-    struct lease_register *known = &w.regs[1];
+    struct lease_register *known = &w.regs[w.forces ? next->lineage[0] : 1];
     if (r->epoch == known->epoch && r->epoch && !lease_id_eq(&r->holder, &known->holder))
         bad("both machines took epoch %u from the bucket", r->epoch);
     if (r->epoch > known->epoch)

@@ -9,7 +9,8 @@
  *   - and never older than what a sync acknowledged: an older content is at least as new, a cut
  *     takes nothing that was acknowledged and not overwritten, truncated or replaced since by its
  *     user.
- * sync=local binds the disk that acknowledged, not the other one.
+ *   - whoever wrote a file in this boot of its machine, and has every byte of it, gives up none;
+ * sync=local binds the disk that acknowledged, not the other one; a force only what its disk had.
  */
 #include <string.h>
 
@@ -33,6 +34,39 @@ void judge_known(const struct node *n, int seq, int b)
         bad("%s calls block %d of record %d complete, but it is not durable", n->name, b, seq);
 }
 
+/* Late in an older lineage with the word of one who has founded another since: it had it, too. */
+static uint8_t lines_of(const struct node *n, bool dual)
+{
+    uint8_t lines = (uint8_t)(1 << line_of(n));
+    for (int i = 0; dual && i < w.opened_n; i++)
+        if (memcmp(w.opened[i].store, n->gate_peer, 16) == 0)
+            lines |= (uint8_t)(1 << w.opened[i].line);
+    return lines;
+}
+
+/* A force gives up what its own disk did not have when it was acknowledged, and no more. */
+void judge_files_forced(const struct node *n, int from)
+{
+    for (int i = 0; i < w.whole_n; i++)
+        if (w.whole[i].lines & 1 << from && w.whole[i].on & 1 << idx(n))
+            w.whole[i].lines |= (uint8_t)(1 << line_of(n));
+}
+
+/* A pair is recorded: the other one has all that was ever acknowledged in this lineage (R9). */
+void judge_files_paired(const struct node *n)
+{
+    for (int i = 0; i < w.whole_n; i++)
+        if (w.whole[i].lines & 1 << line_of(n))
+            w.whole[i].on = 3;
+}
+
+/* Another state is on its disk, or none: what is missing of it it may never have had. */
+void judge_files_replaced(const struct node *n)
+{
+    for (int i = 0; i < w.whole_n; i++)
+        w.whole[i].on &= (uint8_t) ~(1 << idx(n));
+}
+
 /* A sync of files is acknowledged. */
 void judge_whole(const struct node *n, const struct waiting *q)
 {
@@ -49,6 +83,8 @@ void judge_whole(const struct node *n, const struct waiting *q)
         w.whole[w.whole_n].chain = pos_of(n, q->called).chain;
         w.whole[w.whole_n].epoch = n->gate_epoch;
         w.whole[w.whole_n].only = dual || alone ? -1 : idx(n);
+        w.whole[w.whole_n].lines = lines_of(n, dual);
+        w.whole[w.whole_n].on = dual ? 3 : (uint8_t)(1 << idx(n));
         memcpy(w.whole[w.whole_n].store, n->disk.self.store, 16);
         w.whole_n++;
     }
@@ -60,6 +96,7 @@ static int acknowledged(const struct node *n, uint32_t ino, int upto)
     int q = 0;
     for (int i = 0; i < w.whole_n; i++) {
         if (w.whole[i].ino != ino || w.whole[i].seq > upto || w.whole[i].seq <= q ||
+            !(w.whole[i].lines & 1 << line_of(n)) ||
             pos_of(n, w.whole[i].seq).chain != w.whole[i].chain)
             continue;
         if (w.whole[i].only < 0 || memcmp(w.whole[i].store, n->disk.self.store, 16) == 0)
@@ -141,6 +178,11 @@ static void judge_one(const struct node *n, const struct file *f, const struct f
             bad("%s serves file %u with wrong bytes in block %d", n->name, f->ino, b);
     if (w.bad[0] || same(&f->c, &was->c))
         return;
+    bool here = n->own_bulk;
+    for (int b = 0; b < was->c.size; b++)
+        here = here && (was->c.blk[b] == 0 || right(n, was->c.blk[b], b));
+    if (here)
+        bad("%s gives up file %u, which it wrote, and every byte of it is here", n->name, f->ino);
     bool listed = false;
     const struct rec *change = NULL;
     for (int s = upto + 1; s <= n->tail; s++)

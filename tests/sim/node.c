@@ -370,6 +370,8 @@ static void open_epoch(struct node *n, const struct lease_action *a)
     n->settled = n->own_bulk = true;
     total.solos += strcmp(a->text, "solo") == 0;
     total.pairs += strcmp(a->text, "pair") == 0;
+    if (strcmp(a->text, "pair") == 0)
+        judge_files_paired(n);
     n->opened = true;
     say_role(n, DMT_REPLICA_SENDER, a->epoch, a->alone);
 }
@@ -381,7 +383,10 @@ static void write_record(struct node *n, const struct lease_record *r)
         return;
     }
     judge_record_written(n, r);
+    bool news = w.forces && w.bucket && memcmp(n->disk.lineage.id, r->lineage.id, 16) != 0;
     n->disk = *r;
+    if (news)
+        push(w.now + rnd(20 * MS), W_BUCKET, idx(n));
 }
 
 static void do_one(struct node *n, const struct lease_action *a)
@@ -473,9 +478,12 @@ static void new_lineage(struct node *n)
     if (from == 0 || from == n->disk.lineage.id[0])
         return;
     journal_sync(n);
+    files_apply(n, n->tail);
     peer_ws(n, false);
     n->lin = n->disk.lineage;
     n->oldest = n->tail;
+    if (w.bulk)
+        files_checkpoint(n);
     peer_ws(n, true);
     judge_forced(n, from);
     say("%s is of lineage %d from record %d on", n->name, n->lin.id[0], n->tail);
@@ -540,6 +548,7 @@ static void imported(struct node *n)
     if (!n->import)
         return;
     total.resyncs++;
+    judge_files_replaced(n);
     n->tail = n->ep_n = 0;
     n->jgen++;
     for (int i = 0; i < n->import_n; i++) {
@@ -626,10 +635,10 @@ void node_start(struct node *n)
     n->own_bulk = holds && !n->unsettled;
     lease_core_init(&n->s, &c, &n->disk);
     say("%s starts", n->name);
-    if (holds && n->has_ws)
-        new_lineage(n); /* begun, and not ended by the life before */
     if (n->has_ws)
         files_reload(n, holds ? n->tail : 0);
+    if (holds && n->has_ws)
+        new_lineage(n); /* begun, and not ended by the life before */
     total.restarts++;
     peer_start(n, holds);
     if (!n->has_ws) { /* a resync was cut off in the midst: it goes on, and the old state rests */

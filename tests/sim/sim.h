@@ -50,6 +50,7 @@
 #define SYNCS_MAX   6     /* calls of a client that wait at once */
 #define LINES_MAX   8     /* lineages of a run; 0: not known */
 #define FORCE_SEEDS 1000000000u /* from here on a person may force, too */
+#define FORCE_ALL   2000000000u /* and from here on also with bulk data, empty disks and the bucket */
 #define WHOLES_MAX  4096  /* acknowledged syncs of files, of a run */
 
 /* --- the journal -------------------------------------------------------------------------------------------------------- */
@@ -164,6 +165,7 @@ struct object_key {
     char kind;
     uint64_t num;
     int node; /* of epoch/N/NODE; 1: the .b of a test */
+    int line; /* below arb/LINEAGE/; 0: a store that has none yet */
 };
 #define TESTS_MAX 256
 
@@ -254,6 +256,7 @@ struct node {
     struct object_key bk_key; /* of the operation that is outstanding */
     bool bk_put;
     uint64_t bk_next, bk_told; /* bk_told: when its record changed last */
+    uint32_t bk_gen;           /* it began anew, in another lineage: answers to what it asked before are nobody's */
     /* lease driver */
     struct lease_state s;
     uint64_t next_step, ev_at, loop_at, app_at;
@@ -356,7 +359,9 @@ struct world {
     uint64_t heard[2];
     bool heard_dead[2], arb_up;
     bool bucket; /* the arbiter of this run */
-    bool solo[EPOCHS_MAX], claim[EPOCHS_MAX], yield[EPOCHS_MAX], note[2][EPOCHS_MAX];
+    struct {
+        bool solo[EPOCHS_MAX], claim[EPOCHS_MAX], yield[EPOCHS_MAX], note[2][EPOCHS_MAX];
+    } marks[LINES_MAX];
     struct object_key tests[TESTS_MAX];
     unsigned tests_n;
     /* judge */
@@ -368,6 +373,8 @@ struct world {
         int seq;
         uint64_t chain, epoch;
         int only; /* node that it binds (sync=local), -1: both */
+        uint8_t lines; /* bit i: it binds who opens an epoch in lineage i */
+        uint8_t on;    /* bit i: node i had its bytes, too, and has not been given another state since */
         uint8_t store[16]; /* of that node */
     } whole[WHOLES_MAX];
     int whole_n;
@@ -452,6 +459,9 @@ uint64_t bytes_of(uint32_t id, int b);
 
 /* judge_files.c */
 void judge_known(const struct node *n, int seq, int b);
+void judge_files_forced(const struct node *n, int from);
+void judge_files_paired(const struct node *n);
+void judge_files_replaced(const struct node *n);
 void judge_whole(const struct node *n, const struct waiting *q);
 void judge_settled(const struct node *n, const struct files *before, const struct files *was, int upto);
 void judge_files_end(void);
@@ -533,6 +543,7 @@ void arbiter_links(void);
 /* bucket.c */
 void object_ask(struct node *n, const struct lease_ask *q);
 void object_start(struct node *n);
+void object_lineage(struct node *n);
 void object_feed(struct node *n, struct bucket_event *e);
 void object_done(struct node *n, const struct item *it);
 void object_land(const struct object_key *k);

@@ -19,7 +19,7 @@
 
 #define HEAL_NS     (30 * DMT_S)
 #define TEST_SEEDS  3000
-#define TEST_FORCED 500
+#define TEST_FORCED 300 /* of each kind */
 
 /* Seeds that have found something; what each of them found stands in docs/protocol.md. */
 static const uint64_t regression[] = {
@@ -282,8 +282,8 @@ static bool much_happened(void)
                   t->pairs > t->runs && t->resyncs > 0 && t->branches > 0 &&
                   t->bulk_runs > t->runs / 4 && t->pulled > t->refs && t->gone > t->runs &&
                   t->fell_back > t->runs / 20 && t->cut > t->runs / 8 && t->bulk_acks > t->runs &&
-                  t->lost_local > 0 && t->forced > TEST_FORCED / 4 &&
-                  t->lines_left > TEST_FORCED / 8;
+                  t->lost_local > 0 && t->forced > TEST_FORCED / 2 &&
+                  t->lines_left > TEST_FORCED / 4;
     if (!enough)
         printf("too little has happened for this to prove anything\n");
     return enough;
@@ -305,8 +305,8 @@ int main(int argc, char **argv)
         good = one_run(regression[i]);
     for (uint64_t i = 0; good && i < count; i++)
         good = one_run(first + i * stride);
-    for (uint64_t i = 0; argc == 1 && good && i < TEST_FORCED; i++)
-        good = one_run(FORCE_SEEDS + i);
+    for (uint64_t i = 0; argc == 1 && good && i < 2 * TEST_FORCED; i++)
+        good = one_run(i < TEST_FORCED ? FORCE_SEEDS + i : FORCE_ALL + i - TEST_FORCED);
     report();
     if (good && argc == 1)
         good = much_happened();

@@ -78,12 +78,19 @@ static bool greets(const struct node *n)
     return usable(n) && n->full_until <= w.now;
 }
 
+/* fs/lease/ping.c: a hello of another lineage is refused. */
+static bool same_lineage(const struct node *a, const struct node *b)
+{
+    uint8_t x = a->disk.lineage.id[0], y = b->disk.lineage.id[0];
+    return x == 0 || y == 0 || x == y;
+}
+
 /* Somebody dials: it needs both directions, and both ends take the new connection for the old. */
 void wire_try(void)
 {
     struct node *a = &w.n[0], *b = &w.n[1];
     if (w.dir[0] && w.dir[1] && usable(a) && usable(b)) {
-        if (a->ping_conn == 0 || a->ping_conn != b->ping_conn) {
+        if (same_lineage(a, b) && (a->ping_conn == 0 || a->ping_conn != b->ping_conn)) {
             uint32_t id = ++w.conn_next;
             for (int i = 0; i < 2; i++) {
                 wire_close(&w.n[i], CH_PING, false);
