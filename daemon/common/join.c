@@ -187,11 +187,13 @@ static void say_done(const struct place *p, const struct token *t)
                      t->node, t->address, dmt_dir_etc());
 }
 
-static int join_as(const struct token *t, struct place *p, struct dmt_err *err)
+static int join(const char *token, struct token *t, struct place *p, struct dmt_err *err)
 {
     char *key = NULL, *csr = NULL;
     json_t *v = NULL;
-    int r = find_place(t, p, err);
+    int r = token_parse(token, t, err);
+    if (r == 0)
+        r = find_place(t, p, err);
     if (r == 0)
         r = check_ca(p, t, err);
     if (r == 0)
@@ -216,8 +218,7 @@ int dumontd_join(const char *token, struct dmt_err *err)
 {
     struct token t;
     struct place p = {0};
-    int r = token_parse(token, &t, err);
-    return r == 0 ? join_as(&t, &p, err) : r;
+    return join(token, &t, &p, err);
 }
 
 int dumontd_join_main(int argc, char **argv)
@@ -230,10 +231,7 @@ int dumontd_join_main(int argc, char **argv)
         return 2;
     }
     umask(077);
-    int r = token_parse(argv[1], &t, &err);
-    if (r == 0)
-        r = join_as(&t, &p, &err);
-    if (r < 0)
+    if (join(argv[1], &t, &p, &err) < 0)
         return dumontd_complain(&err);
     say_done(&p, &t);
     return 0;
