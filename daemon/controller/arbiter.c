@@ -181,7 +181,9 @@ static void on_ask(struct ctl_conn *k, const struct lease_ask *ask)
         dmt_info("workspace %s: %s by %s refused: %s", k->workspace, lease_op_name(ask->op),
                  k->node, verdict.why);
     }
-    if (verdict.behind)
+    /* A standby that has no lineage yet may have heard of a new one's epoch before its holder has
+     * told us of that lineage: then the name still means the old one. */
+    if (verdict.behind && k->lineage[0])
         alarm_behind(k, verdict.why);
     json_t *a =
         json_pack("{s:I s:b s:o s:I}", "re", (json_int_t)ask->id, "ok", verdict.granted, "register",
