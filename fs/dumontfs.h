@@ -107,6 +107,7 @@ struct app {
     atomic_bool bulk_ailing;  /* that they cannot be kept was told */
     uint64_t bulk_again_ns;   /* main only */
     atomic_bool resync_waits; /* imported; ops.following is to prove it */
+    atomic_uint_fast64_t resync_order; /* which it is about; 0: of an earlier process */
     bool resync_begun;        /* at the start: one was under way, the workspace is not open */
     atomic_uint_fast64_t resync_common; /* as the order said */
     atomic_uint_fast64_t peer_durable, peer_whole, archived;

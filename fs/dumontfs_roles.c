@@ -218,7 +218,8 @@ static void do_promote(struct app *a, void *arg)
         rc = a->ws ? dmt_ws_promote(a->ws, &err) : -EAGAIN;
     if (rc == 0)
         rc = dmt_ws_begin_epoch(a->ws, d->epoch, a->node, d->text, &err);
-    if (rc == 0 && (rc = dmt_ws_settle(a->ws, false, &err)) > 0) {
+    /* A former holder, forced: what it wrote in this boot is here, synced or not. */
+    if (rc == 0 && (rc = dmt_ws_settle(a->ws, atomic_load(&a->own_bulk), &err)) > 0) {
         dmt_warn("%d files lost unsynced bulk data: dumont log %s --incomplete", rc, a->name);
         rc = 0;
     }
@@ -313,9 +314,9 @@ static void do_leave_lineage(struct app *a, const struct decision *d)
     int rc = d->text[0] && a->ws ? dmt_ws_branch(a->ws, d->seq, d->text, &err) : 0;
     if (rc != 0)
         dmt_error("what only this machine has cannot be kept: %s", err.msg);
-    else if (a->replica)
-        dmt_replica_ask_resync(a->replica, "of the lineage before the force");
     dmt_lease_lose_done(a->lease, rc);
+    if (rc == 0 && a->replica)
+        dmt_replica_ask_resync(a->replica, "of the lineage before the force");
 }
 
 static void do_lose(struct app *a, void *arg)
@@ -333,10 +334,11 @@ static void do_lose(struct app *a, void *arg)
                  (unsigned long long)d->seq, d->text);
     } else {
         dmt_error("cannot join the other machine's history by cutting: %s", err.msg);
-        if (a->replica)
-            dmt_replica_ask_resync(a->replica, err.msg);
     }
+    /* The lease first: the order that may follow finds it done with losing. */
     dmt_lease_lose_done(a->lease, rc);
+    if (rc != 0 && a->replica)
+        dmt_replica_ask_resync(a->replica, err.msg);
     free(d);
 }
 
@@ -397,22 +399,26 @@ static void close_ws(struct app *a)
         dmt_warn("closing before the resync: %s", err.msg);
 }
 
-static void do_resync(struct app *a, void *unused)
+static void do_resync(struct app *a, void *arg)
 {
-    (void)unused;
+    struct decision *d = arg;
     if (!a->replica) {
-        dmt_lease_resync_done(a->lease, -ENOTCONN);
+        dmt_lease_resync_done(a->lease, d->seq, -ENOTCONN);
+        free(d);
         return;
     }
     view_undo(a);
-    close_ws(a);
+    close_ws(a); /* from here on nothing proves what came by an order before */
+    atomic_store(&a->resync_waits, false);
+    atomic_store(&a->resync_order, d->seq);
     atomic_store(&a->own_bulk, false);
     peer_resync(a);
+    free(d);
 }
 
-static void resync(void *ctx)
+static void resync(void *ctx, uint64_t order)
 {
-    app_post(ctx, do_resync, NULL);
+    app_post(ctx, do_resync, decision(0, order, ""));
 }
 
 static void do_imported(struct app *a, void *arg)
@@ -426,7 +432,7 @@ static void do_imported(struct app *a, void *arg)
         rc = app_open_ws(a, &err);
     if (rc != 0) {
         dmt_error("resync failed: %s", err.msg[0] ? err.msg : d->text);
-        dmt_lease_resync_done(a->lease, rc);
+        dmt_lease_resync_done(a->lease, atomic_load(&a->resync_order), rc);
     } else {
         struct dmt_lineage l;
         atomic_store(&a->resync_waits, true);
@@ -445,7 +451,7 @@ void roles_imported(struct app *a, int err, const char *why)
 void roles_following(struct app *a)
 {
     if (atomic_exchange(&a->resync_waits, false))
-        dmt_lease_resync_done(a->lease, 0);
+        dmt_lease_resync_done(a->lease, atomic_load(&a->resync_order), 0);
 }
 
 /* --- handover --------------------------------------------------------------------------------- */

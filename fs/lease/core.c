@@ -317,6 +317,10 @@ static void force(struct lease_state *s, const uint8_t id[16], struct lease_acti
 {
     struct lease_record *r = &s->rec;
     uint32_t seen = DMT_EPOCH_MAJOR(r->seen);
+    if (!dmt_lineage_known(&r->lineage)) {
+        lease_say(out, "refused", "force: there is nothing of the workspace here yet");
+        return;
+    }
     if (s->reg_known && s->reg.epoch > seen)
         seen = s->reg.epoch;
     if (!dmt_lineage_force(&r->lineage, id, seen)) {

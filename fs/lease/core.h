@@ -105,7 +105,7 @@ enum lease_ev {
     LEASE_EV_HIGHER,     /* epoch */
     LEASE_EV_RESYNC_NEEDED,
     LEASE_EV_RESYNC_ORDERED, /* epoch, alone, lineage */
-    LEASE_EV_RESYNC_DONE,    /* err */
+    LEASE_EV_RESYNC_DONE,    /* gen: of the order, 0: none since the start; err */
     LEASE_EV_PROMOTE_DONE,   /* err */
     LEASE_EV_LOSE_DONE,      /* err */
     LEASE_EV_FETCH_DONE,     /* err */
@@ -154,7 +154,7 @@ enum lease_act {
     LEASE_ACT_LOSE,   /* epoch, switch_seq, text = branch; forced: nothing is cut, a resync follows */
     LEASE_ACT_FETCH,
     LEASE_ACT_ORDER_RESYNC,
-    LEASE_ACT_RESYNC,
+    LEASE_ACT_RESYNC, /* gen: number of the order */
     LEASE_ACT_DRAIN,
     LEASE_ACT_EVENT,    /* [now] kind, text */
     LEASE_ACT_MAY_STOP, /* [now] */
@@ -239,6 +239,7 @@ struct lease_state {
     bool claimed;                         /* CANDIDATE or losing: somebody claimed an epoch meanwhile; answered afterwards */
     struct lease_event claim;             /* the claim (PEER_EPOCH) being served, or waiting */
     uint64_t resync_retry_ns;             /* 0 = none */
+    uint64_t resync_order;                /* number of the last one */
 
     /* arbiter */
     bool arb_up, asking;

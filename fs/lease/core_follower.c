@@ -111,6 +111,13 @@ void lease_answer_ping(struct lease_state *s, const struct lease_msg *m, uint64_
 
 /* --- epochs --- */
 
+/* Each order has a number: one may be given while what came by the last is about to be proved, and
+ * that must not count for it. */
+static void order_resync(struct lease_state *s, struct lease_actions *out)
+{
+    lease_act(out, LEASE_ACT_RESYNC)->gen = ++s->resync_order;
+}
+
 static void follow(struct lease_state *s, const struct lease_event *e, struct lease_actions *out)
 {
     struct lease_record *r = &s->rec;
@@ -141,7 +148,7 @@ static void leave_lineage(struct lease_state *s, const struct lease_event *e,
         } else if (e->alone) { /* not begun: the old state, whole */
             r->seen = e->epoch;
             lease_write(s, out);
-            lease_act(out, LEASE_ACT_RESYNC);
+            order_resync(s, out);
         }
         return;
     }
@@ -218,7 +225,7 @@ static void on_claim(struct lease_state *s, const struct lease_event *e, uint64_
     }
     if (st == DMT_LEASE_RESYNC) { /* ordered in an earlier life and not begun: the old state */
         if (e->alone)
-            lease_act(out, LEASE_ACT_RESYNC);
+            order_resync(s, out);
         return;
     }
     if (e->epoch <= s->rec.seen) { /* F4, R5 */
@@ -304,7 +311,7 @@ static void on_resync_ordered(struct lease_state *s, const struct lease_event *e
     r->resync = true; /* durable before the first change of the store */
     s->claimed = false;
     lease_write(s, out);
-    lease_act(out, LEASE_ACT_RESYNC);
+    order_resync(s, out);
     lease_move(s, DMT_LEASE_RESYNC);
 }
 
@@ -329,7 +336,7 @@ void lease_follower_event(struct lease_state *s, const struct lease_event *e, ui
         on_resync_ordered(s, e, out);
         return;
     case LEASE_EV_RESYNC_DONE:
-        if (lease_core_state(s) != DMT_LEASE_RESYNC)
+        if (lease_core_state(s) != DMT_LEASE_RESYNC || e->gen != s->resync_order)
             return;
         if (e->err < 0) {
             s->resync_retry_ns = now + RESYNC_RETRY_MS * DMT_MS;
@@ -354,6 +361,11 @@ void lease_follower_event(struct lease_state *s, const struct lease_event *e, ui
         return;
     case LEASE_EV_HIGHER:
         s->read_next_ns = now;
+        /* Told: another holds. In a lineage that it forced nothing else would tell: pings and
+         * register are each lineage's own. */
+        if (lease_core_state(s) == DMT_LEASE_GIVEN_UP &&
+            DMT_EPOCH_MAJOR(e->epoch) > DMT_EPOCH_MAJOR(s->rec.seen))
+            lease_become_follower(s, out, now);
         return;
     default:
         return;
@@ -376,7 +388,7 @@ void lease_follower_timers(struct lease_state *s, const struct lease_event *e, u
     enum dmt_lease_state st = lease_core_state(s);
     if (st == DMT_LEASE_RESYNC && s->resync_retry_ns && lease_due(s, s->resync_retry_ns, now)) {
         s->resync_retry_ns = 0;
-        lease_act(out, LEASE_ACT_RESYNC);
+        order_resync(s, out);
     }
     /* Waiting for an epoch to join, or for a resync: the register may name us meanwhile. */
     if (st == DMT_LEASE_LOSER && !s->losing && s->conf.has_peer && !s->asking &&

@@ -23,6 +23,7 @@ struct lease_channel {
     struct dmt_buf in;
     bool known, dialled; /* hello received / we dialled it */
     struct lease_id peer;
+    uint8_t lineage[16]; /* as its hello said */
     uint64_t instance;
     uint64_t heard_ns, said_ns;
 };

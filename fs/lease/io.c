@@ -141,7 +141,7 @@ static void carry_out(struct dmt_lease *l, const struct lease_action *a)
         ops->order_resync(ctx);
         break;
     case LEASE_ACT_RESYNC:
-        ops->resync(ctx);
+        ops->resync(ctx, a->gen);
         break;
     case LEASE_ACT_DRAIN:
         ops->drain(ctx);

@@ -94,9 +94,10 @@ struct dmt_lease_ops {
     void (*fetch)(void *ctx);
     /* [io] Holder alone: the peer needs a resync: order it (replica sends order + stream). */
     void (*order_resync)(void *ctx);
-    /* [io] Follower: the resync flag is durable: take the stream. Then dmt_lease_resync_done. A process that starts in RESYNC
-     * has a whole store (one in pieces starts as a new standby): dmt_lease_resync_done once the holder has verified it. */
-    void (*resync)(void *ctx);
+    /* [io] Follower: the resync flag is durable: take the stream. Then dmt_lease_resync_done with the same number. A process
+     * that starts in RESYNC has a whole store (one in pieces starts as a new standby): dmt_lease_resync_done, order 0, once the
+     * holder has verified it. */
+    void (*resync)(void *ctx, uint64_t order);
     /* [io] Handover asked. Pre-copy, then call dmt_lease_freeze, wait until the peer holds everything (bulk included, or the
      * deadline is reached), then dmt_lease_drained. */
     void (*drain)(void *ctx);
@@ -212,7 +213,7 @@ void dmt_lease_higher_epoch(struct dmt_lease *l, uint64_t epoch);
 void dmt_lease_resync_needed(struct dmt_lease *l);
 /* Follower: the holder orders a resync, stating its epoch and that it is alone. Answered by ops->resync. */
 void dmt_lease_resync_ordered(struct dmt_lease *l, uint64_t epoch, bool alone, const struct dmt_lineage *lineage);
-void dmt_lease_resync_done(struct dmt_lease *l, int err); /* 0: position and chain verified */
+void dmt_lease_resync_done(struct dmt_lease *l, uint64_t order, int err); /* 0: position and chain verified */
 void dmt_lease_promote_done(struct dmt_lease *l, int err);
 void dmt_lease_lose_done(struct dmt_lease *l, int err);
 void dmt_lease_fetch_done(struct dmt_lease *l, int err);

@@ -124,20 +124,9 @@ static int send_hello(struct dmt_lease *l, struct lease_channel *c)
     return r;
 }
 
-void lease_ping_send(struct dmt_lease *l, const struct lease_msg *m)
-{
-    if (l->current < 0)
-        return;
-    struct lease_channel *c = &l->chan[l->current];
-    struct dmt_buf b;
-    dmt_buf_init(&b);
-    lease_msg_encode(m, &b);
-    if (send_frame(l, c, &b) < 0)
-        drop(l, c);
-    dmt_buf_free(&b);
-}
-
-/* A new standby learns it later. Two of one family: the replica's connection tells who is over. */
+/* Asked of each message, too: a force, or a resync into another lineage, may come while a channel is
+ * open. A new standby learns it later. Two of one family: the replica's connection tells who is
+ * over. */
 static bool same_lineage(struct dmt_lease *l, const uint8_t *lineage)
 {
     struct dmt_lineage ours;
@@ -145,6 +134,23 @@ static bool same_lineage(struct dmt_lease *l, const uint8_t *lineage)
     dmt_lease_lineage(l, &ours);
     return memcmp(lineage, ours.id, 16) == 0 || memcmp(lineage, none, 16) == 0 ||
            !dmt_lineage_known(&ours);
+}
+
+void lease_ping_send(struct dmt_lease *l, const struct lease_msg *m)
+{
+    if (l->current < 0)
+        return;
+    struct lease_channel *c = &l->chan[l->current];
+    struct dmt_buf b;
+    if (!same_lineage(l, c->lineage)) {
+        drop(l, c);
+        return;
+    }
+    dmt_buf_init(&b);
+    lease_msg_encode(m, &b);
+    if (send_frame(l, c, &b) < 0)
+        drop(l, c);
+    dmt_buf_free(&b);
 }
 
 static int on_hello(struct dmt_lease *l, struct lease_channel *c, const uint8_t *p, size_t n)
@@ -161,6 +167,7 @@ static int on_hello(struct dmt_lease *l, struct lease_channel *c, const uint8_t 
     if (dmt_cur_end(&cur) < 0 || version != VERSION || !lineage || !store)
         return DMT_E_VERSION;
     memcpy(c->peer.store, store, 16);
+    memcpy(c->lineage, lineage, 16);
     if (strcmp(ws, l->conf.workspace) != 0 || !same_lineage(l, lineage) ||
         (c->tls && strcmp(c->peer.node, dmt_tls_peer(c->tls)) != 0) ||
         strcmp(c->peer.node, l->conf.node) == 0) {
@@ -182,6 +189,8 @@ static int on_frame(struct dmt_lease *l, struct lease_channel *c, const uint8_t 
         return c->known ? DMT_E_CORRUPT : on_hello(l, c, p, n);
     struct lease_event e = {.type = LEASE_EV_MSG};
     int r = c->known ? lease_msg_decode(p, n, &e.msg) : DMT_E_CORRUPT;
+    if (r == 0 && !same_lineage(l, c->lineage))
+        r = DMT_E_STALE; /* ours is another since */
     if (r < 0)
         return r;
     e.msg.from = c->peer;

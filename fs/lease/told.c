@@ -69,9 +69,10 @@ void dmt_lease_resync_ordered(struct dmt_lease *l, uint64_t epoch, bool alone,
     lease_post(l, &e);
 }
 
-void dmt_lease_resync_done(struct dmt_lease *l, int err)
+void dmt_lease_resync_done(struct dmt_lease *l, uint64_t order, int err)
 {
-    post_err(l, LEASE_EV_RESYNC_DONE, err);
+    struct lease_event e = {.type = LEASE_EV_RESYNC_DONE, .gen = order, .err = err};
+    lease_post(l, &e);
 }
 
 void dmt_lease_promote_done(struct dmt_lease *l, int err)
@@ -108,7 +109,15 @@ void dmt_lease_spot_notice(struct dmt_lease *l, bool pending)
 int dmt_lease_command_check(struct dmt_lease *l, enum dmt_lease_command cmd, struct dmt_err *err)
 {
     struct dmt_lease_status v;
+    struct dmt_lineage lineage;
     dmt_lease_status(l, &v);
+    dmt_lease_lineage(l, &lineage);
+    if (cmd == DMT_LEASE_CMD_FORCE && !dmt_lineage_known(&lineage)) {
+        (void)dmt_err_set(err, -EINVAL,
+                          "this copy has nothing of the workspace yet: it would begin empty");
+        (void)dmt_err_hint(err, "Restore from the archive: dumont workspace create NEW --from URL");
+        return -EINVAL;
+    }
     return lease_command_check(v.state, v.readonly, v.peer_silent_ms, cmd, err);
 }
 

@@ -143,6 +143,26 @@ at a mount.dumont "$W" "$PAIR_MOUNT" >/dev/null 2>&1
 joined
 check "the marks of the new lineage are its own" test -d "$SCRATCH/place/bucket/arb/$(get a .lineage)"
 
+# --- the holder itself goes on: what it had written by reference, and nobody had synced, is on this machine
+W=own
+PAIR_LINK=1 pair_up "$W" sync=fsync solo_after=60s || die "the pair does not come up" "$(at a dumont status $W 2>&1)"
+stop ctl
+head -c 20000000 /dev/urandom >"$SCRATCH/own"
+cp "$SCRATCH/own" "$PAIR_MOUNT/own"
+pid=$(get a .pid)
+pair_link "$W" blackhole >/dev/null
+kill -KILL "$pid"
+restarted() { [ "$(get a .pid)" != "$pid" ]; }
+check "its process was killed, and is there again" wait_until 20 restarted
+unheard() { [ "$(at a dumont promote "$W" --force --json 2>&1 | jq .code)" = -4112 ]; }
+check "after a while the standby counts as silent" wait_until 20 unheard
+check "force" at a dumont promote "$W" --force --yes
+check "it is mounted" wait_until 30 mountpoint -q "$PAIR_MOUNT"
+check "every byte is there" cmp "$PAIR_MOUNT/own" "$SCRATCH/own"
+check_eq "and nothing is listed as incomplete" "$(get a .incomplete_files)" 0
+umount "$PAIR_MOUNT"
+controller
+
 # --- killed between the record and the store: the next start finishes it
 W=torn
 pair_up "$W" sync=fsync || die "the pair does not come up" "$(at a dumont status $W 2>&1)"

@@ -86,7 +86,7 @@ static void plan(struct node *n, const struct item *it)
 
 static void fill(struct node *n, struct item *it)
 {
-    int rc = n->full_until > w.now ? -28 : 0;
+    int rc = n->opened ? DMT_E_STALE : n->full_until > w.now ? -28 : 0;
     for (struct replica_chunk *c = it->chunks; c && rc == 0 && it->m.seq == n->jgen; c = c->next) {
         uint64_t bytes[BLOCKS];
         memcpy(bytes, c->data, (size_t)(c->m.len / BLOCK) * sizeof(bytes[0]));
@@ -94,7 +94,10 @@ static void fill(struct node *n, struct item *it)
     }
     struct replica_chunk *list = it->chunks;
     it->chunks = NULL;
-    if (pull_filled(&n->pull, it->gen, list, rc) && rc < 0)
+    bool current = pull_filled(&n->pull, it->gen, list, rc);
+    if (rc == DMT_E_STALE)
+        wire_close(n, CH_DATA, true);
+    else if (current && rc < 0)
         node_break_down(n, "bulk data cannot be stored");
 }
 

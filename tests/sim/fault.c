@@ -161,6 +161,8 @@ static void strike_disk(struct node *n, uint64_t span)
     node_stop(n, true);
     say("%s gets an empty disk", n->name);
     w.disk_lost = true;
+    if (n->lin.id[0] > 1 && other(n)->lin.id[0] != n->lin.id[0])
+        w.founder_lost = true;
     new_store(n);
     node_restart_soon(n, span);
 }

@@ -120,6 +120,8 @@ int files_missing_next(void *ctx, uint64_t ino, uint64_t off, struct dmt_missing
     struct node *n = ctx;
     const struct file *best = NULL;
     int from = 0;
+    if (n->opened) /* promoted, and the replica does not know yet */
+        return DMT_E_STALE;
     for (int i = 0; i < NAMES; i++) {
         const struct file *f = &n->f.v[i];
         if (f->ino == 0 || f->ino < ino || (best && best->ino < f->ino))

@@ -289,8 +289,9 @@ static bool hopeless(void)
 
 void judge_end(void)
 {
-    /* With a bucket, a disk lost in the midst of an attempt blocks for ever (R18). */
-    if (w.bad[0] || (w.disks && hopeless()) || (w.bucket && w.disk_lost))
+    /* With a bucket, a disk lost in the midst of an attempt blocks for ever (R18). And who has let
+     * go for a lineage whose only disk is lost since waits for a person's force. */
+    if (w.bad[0] || (w.disks && hopeless()) || (w.bucket && w.disk_lost) || w.founder_lost)
         return;
     const char *a = dmt_lease_state_name(lease_core_state(&w.n[0].s));
     const char *b = dmt_lease_state_name(lease_core_state(&w.n[1].s));

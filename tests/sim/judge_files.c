@@ -72,6 +72,8 @@ void judge_whole(const struct node *n, const struct waiting *q)
 {
     bool dual = n->mode == LEASE_GATE_PAIR && w.level != DMT_SYNC_LOCAL;
     bool alone = n->mode == LEASE_GATE_ALONE || n->mode == LEASE_GATE_READONLY;
+    bool both =
+        dual && !n->s.rec.alone; /* else SOLO is recorded, and only its gate is not there yet */
     say("    %s: sync of file %u at %d is acknowledged", n->name, q->ino, q->called);
     total.bulk_acks += q->ref_seq != 0;
     for (int i = 0; i < NAMES; i++) {
@@ -83,8 +85,8 @@ void judge_whole(const struct node *n, const struct waiting *q)
         w.whole[w.whole_n].chain = pos_of(n, q->called).chain;
         w.whole[w.whole_n].epoch = n->gate_epoch;
         w.whole[w.whole_n].only = dual || alone ? -1 : idx(n);
-        w.whole[w.whole_n].lines = lines_of(n, dual);
-        w.whole[w.whole_n].on = dual ? 3 : (uint8_t)(1 << idx(n));
+        w.whole[w.whole_n].lines = lines_of(n, both);
+        w.whole[w.whole_n].on = both ? 3 : (uint8_t)(1 << idx(n));
         memcpy(w.whole[w.whole_n].store, n->disk.self.store, 16);
         w.whole_n++;
     }

@@ -430,6 +430,7 @@ static void do_one(struct node *n, const struct lease_action *a)
         (void)peer_post(n, REPLICA_EV_DO_ORDER);
         return;
     case LEASE_ACT_RESYNC:
+        n->resync_next = a->gen;
         app_post(n, APP_RESYNC, 30 * MS);
         return;
     case LEASE_ACT_DRAIN:
@@ -497,7 +498,8 @@ static void promote(struct node *n)
     say("%s is promoted, epoch %s (%s)", n->name, epoch_text(a->epoch), a->text);
     if (n->has_ws)
         journal_sync(n); /* all that was received counts (R6) */
-    if (!begin_epoch(n, a->epoch) || !files_settle(n, a->epoch)) {
+    if (!begin_epoch(n, a->epoch) ||
+        !(n->own_bulk ? files_take_up(n, a->epoch) : files_settle(n, a->epoch))) {
         post(n, LEASE_EV_PROMOTE_DONE)->err = -ENOSPC;
         n->stuck = true;
         node_restart_soon(n, (n->full_until > w.now ? n->full_until - w.now : 0) + DMT_S);
@@ -517,16 +519,16 @@ static void lose(struct node *n)
     const struct lease_action *a = &n->app;
     if (a->forced) { /* the branch is kept, the rest is the resync's */
         total.branches += a->text[0] && n->tail > (int)a->switch_seq;
-        (void)peer_post(n, REPLICA_EV_CANNOT);
         (void)post(n, LEASE_EV_LOSE_DONE);
+        (void)peer_post(n, REPLICA_EV_CANNOT);
         return;
     }
     /* Not with degrade=block: a pair then waits for a person (docs/protocol.md, "Weakest
      * arguments"). */
     if (!n->has_ws || (!w.block && (n->full_until > w.now || one_in(40))) ||
         !files_can_cut(n, (int)a->switch_seq)) {
-        (void)peer_post(n, REPLICA_EV_CANNOT);
         post(n, LEASE_EV_LOSE_DONE)->err = -EIO;
+        (void)peer_post(n, REPLICA_EV_CANNOT);
         return;
     }
     say("%s keeps %d records as branch %s", n->name, n->tail - (int)a->switch_seq, a->text);
@@ -538,6 +540,8 @@ static void lose(struct node *n)
 static void resync(struct node *n)
 {
     peer_ws(n, false);
+    n->resync_waits = false;
+    n->resync_order = n->resync_next;
     judge_resync(n);
     journal_clear(n);
     (void)peer_post(n, REPLICA_EV_RESYNC_READY);
@@ -630,6 +634,7 @@ void node_start(struct node *n)
     n->gen = n->gate_epoch = n->acked = n->deadline = n->heard_epoch = 0;
     forget_waiting(n);
     n->settled = false;
+    n->resync_order = n->resync_next = 0;
     n->ping_conn = 0;
     bool holds = n->disk.hold != 0 && !n->disk.resync && !n->disk.gave_up;
     n->own_bulk = holds && !n->unsettled;

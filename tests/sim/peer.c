@@ -429,7 +429,7 @@ static void carry_out(struct node *n, const struct replica_action *a)
         n->acked_whole = 0;
         bulk_receive(n);
         if (n->resync_waits)
-            (void)post(n, LEASE_EV_RESYNC_DONE);
+            post(n, LEASE_EV_RESYNC_DONE)->gen = n->resync_order;
         n->resync_waits = false;
         peer_ack(n, true);
         return;

@@ -269,6 +269,7 @@ struct node {
     uint64_t heard_epoch, heard_durable; /* newest acknowledgement */
     uint8_t heard_store[16];
     uint32_t ping_conn;
+    uint8_t ping_line; /* lineage that the other one's hello named; 0: none yet */
     uint64_t ping_heard;
     /* replica driver */
     struct replica_core rc;
@@ -291,6 +292,7 @@ struct node {
     struct rec *import;
     int import_n;
     bool frozen_drain;
+    uint64_t resync_order, resync_next; /* under way; ordered last */
     struct waiting waiting[SYNCS_MAX];
 };
 
@@ -366,6 +368,7 @@ struct world {
     unsigned tests_n;
     /* judge */
     bool healed, plain_off, disk_lost;
+    bool founder_lost; /* the disk of who began a lineage, before the other one was of it */
     uint32_t next_id, next_ref, next_old;
     struct old_content old[OLDS_MAX];
     struct { /* syncs of files that were acknowledged */

@@ -28,10 +28,20 @@ static void put(int to, enum channel ch, uint32_t conn, uint64_t at, const struc
     it->m = *m;
 }
 
+/* The ping channel was opened in another lineage than the one that is ours now (fs/lease/ping.c). */
+static bool of_before(const struct node *n)
+{
+    return n->ping_line && n->disk.lineage.id[0] && n->ping_line != n->disk.lineage.id[0];
+}
+
 /* Takes what m points to. */
 void wire_send(struct node *from, enum channel ch, const struct msg *m)
 {
     int to = 1 - idx(from);
+    if (ch == CH_PING && of_before(from) && from->ping_conn) {
+        wire_close(from, CH_PING, false);
+        return;
+    }
     uint32_t conn = *wire_conn(from, ch);
     if (conn == 0) {
         free(m->peer);
@@ -95,6 +105,7 @@ void wire_try(void)
             for (int i = 0; i < 2; i++) {
                 wire_close(&w.n[i], CH_PING, false);
                 w.n[i].ping_conn = id;
+                w.n[i].ping_line = w.n[1 - i].disk.lineage.id[0];
                 w.n[i].ping_heard = w.now;
                 (void)post(&w.n[i], LEASE_EV_PING_UP);
             }
@@ -117,6 +128,8 @@ void wire_deliver(struct node *n, struct item *it)
         return; /* a connection that is over */
     if (it->m.kind == M_FIN) {
         wire_close(n, ch, false);
+    } else if (ch == CH_PING && of_before(n)) {
+        wire_close(n, CH_PING, true);
     } else if (ch == CH_PING) {
         struct lease_event e = {.type = LEASE_EV_MSG, .msg = it->m.ping};
         struct bucket_event b = {.type = BUCKET_EV_MSG, .msg = it->m.ping};

@@ -78,6 +78,12 @@ static void nothing(void *ctx)
     (void)ctx;
 }
 
+static void resync(void *ctx, uint64_t order)
+{
+    (void)ctx;
+    (void)order;
+}
+
 static void drain(void *ctx)
 {
     atomic_fetch_add(&((struct fake *)ctx)->drains, 1);
@@ -113,9 +119,9 @@ static void may_stop(void *ctx)
     atomic_fetch_add(&((struct fake *)ctx)->may_stop, 1);
 }
 
-static const struct dmt_lease_ops ops = {gate_changed, open_epoch, promote, demote,  follow,
-                                         lose,         nothing,    nothing, nothing, drain,
-                                         tail,         no_sync,    event,   failed,  may_stop};
+static const struct dmt_lease_ops ops = {gate_changed, open_epoch, promote, demote, follow,
+                                         lose,         nothing,    nothing, resync, drain,
+                                         tail,         no_sync,    event,   failed, may_stop};
 
 static void fake_init(struct fake *f)
 {
@@ -410,6 +416,94 @@ static void bytes_of_a_hello(void **state)
     fake_free(&f);
 }
 
+static void send_frame(int fd, const struct dmt_buf *b)
+{
+    uint8_t len[2] = {(uint8_t)b->len, (uint8_t)(b->len >> 8)};
+    assert_int_equal(send(fd, len, 2, 0), 2);
+    assert_int_equal(send(fd, b->p, b->len, 0), b->len);
+}
+
+/* Takes what comes until the other end closes; none of it may be said in an epoch of `from` on. */
+static void nothing_of(int fd, uint64_t from)
+{
+    struct dmt_buf in;
+    struct lease_msg m;
+    uint8_t chunk[512];
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+    ssize_t n = 1;
+    dmt_buf_init(&in);
+    while (n > 0) {
+        assert_int_equal(poll(&p, 1, 10000), 1);
+        n = recv(fd, chunk, sizeof(chunk), 0);
+        if (n > 0)
+            dmt_put_raw(&in, chunk, (size_t)n);
+    }
+    for (size_t at = 0; at + 2 < in.len; at += 2u + dmt_le16(in.p + at))
+        if (lease_msg_decode(in.p + at + 2, dmt_le16(in.p + at), &m) == 0)
+            assert_true(m.epoch < from);
+    dmt_buf_free(&in);
+}
+
+/* A force begins another lineage while the channel of the old one is open: the other machine, which
+ * may wake up at its other end, is no peer of it. */
+static void a_channel_of_the_lineage_before_is_closed(void **state)
+{
+    (void)state;
+    struct fake b;
+    struct lease_record rb = a_record();
+    struct dmt_lease_status st;
+    struct dmt_buf hello;
+    int sv[2];
+    fake_init(&b);
+    rb.self = an_id("B", 2);
+    rb.lineage.id[0] = 7;
+    rb.seen = DMT_EPOCH(5, 0);
+    write_record(&b, &rb);
+    struct dmt_lease_conf cb = conf_of(&b, "B", 2);
+    assert_int_equal(dmt_lease_new(&b.l, &cb, NULL), 0);
+    assert_int_equal(dmt_lease_start(b.l, NULL), 0);
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, sv), 0);
+    dmt_lease_accept_ping(b.l, NULL, sv[1]);
+    dmt_buf_init(&hello);
+    dmt_put_u8(&hello, 0);
+    dmt_put_u32(&hello, 1);
+    dmt_put_str(&hello, "w");
+    dmt_put_raw(&hello, rb.lineage.id, 16);
+    dmt_put_str(&hello, "A");
+    dmt_put_raw(&hello, (const uint8_t[16]){1}, 16);
+    dmt_put_u64(&hello, 9);
+    send_frame(sv[0], &hello);
+    dmt_buf_free(&hello);
+    AWAIT((dmt_lease_status(b.l, &st), st.ping_up));
+    assert_int_equal(dmt_lease_command(b.l, DMT_LEASE_CMD_FORCE, NULL), 0);
+    AWAIT((dmt_lease_status(b.l, &st), st.holder));
+    nothing_of(sv[0], DMT_EPOCH(DMT_LINEAGE_STEP, 0));
+    close(sv[0]);
+    dmt_lease_stop(b.l);
+    fake_free(&b);
+}
+
+/* A new standby that has received nothing: there is no workspace here to go on with. */
+static void an_empty_copy_is_not_forced(void **state)
+{
+    (void)state;
+    struct fake b;
+    struct dmt_err err = {0};
+    struct lease_record rb = a_record();
+    fake_init(&b);
+    rb.self = an_id("B", 2);
+    write_record(&b, &rb);
+    struct dmt_lease_conf cb = conf_of(&b, "B", 2);
+    memset(cb.lineage, 0, sizeof(cb.lineage));
+    assert_int_equal(dmt_lease_new(&b.l, &cb, NULL), 0);
+    assert_int_equal(dmt_lease_start(b.l, NULL), 0);
+    AWAIT(atomic_load(&b.demoted) == 1);
+    assert_true(dmt_lease_command(b.l, DMT_LEASE_CMD_FORCE, &err) < 0);
+    assert_non_null(strstr(err.msg, "nothing of the workspace"));
+    dmt_lease_stop(b.l);
+    fake_free(&b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -420,6 +514,8 @@ int main(void)
         cmocka_unit_test(what_cannot_work_is_refused_with_a_sentence),
         cmocka_unit_test(the_lease_runs_over_the_ping_channel_and_ends_without_it),
         cmocka_unit_test(an_orderly_stop_is_told_to_the_other_side),
+        cmocka_unit_test(a_channel_of_the_lineage_before_is_closed),
+        cmocka_unit_test(an_empty_copy_is_not_forced),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

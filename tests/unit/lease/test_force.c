@@ -142,6 +142,30 @@ static void what_is_mounted_goes_first(void **state)
                 t_find(&t, LEASE_ACT_DEMOTE) < t_find(&t, LEASE_ACT_PROMOTE));
 }
 
+/* Fenced, in a lineage that another machine was forced out of meanwhile: neither its register nor
+ * its pings will ever tell, only the replica's connection does. */
+static void who_gave_up_learns_of_a_force(void **state)
+{
+    (void)state;
+    struct t t = {0};
+    struct lease_record r = a_paired_record();
+    r.alone = true;
+    r.lineage = a_lineage(old_id, 1);
+    t_start(&t, &r);
+    struct lease_event fence = {.type = LEASE_EV_COMMAND, .command = DMT_LEASE_CMD_FENCE};
+    t_event(&t, &fence);
+    assert_int_equal(t_state(&t), DMT_LEASE_GIVEN_UP);
+    struct lease_event e = {.type = LEASE_EV_HIGHER, .epoch = t.s.rec.seen};
+    t_event(&t, &e);
+    assert_int_equal(t_state(&t), DMT_LEASE_GIVEN_UP);
+    e.epoch = E(5 + DMT_LINEAGE_STEP, 0);
+    t_event(&t, &e);
+    assert_int_equal(t_state(&t), DMT_LEASE_FOLLOWER);
+    assert_non_null(t_action(&t, LEASE_ACT_DEMOTE));
+    t_newer(&t, e.epoch, 100, 100);
+    assert_int_equal(t_state(&t), DMT_LEASE_LOSER);
+}
+
 /* The other side: gate closed, branch saved, and only then its record says the new lineage. Nothing
  * is followed, though nothing would have to be cut. */
 static void a_lineage_that_is_over_is_left_by_a_resync(void **state)
@@ -221,6 +245,7 @@ int main(void)
         cmocka_unit_test(a_peer_that_lives_is_not_forced_out),
         cmocka_unit_test(who_may_be_forced),
         cmocka_unit_test(what_is_mounted_goes_first),
+        cmocka_unit_test(who_gave_up_learns_of_a_force),
         cmocka_unit_test(a_lineage_that_is_over_is_left_by_a_resync),
         cmocka_unit_test(how_lineages_lie_to_each_other),
     };
