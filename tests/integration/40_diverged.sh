@@ -2,8 +2,8 @@
 # time: 200
 # The link is cut, the old holder goes on writing what nobody else gets, the standby is promoted. When the link is back the old one learns of it at first contact, lets go, keeps its unshared tail as
 # branch/epoch-E-node and becomes the standby without a person: by a cut, or, when its last checkpoint lies beyond where the histories part, by a resync. The branch outlives both.
-# Bulk bytes that had not come over when they parted are with the old holder alone: after a cut `heal` puts them back, not over what was changed since; after a resync only the
-# branch has what it wrote of them, and heal says so.
+# Bulk bytes that had not come over when they parted are with the old holder alone: after a cut `heal` puts them back, not over what was changed since; a resync takes them
+# away, and heal says so.
 . "$(dirname "$0")/../lib/sh/lib.sh"
 . "$(dirname "$0")/../lib/sh/mounts.sh"
 . "$(dirname "$0")/../lib/sh/pair.sh"
@@ -11,6 +11,7 @@ require jq
 
 get() { at "$1" dumont status w --json | jq -r "$2"; }
 digest_of() { printf '{"cmd":"digest"}\n' | "$BIN/ctl" "$SCRATCH/$1/run/w.sock" | jq -r .result.digest; }
+bulk_of() { at a dumont snapshot list w --json | jq -e --arg n "branch/epoch-$1-a.bulk" 'any(.[]; .name == $n)'; }
 branches() { at "$1" dumont snapshot list w --json | jq -r '[.[] | select(.branch and (.name | endswith(".bulk") | not)) | .name] | sort | .[]'; }
 told() { api /api/v1/events | jq -e --arg k "$1" '.events[] | select(.node == "a" and .kind == $k)' >/dev/null; }
 
@@ -89,6 +90,7 @@ parted() {
     check "$n: it is the standby by itself" wait_until 60 pair_in_sync b w
     stop "late$n"
     check "$n: its branch is listed, with the epoch that it held" test -n "$(branches a | grep -Fx "branch/epoch-$epoch-a")"
+    [ "$2" != cut ] || check "$n: and what the new holder lacked, beside it" wait_until 30 bulk_of "$epoch"
     check "$n: the event history has it" wait_until 20 told branch
     check "$n: flushed" at b dumont flush w --to standby
     check_eq "$n: both are equal" "$(digest_of a)" "$(digest_of b)"
@@ -96,7 +98,11 @@ parted() {
     rm -rf "$SCRATCH/out"
     check "$n: the branch is written as files, on the standby" at a dumont restore w "$SCRATCH/out" --branch "branch/epoch-$epoch-a"
     check_eq "$n: with what only the old holder had" "$(cat "$SCRATCH/out/mine" "$SCRATCH/out/new$n" | tr '\n' ' ')" "lat$n new$n "
-    check "$n: bulk data that it wrote to and nobody else has among it" cmp "$SCRATCH/out/grown$n" "$SCRATCH/grown$n"
+    if [ "$2" = cut ]; then
+        check "$n: bulk data that it wrote to and nobody else has among it" cmp "$SCRATCH/out/grown$n" "$SCRATCH/grown$n"
+    else
+        check "$n: a file that is not whole any more is left out" not test -e "$SCRATCH/out/grown$n"
+    fi
     diff_of "$n" "branch/epoch-$epoch-a"
     check "$n: and none of it is in the workspace" not test -e "$B/new$n"
     check "$n: hand it back" at b dumont handover w
