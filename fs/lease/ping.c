@@ -124,8 +124,8 @@ static int send_hello(struct dmt_lease *l, struct lease_channel *c)
     return r;
 }
 
-/* Asked of each message, too: a force, or a resync into another lineage, may come while a channel is
- * open. A new standby learns it later. Two of one family: the replica's connection tells who is
+/* Asked of each message, too: a force, or a resync into another lineage, may come while a channel
+ * is open. A new standby learns it later. Two of one family: the replica's connection tells who is
  * over. */
 static bool same_lineage(struct dmt_lease *l, const uint8_t *lineage)
 {

@@ -21,9 +21,10 @@
  * Model. Data: a write is durable after an fdatasync or fsync of its file that began after it.
  * Until then each 4 KiB page of it may be on disk or not, whatever became of those written before
  * and after it (so they are dropped, and reordered), and a page may be torn at sectors of 512
- * bytes. A file may have got longer, with zeros where its bytes are lost. Sizes likewise. Names: a change of a folder is durable after sync_dir of that folder (both
- * of them, for a rename from one to another: either sync carries it); the changes not yet synced
- * survive in order up to some point. fsync of a file does not make its name durable. A new folder
+ * bytes. A file may have got longer, with zeros where its bytes are lost. Sizes likewise. Names:
+ * a change of a folder is durable after sync_dir of that folder (both of them, for a rename from
+ * one to another: either sync carries it); the changes not yet synced survive in order up to some
+ * point. fsync of a file does not make its name durable. A new folder
  * (mkdir) is durable at once. A failed fdatasync (injected) marks the file's changes clean without
  * having written them: they stay visible, and no later sync writes them (what Linux does); writing
  * the same bytes again makes them dirty again.

@@ -28,7 +28,8 @@ static void put(int to, enum channel ch, uint32_t conn, uint64_t at, const struc
     it->m = *m;
 }
 
-/* The ping channel was opened in another lineage than the one that is ours now (fs/lease/ping.c). */
+/* The ping channel was opened in another lineage than the one that is ours now
+ * (fs/lease/ping.c). */
 static bool of_before(const struct node *n)
 {
     return n->ping_line && n->disk.lineage.id[0] && n->ping_line != n->disk.lineage.id[0];

@@ -2,9 +2,9 @@
  * judged.
  *
  * Disks: process killed (all that was done is there), power cut with nothing unsynced kept, and power cut with random parts of it
- * (pages, sectors, names in order up to some point), several seeds. Everything that is written goes through the double, so unsynced
- * bytes of journal, data files, database and WAL are all dropped, torn and reordered; each group of runs counts that they were
- * (files_cut), and is a failure if a kind of file was not. Equal disks are looked at once. Each time: the workspace
+ * (pages, sectors, names in order up to some point), several seeds. Everything that is written goes through the double, so
+ * unsynced bytes of journal, data files, database and WAL are all dropped, torn and reordered; each group of runs counts that
+ * they were (files_cut), and is a failure if a kind of file was not. Equal disks are looked at once. Each time: the workspace
  * opens and settles; what it shows may be found (sequence.h); the store's check finds nothing, before and after a checkpoint;
  * some are opened once more and must show the same; in some the recovery itself is cut at its disk operations, by the same event
  * or (after a power cut) by a kill, and judged again. */
@@ -63,9 +63,9 @@ static inline bool files_were_cut(void)
     bool all = true;
     for (int k = 0; k < KINDS; k++) {
         const struct tally *t = g_tally;
-        printf("    unsynced pages of %s: %lu kept (%lu of them before earlier ones), %lu lost (%lu left zeros), %lu torn\n", names[k],
-               (unsigned long)t->kept[k], (unsigned long)t->late[k], (unsigned long)t->lost[k], (unsigned long)t->zeroed[k],
-               (unsigned long)t->torn[k]);
+        printf("    unsynced pages of %s: %lu kept (%lu of them before earlier ones), %lu lost (%lu left zeros), %lu torn\n",
+               names[k], (unsigned long)t->kept[k], (unsigned long)t->late[k], (unsigned long)t->lost[k],
+               (unsigned long)t->zeroed[k], (unsigned long)t->torn[k]);
         all = all && t->kept[k] && t->lost[k] && t->torn[k] && t->late[k];
     }
     return all;
