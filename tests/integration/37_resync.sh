@@ -86,7 +86,7 @@ check "$sent bytes went over the wire for $CHANGED changed ones: at most 1.2 tim
 # --- again, on a slow link: cut, and each side killed in the middle
 away 2
 pair_link w pass >/dev/null
-pair_link w rate 1500000 >/dev/null
+pair_link w rate 700000 >/dev/null
 partial() { [ -e "$SCRATCH/b/state/w/resync.db" ]; }
 comes() { b_is .state resync && [ "$(b_state .holder_link.resync_bytes)" -gt "$1" ]; }
 total() { b_state .holder_link.resync_total_bytes; }

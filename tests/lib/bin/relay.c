@@ -649,15 +649,16 @@ int main(int argc, char **argv)
     relay.http = argc > 4 && !strcmp(argv[4], "http");
     relay.listener = -1;
     command_pass();
-    if (strlen(argv[3]) >= sizeof(sun.sun_path)) {
+    /* Its name comes when it takes connections: whoever waits for the name may connect at once. */
+    int n = snprintf(sun.sun_path, sizeof(sun.sun_path), "%s~", argv[3]);
+    if (n >= (int)sizeof(sun.sun_path)) {
         fprintf(stderr, "relay: control path too long: %s\n", argv[3]);
         return 2;
     }
-    snprintf(sun.sun_path, sizeof(sun.sun_path), "%s", argv[3]);
-    unlink(argv[3]);
+    unlink(sun.sun_path);
     relay.control = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (bind(relay.control, (struct sockaddr *)&sun, sizeof(sun)) < 0 ||
-        listen(relay.control, 16) < 0)
+        listen(relay.control, 16) < 0 || rename(sun.sun_path, argv[3]) < 0)
         die(argv[3]);
     relay_loop();
     unlink(argv[3]);
