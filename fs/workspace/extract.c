@@ -8,8 +8,8 @@
  * target directory at its path, with owner, mode, xattrs and times. Groups without END are skipped
  * as everywhere. A branch NAME.bulk of the same switch point goes first: this machine may lack
  * bytes that the records build upon; without it such files are left out.
- * Failure: no snapshot of the switch point (deleted, or kept longer ago than WS_SWITCHES_MAX
- * switches) is said plainly. The scratch store is removed in any case. Thread: pool; blocks.
+ * Failure: no snapshot of the switch point (deleted by hand, or before the branch came to the
+ * holder) is said plainly. The scratch store is removed in any case. Thread: pool; blocks.
  */
 #include <errno.h>
 #include <fcntl.h>

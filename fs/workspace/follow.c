@@ -25,6 +25,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fs/workspace/branch_copy.h"
 #include "fs/workspace/ws.h"
 
 uint64_t dmt_ws_applied(struct dmt_ws *ws)
@@ -135,26 +136,79 @@ static int log_epoch(struct dmt_ws *ws, uint64_t epoch, const char *node, const 
     return r;
 }
 
+/* "epoch-MAJOR.MINOR..."; 0: not of that form. */
+static uint64_t epoch_named(const char *name)
+{
+    uint32_t major, minor;
+    return sscanf(name, "epoch-%" SCNu32 ".%" SCNu32, &major, &minor) == 2
+               ? (uint64_t)major << 32 | minor
+               : 0;
+}
+
+/* The epochs in which the branches on this machine were written. */
+struct branch_epochs {
+    uint64_t *v;
+    size_t n;
+};
+
+static int note_branch(void *ctx, const char *name, bool removed)
+{
+    struct branch_epochs *be = ctx;
+    uint64_t epoch = epoch_named(name);
+    if (removed || epoch == 0)
+        return 0;
+    uint64_t *v = realloc(be->v, (be->n + 1) * sizeof(*v));
+    if (!v)
+        return -ENOMEM;
+    be->v = v;
+    be->v[be->n++] = epoch;
+    return 0;
+}
+
 struct switches {
+    const struct branch_epochs *branches;
+    uint64_t before; /* epoch of the switch before the one that is looked at */
     char oldest[DMT_SNAP_NAME_MAX + 1];
     int n;
 };
 
+/* Counts those that no branch needs. A branch starts where the first epoch after its own began. */
 static int count_switch(void *ctx, const struct dmt_snapshot *s)
 {
     struct switches *sw = ctx;
+    bool needed = false;
     if (strncmp(s->name, "switch/", 7) != 0)
         return 0;
-    if (sw->n++ == 0)
+    uint64_t epoch = epoch_named(s->name + 7);
+    for (size_t i = 0; i < sw->branches->n; i++)
+        needed |= sw->branches->v[i] >= sw->before && sw->branches->v[i] < epoch;
+    sw->before = epoch;
+    if (!needed && sw->n++ == 0)
         memcpy(sw->oldest, s->name, sizeof(sw->oldest));
     return 0;
 }
 
-/* Snapshot of the switch point; those of long ago go, since they pin old content. */
-static int keep_switch(struct dmt_ws *ws, uint64_t epoch, const char *from)
+/* They pin old content: those of long ago go, but not while a branch can only be written out from
+ * them. */
+static int drop_old_switches(struct dmt_ws *ws, const struct branch_epochs *branches)
+{
+    for (;;) {
+        struct switches sw = {.branches = branches};
+        int r = dmt_store_snap_each(ws->st, count_switch, &sw);
+        if (r < 0 || sw.n <= WS_SWITCHES_MAX)
+            return r < 0 ? r : 0;
+        struct dmt_body del = {.type = DMT_REC_SNAP_DEL, .SNAP_DEL.name = ws_span(sw.oldest)};
+        r = ws_log(ws, NULL, &del, 0);
+        if (r < 0)
+            return r;
+    }
+}
+
+/* Snapshot of the switch point. */
+static int keep_switch(struct dmt_ws *ws, uint64_t epoch, const char *from,
+                       const struct branch_epochs *branches)
 {
     char name[64], note[128];
-    struct switches sw = {.n = 0};
     (void)snprintf(name, sizeof(name), "switch/epoch-%" PRIu64 ".%" PRIu64, epoch >> 32,
                    epoch & UINT32_MAX);
     (void)snprintf(note, sizeof(note), "state taken over from %s", from);
@@ -163,12 +217,7 @@ static int keep_switch(struct dmt_ws *ws, uint64_t epoch, const char *from)
         .SNAP = {.name = ws_span(name), .serial = ws->next_snap, .note = ws_span(note)},
     };
     int r = ws_log(ws, NULL, &b, 0);
-    if (r == 0)
-        r = dmt_store_snap_each(ws->st, count_switch, &sw);
-    if (r < 0 || sw.n <= WS_SWITCHES_MAX)
-        return r < 0 ? r : 0;
-    struct dmt_body del = {.type = DMT_REC_SNAP_DEL, .SNAP_DEL.name = ws_span(sw.oldest)};
-    return ws_log(ws, NULL, &del, 0);
+    return r < 0 ? r : drop_old_switches(ws, branches);
 }
 
 /* Orphans that nobody can have open: those of a time before this process, unless it goes on with a
@@ -209,17 +258,22 @@ int dmt_ws_begin_epoch(struct dmt_ws *ws, uint64_t epoch, const char *node, cons
     char before[sizeof(ws->epoch_node)];
     struct dmt_missing any;
     uint64_t switch_seq = 0;
+    struct branch_epochs branches = {0};
+    /* A folder that cannot be read costs old snapshots at most, and no failover. */
+    (void)dmt_ws_branch_names(ws, note_branch, &branches);
     ws_lock(ws);
     int r = check_epoch(ws, epoch, err);
     if (r < 0) {
         ws_unlock(ws);
+        free(branches.v);
         return r;
     }
     memcpy(before, ws->epoch_node, sizeof(before));
     bool other = before[0] && strcmp(before, node) != 0 && ws->epoch >> 32 != epoch >> 32;
     r = log_epoch(ws, epoch, node, reason, &switch_seq);
     if (r == 0 && other)
-        r = keep_switch(ws, epoch, before);
+        r = keep_switch(ws, epoch, before, &branches);
+    free(branches.v);
     if (r == 0)
         r = reap_orphans(ws);
     /* Ranges of a time before are settled first. But a mount that goes on says that the machine did

@@ -37,6 +37,15 @@ stop killed KILL
 judged "a killed writer, bulk files too" good "$SCRATCH/k" "$SCRATCH/k.ledger"
 check_status "a ledger is never overwritten" 2 "$L" write --dir "$SCRATCH/k" --ledger "$SCRATCH/k.ledger"
 
+# The mount goes away between two operations: paths lead to what is below it, and that is no loss.
+mkdir "$SCRATCH/m" "$SCRATCH/held"
+mount -t tmpfs none "$SCRATCH/m" && mkdir "$SCRATCH/m/w" && mount --bind "$SCRATCH/m" "$SCRATCH/held" || not_ok "a mount to take away"
+start left "$L" write --dir "$SCRATCH/m/w" --ledger "$SCRATCH/m.ledger" --clients 4 --seed 9
+check "a third writer writes" wait_until 20 big_enough "$SCRATCH/m.ledger" 100000
+umount -l "$SCRATCH/m"
+check "it ends with its mount" wait_until 20 not running left
+judged "the mount of a writer is gone" good "$SCRATCH/held/w" "$SCRATCH/m.ledger" 'stopped by: No such device'
+
 # --- planted losses in a finished run
 
 mkdir "$SCRATCH/b"

@@ -62,6 +62,7 @@ struct writer {
 };
 
 static int g_ledger_fd;
+static dev_t g_dev; /* of the directory at the start */
 static atomic_bool g_stop;
 static atomic_uint g_running;
 
@@ -83,6 +84,16 @@ static void record(char type, const struct writer *w, uint64_t start, uint64_t e
 static int sys(long r)
 {
     return r < 0 ? errno : 0;
+}
+
+/* What no entry explains may be the mount that went away between two operations: the path then
+ * leads to the directory below it. That is an end like any other of the file system. */
+static int told(int error)
+{
+    struct stat st;
+    if (error != ENOENT || (stat(cfg.dir, &st) == 0 && st.st_dev == g_dev))
+        return error;
+    return ENODEV;
 }
 
 static int write_file(const char *path, const struct writer *w, const struct op *op)
@@ -180,7 +191,7 @@ static int sync_some(struct writer *w)
     else
         choose_sync(w, path);
     uint64_t start = now_ns();
-    int r = sync_path(w, path, !bulk && path[0] && w->rng & 64);
+    int r = told(sync_path(w, path, !bulk && path[0] && w->rng & 64));
     record(r ? 'f' : bulk ? 'b' : 's', w, start, now_ns(), r);
     w->syncs += r == 0;
     return r;
@@ -190,11 +201,11 @@ static void *client(void *arg)
 {
     struct writer *w = arg;
     struct op op;
-    w->error = mkdir(w->dir, 0755) < 0 ? errno : 0;
+    w->error = told(mkdir(w->dir, 0755) < 0 ? errno : 0);
     while (w->error == 0 && !atomic_load(&g_stop) && w->m.k < cfg.ops) {
         model_next(&w->m, &op);
         uint64_t start = now_ns();
-        w->error = execute(w, &op);
+        w->error = told(execute(w, &op));
         record(w->error ? 'e' : 'o', w, start, now_ns(), w->error);
         if (w->error == 0)
             w->error = sync_some(w);
@@ -241,7 +252,11 @@ static int ledger_write(void)
     sigaddset(&signals, SIGTERM);
     sigaddset(&signals, SIGINT);
     pthread_sigmask(SIG_BLOCK, &signals, NULL);
+    struct stat st;
     umask(0);
+    if (stat(cfg.dir, &st) < 0)
+        fatal("cannot look at %s: %s", cfg.dir, strerror(errno));
+    g_dev = st.st_dev;
     start_ledger();
     struct writer *all = calloc(cfg.clients, sizeof(*all));
     DMT_ASSERT(all);

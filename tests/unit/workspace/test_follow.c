@@ -1,4 +1,5 @@
 /* test_follow.c: following, promotion, settling of incomplete files, the loser's branch. */
+#include "fs/workspace/branch_copy.h"
 #include "tests/unit/workspace/pair.h"
 
 static void some_work(struct fx *f, const char *name)
@@ -714,6 +715,38 @@ static void resynchronised_store_follows_and_takes_over(void **state)
     assert_true(s.serial > 1);
 }
 
+static bool has_switch(struct fx *f, unsigned major)
+{
+    char name[64];
+    struct dmt_snapshot snap;
+    (void)snprintf(name, sizeof(name), "switch/epoch-%u.0", major);
+    return dmt_store_snap_get(dmt_ws_store(f->ws), name, &snap) == 0;
+}
+
+/* A branch can be written out as long as it is there: the snapshot that it starts from stays, and
+ * no other of long ago. */
+static void switch_snapshots_stay_while_a_branch_needs_them(void **state)
+{
+    struct pair *p = *state;
+    struct dmt_err err = {0};
+    static const char *node[] = {"alpha", "beta"};
+    some_work(&p->a, "one");
+    pair_send(&p->a, &p->b, UINT64_MAX);
+    pair_promote(&p->b, "beta", FX_EPOCH(2, 0));
+    fx_shell("mkdir -p %s/branches/epoch-3.2-alpha", p->b.store);
+    fx_shell("mkdir -p %s/branches/epoch-3.2-alpha.bulk", p->b.store);
+    for (unsigned major = 3; major < 10; major++)
+        fx_check(dmt_ws_begin_epoch(p->b.ws, FX_EPOCH(major, 0), node[major % 2], "test", &err),
+                 &err);
+    for (unsigned major = 2; major < 10; major++)
+        assert_int_equal(has_switch(&p->b, major), major == 4 || major >= 7);
+    fx_check(dmt_ws_branch_remove(p->b.ws, "epoch-3.2-alpha", true, &err), &err);
+    fx_check(dmt_ws_branch_remove(p->b.ws, "epoch-3.2-alpha.bulk", true, &err), &err);
+    fx_check(dmt_ws_begin_epoch(p->b.ws, FX_EPOCH(10, 0), node[0], "test", &err), &err);
+    for (unsigned major = 2; major < 11; major++)
+        assert_int_equal(has_switch(&p->b, major), major >= 8);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -743,6 +776,7 @@ int main(void)
         T(roles_change_back_and_forth),
         T(loser_pulls_fallback_content_it_no_longer_has),
         T(resynchronised_store_follows_and_takes_over),
+        T(switch_snapshots_stay_while_a_branch_needs_them),
     };
     return cmocka_run_group_tests_name("workspace following", tests, NULL, NULL);
 }
