@@ -177,6 +177,12 @@ static void do_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t
     make(req, parent, name, (mode & ~(mode_t)S_IFMT) | S_IFDIR);
 }
 
+static void do_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name)
+{
+    (void)target; /* bytes are thrown away */
+    make(req, parent, name, S_IFLNK | 0777);
+}
+
 static void do_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
     struct node *n = find(node_of(parent), name);
@@ -311,6 +317,7 @@ static struct fuse_session *open_session(const char *dir)
                                                  .setattr = do_setattr,
                                                  .mknod = do_mknod,
                                                  .mkdir = do_mkdir,
+                                                 .symlink = do_symlink,
                                                  .unlink = do_unlink,
                                                  .rmdir = do_unlink,
                                                  .rename = do_rename,
