@@ -356,6 +356,8 @@ static void files_that_the_new_holder_lacked_are_kept_whole(void **state)
     assert_int_equal(seq, at);
     pair_send(&p->b, &p->a, UINT64_MAX);
     pair_apply(&p->a);
+    /* b has given those bytes up, and would answer with zeros: they would be put over a's own */
+    assert_int_equal(pair_pull(&p->b, &p->a, INT32_MAX), 0);
     assert_int_equal(keep_bulk(&p->a), 1);
     assert_int_equal(keep_bulk(&p->a), 0); /* it is there */
     fx_shell("test -d %s/branches/epoch-1.1-alpha.bulk", p->a.store);
