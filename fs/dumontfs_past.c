@@ -8,7 +8,6 @@
 
 #include <fcntl.h>
 #include <ftw.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -244,14 +243,13 @@ static int find_writer(void *ctx, const struct dmt_epoch_row *e)
 static int find_bytes(struct app *a, struct dmt_ws *ws, struct turn *t, const char *path,
                       struct dmt_err *err)
 {
-    char name[64];
+    char name[DMT_SWITCH_NAME_MAX];
     struct dmt_store *st = dmt_ws_store(ws);
     struct dmt_lockfn lk = dmt_ws_lockfn(ws);
     lk.lock(lk.ctx);
     dmt_store_epoch_each(st, find_turn, t);
     dmt_store_epoch_each(st, find_writer, t);
-    snprintf(name, sizeof name, "switch/epoch-%" PRIu64 ".%" PRIu64, t->row.epoch >> 32,
-             t->row.epoch & UINT32_MAX);
+    dmt_switch_name(t->row.epoch, name);
     int rc = dmt_store_snap_get(st, name, &t->snap);
     lk.unlock(lk.ctx);
     t->whole = app_is_whole(a, t->row.switch_seq);

@@ -75,9 +75,8 @@ static int note_file(void *ctx, const struct dmt_rec_INCOMPLETE *i)
 static int find_files(struct bulk *b, bool all)
 {
     struct dmt_snapshot s;
-    char name[64];
-    (void)snprintf(name, sizeof(name), "switch/epoch-%" PRIu64 ".%" PRIu64, b->turn->epoch >> 32,
-                   b->turn->epoch & UINT32_MAX);
+    char name[DMT_SWITCH_NAME_MAX];
+    dmt_switch_name(b->turn->epoch, name);
     ws_lock(b->ws);
     int r = dmt_store_snap_get(b->ws->st, name, &s);
     b->view = s.seq;

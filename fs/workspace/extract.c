@@ -487,11 +487,10 @@ static int find_switch(void *ctx, const struct dmt_epoch_row *e)
 {
     struct extract *x = ctx;
     struct dmt_snapshot s;
-    char name[64];
+    char name[DMT_SWITCH_NAME_MAX];
     if (e->switch_seq != x->floor || x->view)
         return 0;
-    (void)snprintf(name, sizeof(name), "switch/epoch-%" PRIu64 ".%" PRIu64, e->epoch >> 32,
-                   e->epoch & UINT32_MAX);
+    dmt_switch_name(e->epoch, name);
     if (dmt_store_snap_get(x->ws->st, name, &s) == 0)
         x->view = s.seq;
     return 0;

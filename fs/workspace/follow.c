@@ -136,6 +136,12 @@ static int log_epoch(struct dmt_ws *ws, uint64_t epoch, const char *node, const 
     return r;
 }
 
+void dmt_switch_name(uint64_t epoch, char name[DMT_SWITCH_NAME_MAX])
+{
+    (void)snprintf(name, DMT_SWITCH_NAME_MAX, "switch/epoch-%" PRIu64 ".%" PRIu64, epoch >> 32,
+                   epoch & UINT32_MAX);
+}
+
 /* "epoch-MAJOR.MINOR..."; 0: not of that form. */
 static uint64_t epoch_named(const char *name)
 {
@@ -208,9 +214,8 @@ static int drop_old_switches(struct dmt_ws *ws, const struct branch_epochs *bran
 static int keep_switch(struct dmt_ws *ws, uint64_t epoch, const char *from,
                        const struct branch_epochs *branches)
 {
-    char name[64], note[128];
-    (void)snprintf(name, sizeof(name), "switch/epoch-%" PRIu64 ".%" PRIu64, epoch >> 32,
-                   epoch & UINT32_MAX);
+    char name[DMT_SWITCH_NAME_MAX], note[128];
+    dmt_switch_name(epoch, name);
     (void)snprintf(note, sizeof(note), "state taken over from %s", from);
     struct dmt_body b = {
         .type = DMT_REC_SNAP,

@@ -194,6 +194,9 @@ struct dmt_rollback {
     char saved_as[129];         /* out: name of the automatic snapshot taken before */
 };
 int dmt_ws_rollback(struct dmt_ws *ws, struct dmt_rollback *rb, struct dmt_err *err); /* [blocks] */
+/* Name of the snapshot that is taken first thing when an epoch comes from another machine's: what its branch starts from. */
+#define DMT_SWITCH_NAME_MAX 48u
+void dmt_switch_name(uint64_t epoch, char name[DMT_SWITCH_NAME_MAX]);
 /* Branches kept by a loser: fn(name, first seq, last seq, records, bytes). */
 int dmt_ws_branches(struct dmt_ws *ws, int (*fn)(void *ctx, const char *name, uint64_t first, uint64_t last, uint64_t bytes),
                     void *ctx);
