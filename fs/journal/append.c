@@ -29,12 +29,12 @@ struct batch {
     struct dmt_pos pos; /* last record of the batch, or the tail */
 };
 
-/* Does the current segment take so many bytes? The last block is for a PAD. A raw one that is
- * synced often is left as soon as there is a better one. */
+/* Does the current segment take so many bytes? The last block is for a PAD. A raw one is
+ * left as soon as there is a better one. */
 static bool fits(const struct dmt_journal *j, size_t len)
 {
     const struct journal_segment *s = journal_current(j);
-    bool leave = s->raw && s->syncs >= JOURNAL_RAW_SYNCS && j->next;
+    bool leave = s->raw && j->next;
     return !s->full && !leave && s->end + len <= s->bytes - JOURNAL_BLOCK;
 }
 
@@ -80,7 +80,8 @@ static void appended(struct dmt_journal *j, bool first, uint64_t end_before)
         j->want = j->tail.seq;
         pthread_cond_signal(&j->work);
     }
-    if (end_before <= s->bytes / 4 && s->end > s->bytes / 4)
+    uint64_t due = s->raw && s->bytes / 4 > JOURNAL_RAW_BYTES ? JOURNAL_RAW_BYTES : s->bytes / 4;
+    if (end_before <= due && s->end > due)
         pthread_cond_signal(&j->prepare);
 }
 

@@ -213,7 +213,7 @@ int journal_commit(struct dmt_journal *j)
     if (r == 0) {
         DMT_ASSERT(target.seq >= j->durable.seq && target.seq <= j->tail.seq); /* J4 */
         j->durable = target;
-        j->ring.head = mark;
+        journal_ring_let_go(&j->ring, mark);
         j->dirty_since_ns = since;
         j->rewritten = false;
         count_sync(j, began_ns);

@@ -44,7 +44,8 @@
 #define JOURNAL_READ_CHUNK  (256u << 10)
 #define JOURNAL_SPARES      2u    /* recycled files kept */
 #define JOURNAL_SYNC_MS     1000u /* an append is synced after that without being asked */
-#define JOURNAL_RAW_SYNCS   64u   /* so many syncs of a raw segment, and a better one is made */
+#define JOURNAL_RAW_SYNCS   8u           /* so many syncs of a raw segment, */
+#define JOURNAL_RAW_BYTES   (1u << 20)   /* or so many bytes in it, and a better one is made */
 #define JOURNAL_PATH_MAX    (DMT_PATH_MAX + 64u)
 /* What may lie behind a torn tail: all that was not durable, and the pads of the group under way.
  */
@@ -120,6 +121,8 @@ void journal_ring_free(struct journal_ring *r);
 uint8_t *journal_ring_reserve(struct journal_ring *r, size_t len);
 /* True if a frame reserved now would follow the last one in memory. */
 bool journal_ring_flat(const struct journal_ring *r, size_t len);
+/* What lies before `mark`, an earlier tail, is not needed any more. Positions of an empty ring move to its beginning. */
+void journal_ring_let_go(struct journal_ring *r, uint64_t mark);
 /* The frame at *at (start with head) and its length; NULL at the end. Advances *at. */
 uint8_t *journal_ring_next(const struct journal_ring *r, uint64_t *at, size_t *ret_len);
 

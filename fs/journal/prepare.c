@@ -6,7 +6,8 @@
  * spare becomes it and is read once, so that appends find its pages cached; without a spare, and
  * once the current segment is a quarter full (or there are several), a new file is filled with
  * zeros, since fallocate alone leaves unwritten extents whose first sync writes metadata, too. The
- * same as soon as a raw segment was synced JOURNAL_RAW_SYNCS times: appends then leave it at once.
+ * same as soon as a raw segment is in earnest use (JOURNAL_RAW_SYNCS, JOURNAL_RAW_BYTES); appends
+ * leave it when the better one is there.
  *
  * Failure modes: ENOSPC while filling: the file is removed and the try repeated after a second or
  * when a segment is released; an append that needs a segment then finds none and tells ENOSPC
@@ -197,7 +198,7 @@ static bool wants_next(const struct dmt_journal *j)
 {
     const struct journal_segment *s = journal_current(j);
     return !j->next && (j->spares_n > 0 || j->segs_n > 1 || s->end > s->bytes / 4 ||
-                        (s->raw && s->syncs >= JOURNAL_RAW_SYNCS));
+                        (s->raw && (s->syncs >= JOURNAL_RAW_SYNCS || s->end > JOURNAL_RAW_BYTES)));
 }
 
 void *journal_preparer(void *arg)

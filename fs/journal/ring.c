@@ -2,9 +2,10 @@
  *
  * Owns one piece of memory of fixed size; no allocation per record. Frames lie in it whole, one
  * behind the other; one that does not fit before the end starts over at the beginning, and a length
- * of 0 marks the rest. Positions only grow, so "in use" is tail - head and letting go is one
- * assignment (head = a tail remembered earlier). Failure: a full ring returns NULL; the caller
- * makes records durable and tries again. Thread: under the journal's lock.
+ * of 0 marks the rest. Positions only grow, so "in use" is tail - head. A ring that got empty
+ * starts over at the beginning: who syncs every few records has them in the same few pages for
+ * ever, warm in every cache. Failure: a full ring returns NULL; the caller makes records durable
+ * and tries again. Thread: under the journal's lock.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -50,6 +51,14 @@ uint8_t *journal_ring_reserve(struct journal_ring *r, size_t len)
     uint8_t *p = r->p + r->tail % r->cap;
     r->tail += len;
     return p;
+}
+
+void journal_ring_let_go(struct journal_ring *r, uint64_t mark)
+{
+    DMT_ASSERT(mark >= r->head && mark <= r->tail);
+    r->head = mark;
+    if (r->head == r->tail && r->tail % r->cap != 0)
+        r->head = r->tail += r->cap - r->tail % r->cap;
 }
 
 uint8_t *journal_ring_next(const struct journal_ring *r, uint64_t *at, size_t *ret_len)

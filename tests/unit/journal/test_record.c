@@ -282,6 +282,33 @@ static void ring_wraps_and_fills(void **state)
     journal_ring_free(&r);
 }
 
+static void an_empty_ring_starts_over(void **state)
+{
+    (void)state;
+    struct journal_ring r;
+    assert_int_equal(journal_ring_init(&r, 1024), 0);
+    uint8_t *first = journal_ring_reserve(&r, 64);
+    uint64_t mark = r.tail;
+    assert_ptr_equal(journal_ring_reserve(&r, 64), first + 64);
+    /* One is still needed: the next goes behind it, not over it. */
+    journal_ring_let_go(&r, mark);
+    assert_int_equal(r.tail - r.head, 64);
+    assert_ptr_equal(journal_ring_reserve(&r, 64), first + 128);
+    for (int i = 0; i < 3; i++) {
+        journal_ring_let_go(&r, r.tail);
+        assert_int_equal(r.tail, r.head);
+        assert_ptr_equal(journal_ring_reserve(&r, 64), first);
+    }
+    /* Room for all of it, whatever was there before. */
+    journal_ring_let_go(&r, r.tail);
+    assert_ptr_equal(journal_ring_reserve(&r, 1024), first);
+    assert_null(journal_ring_reserve(&r, 8));
+    journal_ring_let_go(&r, r.tail);
+    journal_ring_let_go(&r, r.tail);
+    assert_ptr_equal(journal_ring_reserve(&r, 8), first);
+    journal_ring_free(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -296,6 +323,7 @@ int main(void)
         cmocka_unit_test(pads_end_at_blocks),
         cmocka_unit_test(claims_are_found_anywhere),
         cmocka_unit_test(ring_wraps_and_fills),
+        cmocka_unit_test(an_empty_ring_starts_over),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
