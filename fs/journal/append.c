@@ -29,12 +29,12 @@ struct batch {
     struct dmt_pos pos; /* last record of the batch, or the tail */
 };
 
-/* Does the current segment take so many bytes? The last block is for a PAD. A raw one is
- * left as soon as there is a better one. */
+/* Does the current segment take so many bytes? The last block is for a PAD. A raw one in
+ * earnest use is left as soon as there is a better one. */
 static bool fits(const struct dmt_journal *j, size_t len)
 {
     const struct journal_segment *s = journal_current(j);
-    bool leave = s->raw && j->next;
+    bool leave = journal_segment_outgrown(s) && j->next;
     return !s->full && !leave && s->end + len <= s->bytes - JOURNAL_BLOCK;
 }
 

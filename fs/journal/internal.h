@@ -151,6 +151,11 @@ struct journal_segment {
     struct journal_index *index;
     size_t index_n, index_cap;
 };
+/* Raw and in earnest use. */
+static inline bool journal_segment_outgrown(const struct journal_segment *s)
+{
+    return s->raw && (s->syncs >= JOURNAL_RAW_SYNCS || s->end > JOURNAL_RAW_BYTES);
+}
 
 struct dmt_journal {
     struct dmt_journal_conf conf;

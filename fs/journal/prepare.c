@@ -198,7 +198,7 @@ static bool wants_next(const struct dmt_journal *j)
 {
     const struct journal_segment *s = journal_current(j);
     return !j->next && (j->spares_n > 0 || j->segs_n > 1 || s->end > s->bytes / 4 ||
-                        (s->raw && (s->syncs >= JOURNAL_RAW_SYNCS || s->end > JOURNAL_RAW_BYTES)));
+                        journal_segment_outgrown(s));
 }
 
 void *journal_preparer(void *arg)

@@ -9,7 +9,7 @@
 #   check "the answer is 42" test "$(ask)" = 42
 #   finish
 #
-# Owns: $SCRATCH (on a real filesystem, below /var/tmp), the processes begun with `start`, everything told to cleanup_fn.
+# Owns: $SCRATCH (on a real filesystem, below /var/tmp or what SCRATCH_IN says), the processes begun with `start`, everything told to cleanup_fn.
 # At exit, however the script ends, the cleanups run in reverse order of their registration, what is still mounted below
 # $SCRATCH is unmounted (lazily if nothing else helps), and $SCRATCH is removed. A script that ends without `finish` has
 # failed. Processes are only ever killed by the pid they were started with.
@@ -20,7 +20,7 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../../.." && pwd)
 BUILD=${BUILD:-build}
 case $BUILD in /*) ;; *) BUILD=$ROOT/$BUILD ;; esac
 BIN=$BUILD/tests/lib/bin
-SCRATCH=$(mktemp -d "/var/tmp/dumont-$(basename "$0" .sh).XXXXXX") || exit 1
+SCRATCH=$(mktemp -d "${SCRATCH_IN:-/var/tmp}/dumont-$(basename "$0" .sh).XXXXXX") || exit 1
 export ROOT BUILD BIN SCRATCH
 # Sanitizers of an instrumented build report into files here, whatever becomes of the program's output; lib_exit looks for them.
 for sanitizer in ASAN TSAN UBSAN LSAN; do
