@@ -3,11 +3,10 @@
  * Owns j->discards, j->spares and the making of j->next. Happy path: a segment that was released is
  * renamed to a spare and the folder synced, one file after the other, oldest first, so that a crash
  * leaves the newer part of what was released and never a gap. When no next segment is prepared, a
- * spare becomes it and is read once, so that appends find its pages cached; without a spare, and
- * once the current segment is a quarter full (or there are several), a new file is filled with
- * zeros, since fallocate alone leaves unwritten extents whose first sync writes metadata, too. The
- * same as soon as a raw segment is in earnest use (JOURNAL_RAW_SYNCS, JOURNAL_RAW_BYTES); appends
- * leave it when the better one is there.
+ * spare becomes it; without a spare, and once the current segment is a quarter full (or there are
+ * several), a new file is filled with zeros, since fallocate alone leaves unwritten extents whose
+ * first sync writes metadata, too. The same as soon as a raw segment is in earnest use
+ * (JOURNAL_RAW_SYNCS, JOURNAL_RAW_BYTES); appends leave it when the better one is there.
  *
  * Failure modes: ENOSPC while filling: the file is removed and the try repeated after a second or
  * when a segment is released; an append that needs a segment then finds none and tells ENOSPC
@@ -157,31 +156,11 @@ static int name_next(struct dmt_journal *j, char path[JOURNAL_PATH_MAX])
     return j->next ? 0 : -ENOMEM;
 }
 
-/* Brings a recycled file into the page cache. An append writes parts of pages; of a page that is
- * not cached the kernel reads the rest from disk first (70 us instead of 1 us measured). Lock held
- * before and after, not in between. */
-static void warm(struct dmt_journal *j, struct journal_segment *s)
-{
-    const struct dmt_io *io = j->conf.io;
-    uint8_t *buf = malloc(FILL_STEP);
-    bool go_on = buf != NULL;
-    s->refs++;
-    for (uint64_t off = 0; go_on && off < s->bytes; off += FILL_STEP) {
-        pthread_mutex_unlock(&j->lock);
-        ssize_t n = io->pread(io->ctx, s->fd, buf, FILL_STEP, off);
-        pthread_mutex_lock(&j->lock);
-        go_on = n > 0 && !j->stop && j->next == s;
-    }
-    journal_segment_unref(j, s);
-    free(buf);
-}
-
 static int prepare_next(struct dmt_journal *j)
 {
     char path[JOURNAL_PATH_MAX];
     int r = 0;
-    bool recycled = j->spares_n > 0;
-    if (recycled) {
+    if (j->spares_n > 0) {
         journal_spare_path(j, j->spares[--j->spares_n], path);
     } else {
         snprintf(path, sizeof(path), "%s/" JOURNAL_PREPARE_NAME, j->dir);
@@ -189,8 +168,6 @@ static int prepare_next(struct dmt_journal *j)
     }
     if (r == 0)
         r = name_next(j, path);
-    if (r == 0 && recycled && j->next)
-        warm(j, j->next);
     return r;
 }
 

@@ -97,6 +97,38 @@ static void bad_arguments(void **state)
     tj_free(t);
 }
 
+/* Blocks are written whole: a recycled file need be in no cache. */
+static void new_blocks_are_written_whole(void **state)
+{
+    (void)state;
+    enum { BLOCKS = 6 };
+    struct tj *t = tj_new(SMALL_SEGMENT, 1);
+    static uint8_t body[2 * JOURNAL_BLOCK], old[BLOCKS * JOURNAL_BLOCK], now[sizeof(old)];
+    tj_open(t);
+    struct journal_segment *s = journal_current(t->j);
+    const struct dmt_io *io = t->conf.io;
+    memset(old, 0xee, sizeof(old));
+    assert_int_equal(io->pwrite(io->ctx, s->fd, old, sizeof(old), JOURNAL_SEG_HDR), sizeof(old));
+    /* Ends in a block that it enters; in the same; enters two; ends on a boundary; and one more. */
+    const size_t lens[] = {100, 200, JOURNAL_BLOCK + 500, 0, 100};
+    for (size_t i = 0; i < sizeof(lens) / sizeof(*lens); i++) {
+        size_t len = lens[i] ? lens[i] : JOURNAL_BLOCK - s->end % JOURNAL_BLOCK - DMT_REC_HDR;
+        struct iovec iov = {body, len};
+        struct dmt_rec r = {.epoch = t->epoch, .type = 2};
+        assert_int_equal(dmt_journal_append(t->j, &r, &iov, 1, &t->err), 0);
+        uint64_t end = s->end - JOURNAL_SEG_HDR;
+        uint64_t block = (end + JOURNAL_BLOCK - 1) / JOURNAL_BLOCK * JOURNAL_BLOCK;
+        assert_int_equal(io->pread(io->ctx, s->fd, now, sizeof(now), JOURNAL_SEG_HDR), sizeof(now));
+        for (uint64_t k = end; k < sizeof(now); k++)
+            assert_int_equal(now[k], k < block ? 0 : 0xee);
+        assert_true(lens[i] || end == block);
+    }
+    tj_close(t);
+    tj_open(t);
+    assert_int_equal(dmt_journal_tail(t->j).seq, sizeof(lens) / sizeof(*lens));
+    tj_free(t);
+}
+
 /* The longest record, in segments that hold few of them. */
 static void longest_records(void **state)
 {
@@ -555,6 +587,7 @@ int main(void)
         cmocka_unit_test(many_segments),
         cmocka_unit_test(empty_journal_starts_at_floor),
         cmocka_unit_test(bad_arguments),
+        cmocka_unit_test(new_blocks_are_written_whole),
         cmocka_unit_test(longest_records),
         cmocka_unit_test(raw_records_make_an_equal_history),
         cmocka_unit_test(raw_records_are_checked),
