@@ -79,6 +79,12 @@ sync "$M/big" 2>>"$SCRATCH/io.out"
 for i in $(seq 21 30); do
     { echo "$i" >"$M/acked$i" && sync "$M/acked$i"; } 2>>"$SCRATCH/io.out" && echo "$i" >>"$SCRATCH/acked"
 done
+# what the journal has of written blocks goes on; when that is full, too, it is over
+failed() { dumont status io --json | jq -e .failed >/dev/null; }
+for i in $(seq 1 400); do
+    failed && break
+    { head -c 500000 "$SCRATCH/big" >"$M/more$i" && sync "$M/more$i"; } 2>>"$SCRATCH/io.out"
+done
 check "the writer hears of it" grep -Eq 'Input/output error|Read-only file system' "$SCRATCH/io.out"
 check "the status says that it failed, and why" bash -c "dumont status io --json | jq -e '.failed and (.failed_why | length > 0)'"
 check "for people, too" bash -c "dumont status io | grep -q '^  FAILED'"
