@@ -647,16 +647,21 @@ static void stop_all(struct app *a)
 /* Huge pages for the heap, where the kernel has them for those who ask. Every operation walks
  * through it, and what was not touched for a while comes back at once and not in small pieces,
  * which on a virtual machine costs up to 0.1 ms each. malloc takes this wish from the environment
- * alone and before main: so once more from the start. Whoever set the variable is left alone. */
+ * alone and before main: so once more from the start. Whoever set the variable is left alone, and
+ * what is run from here does not inherit ours. */
 static void want_huge_pages(char **argv)
 {
+    static const char name[] = "GLIBC_TUNABLES", wish[] = "glibc.malloc.hugetlb=1";
     char self[DMT_PATH_MAX];
+    const char *set = getenv(name);
     ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
-    if (n <= 0 || getenv("GLIBC_TUNABLES"))
-        return;
-    self[n] = '\0';
-    if (setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1", 1) == 0)
-        (void)execv(self, argv); /* comes back only if it failed: then without */
+    if (!set && n > 0) {
+        self[n] = '\0';
+        if (setenv(name, wish, 1) == 0)
+            (void)execv(self, argv); /* comes back only if it failed: then without */
+    }
+    if (!set || strcmp(set, wish) == 0)
+        (void)unsetenv(name);
 }
 
 /* Small blocks come and go with every request, and are freed by other threads than those that took
