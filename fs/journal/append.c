@@ -80,8 +80,7 @@ static void appended(struct dmt_journal *j, bool first, uint64_t end_before)
         j->want = j->tail.seq;
         pthread_cond_signal(&j->work);
     }
-    uint64_t due = s->raw && s->bytes / 4 > JOURNAL_RAW_BYTES ? JOURNAL_RAW_BYTES : s->bytes / 4;
-    if (end_before <= due && s->end > due)
+    if (end_before <= journal_prepare_from(s) && s->end > journal_prepare_from(s))
         pthread_cond_signal(&j->prepare);
 }
 

@@ -45,7 +45,7 @@
 #define JOURNAL_SPARES      2u    /* recycled files kept */
 #define JOURNAL_SYNC_MS     1000u /* an append is synced after that without being asked */
 #define JOURNAL_RAW_SYNCS   8u           /* so many syncs of a raw segment, */
-#define JOURNAL_RAW_BYTES   (1u << 20)   /* or so many bytes in it, and a better one is made */
+#define JOURNAL_RAW_BYTES   (1u << 20)   /* or so many bytes in it, and it is left for a better one */
 #define JOURNAL_PATH_MAX    (DMT_PATH_MAX + 64u)
 /* What may lie behind a torn tail: all that was not durable, and the pads of the group under way.
  */
@@ -151,6 +151,13 @@ struct journal_segment {
     struct journal_index *index;
     size_t index_n, index_cap;
 };
+
+/* Behind this offset the next segment is wanted. */
+static inline uint64_t journal_prepare_from(const struct journal_segment *s)
+{
+    return s->raw && s->bytes / 4 > JOURNAL_RAW_BYTES ? JOURNAL_RAW_BYTES : s->bytes / 4;
+}
+
 /* Raw and in earnest use. */
 static inline bool journal_segment_outgrown(const struct journal_segment *s)
 {

@@ -174,7 +174,7 @@ static int prepare_next(struct dmt_journal *j)
 static bool wants_next(const struct dmt_journal *j)
 {
     const struct journal_segment *s = journal_current(j);
-    return !j->next && (j->spares_n > 0 || j->segs_n > 1 || s->end > s->bytes / 4 ||
+    return !j->next && (j->spares_n > 0 || j->segs_n > 1 || s->end > journal_prepare_from(s) ||
                         journal_segment_outgrown(s));
 }
 
