@@ -110,6 +110,17 @@ struct node *store_node_cached(struct dmt_store *st, uint64_t ino)
     return n;
 }
 
+void dmt_store_inodes_soon(struct dmt_store *st, const uint64_t *ino, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        __builtin_prefetch(node_slot(&st->nodes, ino[i]));
+    for (size_t i = 0; i < n; i++) {
+        const struct node *first = *node_slot(&st->nodes, ino[i]);
+        for (size_t off = 0; first && off < offsetof(struct node, alloc); off += 64)
+            __builtin_prefetch((const char *)first + off);
+    }
+}
+
 static struct node *node_new(struct dmt_store *st, uint64_t ino)
 {
     struct node *n = store_zalloc(sizeof(*n));
@@ -150,6 +161,7 @@ static void node_free(struct dmt_store *st, struct node *n)
     }
     dmt_list_del(&n->dirty_link);
     store_base_unload(st, n);
+    store_kids_free(n->kids);
     store_xattrs_free(n);
     for (int half = 0; half < 2; half++) {
         store_pmap_free(n->layer[half]);
@@ -283,13 +295,18 @@ static void leave_dir(struct dmt_store *st, struct dent *d)
  * need not be listed here. */
 static void not_whole(struct dmt_store *st, struct node *dir)
 {
+    struct kids *all = dir->kids;
+    struct kids_at at = {.kids = all};
     dir->whole = false;
-    for (struct tnode *t = store_tree_first(&dir->kids), *next; t; t = next) {
-        struct dent *d = DMT_CONTAINER(t, struct dent, tn);
-        next = store_tree_next(t);
-        if (!d->dirty && !d->frozen)
+    dir->kids = NULL;
+    for (struct dent *d; (d = store_kids_peek(&at)); store_kids_step(&at)) {
+        d->in_kids = false;
+        if (d->dirty || d->frozen)
+            store_kid_link(dir, d);
+        else
             leave_dir(st, d);
     }
+    store_kids_free(all);
 }
 
 static void dent_free(struct dmt_store *st, struct dent *d)

@@ -19,24 +19,18 @@
 #define BATCH_MIN 64u
 #define BATCH_MAX 256u
 
-#define DENT_OF(tn_)  DMT_CONTAINER((tn_), struct dent, tn)
 #define DHIST_OF(tn_) DMT_CONTAINER((tn_), struct dhist, tn)
 
 void store_kid_link(struct node *dir, struct dent *d)
 {
-    struct tnode **link = &dir->kids.root, *up = NULL;
-    while (*link) {
-        up = *link;
-        link = d->v.cookie < DENT_OF(up)->v.cookie ? &up->left : &up->right;
-    }
-    store_tree_link(&dir->kids, up, link, &d->tn);
+    store_kids_add(&dir->kids, d->v.cookie, d);
     d->in_kids = true;
 }
 
 void store_kid_unlink(struct node *dir, struct dent *d)
 {
     if (d->in_kids)
-        store_tree_erase(&dir->kids, &d->tn);
+        store_kids_remove(&dir->kids, d->v.cookie, d);
     d->in_kids = false;
 }
 
@@ -173,7 +167,8 @@ struct walk {
     struct node *dir;
     uint64_t view;
     struct source *live, *old; /* old: only for a view */
-    struct tnode *kid, *old_kid;
+    struct kids_at kid;
+    struct tnode *old_kid;
     uint32_t last; /* cookie given last */
     bool whole;    /* the directory, until now */
 };
@@ -234,12 +229,11 @@ static int source_peek(struct walk *w, struct source *src)
     }
 }
 
-static struct tnode *kid_after(const struct tree *t, uint32_t cookie,
-                               uint32_t (*cookie_of)(const struct tnode *n))
+static struct tnode *old_kid_after(const struct tree *t, uint32_t cookie)
 {
     struct tnode *best = NULL;
     for (struct tnode *n = t->root; n;) {
-        if (cookie_of(n) > cookie) {
+        if (DHIST_OF(n)->v.cookie > cookie) {
             best = n;
             n = n->left;
         } else {
@@ -247,16 +241,6 @@ static struct tnode *kid_after(const struct tree *t, uint32_t cookie,
         }
     }
     return best;
-}
-static uint32_t kid_cookie(const struct tnode *n)
-{
-    return ((const struct dent *)(const void *)((const char *)n - offsetof(struct dent, tn)))
-        ->v.cookie;
-}
-static uint32_t old_kid_cookie(const struct tnode *n)
-{
-    return ((const struct dhist *)(const void *)((const char *)n - offsetof(struct dhist, tn)))
-        ->v.cookie;
 }
 
 /* The callback's look-ups may have evicted entries: SQLite gives the rest. */
@@ -267,7 +251,7 @@ static void turn_to_rows(struct walk *w)
     w->whole = false;
     w->live->after = w->last;
     w->live->end = false;
-    w->kid = kid_after(&w->dir->kids, w->last, kid_cookie);
+    w->kid = store_kids_after(w->dir->kids, w->last);
 }
 
 /* Skips entries in memory that the view does not show. */
@@ -275,8 +259,8 @@ static void skip_unseen(struct walk *w)
 {
     if (w->view == DMT_LIVE)
         return;
-    while (w->kid && DENT_OF(w->kid)->v.born > w->view)
-        w->kid = store_tree_next(w->kid);
+    for (const struct dent *d; (d = store_kids_peek(&w->kid)) && d->v.born > w->view;)
+        store_kids_step(&w->kid);
     while (w->old_kid &&
            (DHIST_OF(w->old_kid)->v.born > w->view || DHIST_OF(w->old_kid)->died <= w->view))
         w->old_kid = store_tree_next(w->old_kid);
@@ -294,13 +278,14 @@ static int walk_next(struct walk *w, struct dent_value *v, const char **name, si
         return r < 0 ? r : r_old;
     uint32_t best = UINT32_MAX;
     int who = -1;
+    const struct dent *kid = store_kids_peek(&w->kid);
     const uint32_t cookie[4] = {
         r ? w->live->rows[w->live->at].v.cookie : UINT32_MAX,
-        w->kid ? kid_cookie(w->kid) : UINT32_MAX,
+        kid ? kid->v.cookie : UINT32_MAX,
         r_old ? w->old->rows[w->old->at].v.cookie : UINT32_MAX,
-        w->old_kid ? old_kid_cookie(w->old_kid) : UINT32_MAX,
+        w->old_kid ? DHIST_OF(w->old_kid)->v.cookie : UINT32_MAX,
     };
-    const bool there[4] = {r > 0, w->kid != NULL, r_old > 0, w->old_kid != NULL};
+    const bool there[4] = {r > 0, kid != NULL, r_old > 0, w->old_kid != NULL};
     for (int i = 0; i < 4; i++)
         if (there[i] && (who < 0 || cookie[i] < best)) {
             best = cookie[i];
@@ -316,12 +301,12 @@ static int walk_next(struct walk *w, struct dent_value *v, const char **name, si
         *len = row->len;
         return 1;
     }
-    struct dent *d = who == 1 ? DENT_OF(w->kid) : DHIST_OF(w->old_kid)->dent;
+    const struct dent *d = who == 1 ? kid : DHIST_OF(w->old_kid)->dent;
     *v = who == 1 ? d->v : DHIST_OF(w->old_kid)->v;
     *name = d->name;
     *len = d->len;
     if (who == 1)
-        w->kid = store_tree_next(w->kid);
+        store_kids_step(&w->kid);
     else
         w->old_kid = store_tree_next(w->old_kid);
     return 1;
@@ -350,8 +335,8 @@ int dmt_store_readdir(struct dmt_store *st, uint64_t view, uint64_t parent, uint
     w.live = source_new(&w, SQL_DENTRY_DIR, after);
     if (view != DMT_LIVE)
         w.old = source_new(&w, SQL_DENTRY_H_DIR, after);
-    w.kid = kid_after(&w.dir->kids, after, kid_cookie);
-    w.old_kid = view != DMT_LIVE ? kid_after(&w.dir->old_kids, after, old_kid_cookie) : NULL;
+    w.kid = store_kids_after(w.dir->kids, after);
+    w.old_kid = view != DMT_LIVE ? old_kid_after(&w.dir->old_kids, after) : NULL;
     struct dent_value v;
     const char *name;
     size_t len;

@@ -19,6 +19,7 @@
 #include "fs/base/list.h"
 #include "fs/base/log.h"
 #include "fs/store/db.h"
+#include "fs/store/kids.h"
 #include "fs/store/map.h"
 #include "fs/store/store.h"
 #include "fs/store/tree.h"
@@ -79,7 +80,11 @@ struct node {
     struct node *hash_next;
     struct dmt_list lru, dirty_link;
     uint64_t ino;
-    struct dmt_inode row;
+    uint32_t dirty, frozen; /* NODE_* */
+    uint32_t pins;         /* entries that have it as `dir`, keeps on it */
+    bool live;             /* the row exists */
+    bool disk, frozen_live;
+    struct dmt_inode row;  /* up to here what every look-up reads: in three cache lines */
     uint64_t alloc;
     struct ihist *ihist[2];
     struct chist *chist[2];
@@ -88,15 +93,11 @@ struct node {
     struct pmap base;      /* content at the last commit, when base_loaded */
     uint64_t map_hi;       /* no mapped byte at or after; valid when base_loaded */
     uint64_t hwm;          /* of the base file's current serial */
-    struct tree kids;      /* live entries in memory, by cookie: dirty and frozen ones, and all others while `whole` */
+    struct kids *kids;     /* live entries in memory, by cookie: dirty and frozen ones, and all others while `whole` */
     struct tree old_kids;  /* history of entries in memory, by cookie */
     struct keep *keep;
     struct dmt_list keeps_here; /* keeps whose source this is */
     uint32_t serial;       /* of the base file; from 1 */
-    uint32_t dirty, frozen; /* NODE_* */
-    uint32_t pins;         /* entries that have it as `dir`, keeps on it */
-    bool live;             /* the row exists */
-    bool disk, frozen_live;
     bool marked;           /* a sync has acknowledged what it held (MARK), perhaps before any checkpoint */
     bool own;              /* all of what a sync acknowledged of it has come, since it was empty */
     bool known;            /* in memory since it was made or empty: `own` false means that nothing was acknowledged */
@@ -120,14 +121,14 @@ struct dhist {
 struct dent {
     struct dent *hash_next;
     struct dmt_list lru, dirty_link;
-    struct tnode tn;       /* in kids of the directory while live and `dir` is set */
     struct node *dir;      /* while pinned, or live in a whole directory */
     struct dhist *hist[2];
     uint64_t parent;
     struct dent_value v;
     uint32_t hash;
     bool live, disk, frozen_live;
-    bool dirty, frozen, in_kids;
+    bool dirty, frozen;
+    bool in_kids;          /* of the directory: while live and `dir` is set */
     uint8_t len;
     char name[];
 };

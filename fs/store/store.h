@@ -109,6 +109,8 @@ int dmt_store_meta_u64(struct dmt_store *st, const char *key, uint64_t dflt, uin
 int dmt_store_meta_put_u64(struct dmt_store *st, const char *key, uint64_t v);
 
 int dmt_store_inode_get(struct dmt_store *st, uint64_t view, uint64_t ino, struct dmt_inode *ret); /* -ENOENT */
+/* These will be asked for next: has the processor fetch what memory knows of them, all at once instead of one wait each. */
+void dmt_store_inodes_soon(struct dmt_store *st, const uint64_t *ino, size_t n);
 /* The first inode at or after ino that the last checkpoint has, as it is now. -ENOENT */
 int dmt_store_inode_near(struct dmt_store *st, uint64_t ino, struct dmt_inode *ret);
 /* Inserts or replaces; n->seq is the record's seq (= q of the rule above). */

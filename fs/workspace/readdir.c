@@ -38,8 +38,13 @@ static int fill_batch(struct dmt_ws *ws, const struct ws_at *at, uint64_t after,
                       struct batch *b)
 {
     struct dmt_inode n;
+    uint64_t ino[BATCH];
     b->n = 0;
     int r = dmt_store_readdir(ws->st, at->view, at->ino, (uint32_t)after, take, b);
+    for (int i = 0; plus && i < b->n; i++)
+        ino[i] = b->v[i].d.ino;
+    if (plus)
+        dmt_store_inodes_soon(ws->st, ino, (size_t)b->n);
     for (int i = 0; r >= 0 && plus && i < b->n; i++) {
         r = dmt_store_inode_get(ws->st, at->view, b->v[i].d.ino, &n);
         if (r == 0)

@@ -46,6 +46,21 @@ check "but not all of it" not grep -qx '    line 40' "$SCRATCH/out"
 check_eq "all of it is kept" "$(wc -l <"$R/build/test-logs/unit_m_test_bad.log")" 100
 check "a skip says why" grep -qE '^skip .*20_skip.sh  \(skip: no no-such-tool\)' "$SCRATCH/out"
 check "a failed check is shown" grep -q 'not ok no: exit 1 of: false' "$SCRATCH/out"
+check "all failures stand together in the end" cmp <(sed -n '/^what failed:/,$p' "$SCRATCH/out") - <<'EOF2'
+what failed:
+unit/m/test_bad
+    line 95
+    line 96
+    line 97
+    line 98
+    line 99
+    line 100
+integration/30_fail.sh
+    not ok no: exit 1 of: false
+    ok yes
+    # 2 checks, 1 failed
+2 passed, 2 failed, 1 skipped
+EOF2
 check "a program without a source is not run" not grep -q test_gone "$SCRATCH/out"
 run_tests test_good
 check_eq "FILTER" "$RC $(tail -n 1 "$SCRATCH/out")" "0 1 passed, 0 failed, 0 skipped"
