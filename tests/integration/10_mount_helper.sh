@@ -161,6 +161,14 @@ check "interrupted: nothing is left" wait_until 10 quiet
 
 FAKEFS=held refused "held elsewhere" 32 "held by gpu since epoch 7; standby started here" mount.dumont w1 "$M"
 refused "held elsewhere, standby runs" 32 "w1 is held by gpu since epoch 7; a standby runs here already" mount.dumont w1 "$M"
+kill -STOP "$(dumontfs_pids)"
+began=$SECONDS
+refused "it does not answer" 32 "the process that serves w1 does not answer" mount.dumont w1 "$M" -o mount_timeout=2s
+start busy mount.dumont w1 "$M"
+sleep $((SECONDS - began + 1)) # longer than a question waits
+check "but may take as long as a mount may" alive "$(pid_of busy)"
+kill -CONT "$(dumontfs_pids)"
+check "and is heard then" wait_until 10 grep -q "w1 is held by gpu since epoch 7; a standby runs here already" "$SCRATCH/busy.log"
 refused "unmounting a standby" 32 "w1 runs here without a mount" umount.dumont w1
 check "it says how it is stopped" says "dumont workspace stop"
 kill "$(holder_pids)"

@@ -39,6 +39,24 @@ static void nap(void)
     (void)nanosleep(&ts, NULL);
 }
 
+static time_t monotonic_s(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return ts.tv_sec;
+}
+
+static int timeout_ms(const struct mount_args *a)
+{
+    const char *v = dmt_conf_get(a->conf, "mount_timeout");
+    uint64_t ms = TIMEOUT_DEFAULT_MS;
+    if (v && strspn(v, "0123456789") == strlen(v))
+        ms = strtoull(v, NULL, 10) * 1000;
+    else if (v)
+        (void)dmt_parse_duration_ms(v, &ms);
+    return ms > 0 && ms < INT_MAX ? (int)ms : TIMEOUT_DEFAULT_MS;
+}
+
 static bool dir_is_empty(const char *dir)
 {
     DIR *d = opendir(dir);
@@ -160,23 +178,24 @@ static int deal_with_running(const struct mount_args *a, const struct ws_state *
     return EX_OK;
 }
 
-/* Nobody else may serve this workspace here; one that is just ending is waited for. -1: done
- * (standby-view). */
+/* Nobody else may serve this workspace here; one that is just ending is waited for, and one that is
+ * too busy to answer, as on a disk that stands still. -1: done (standby-view). */
 static int wait_for_others(const struct mount_args *a, const char *store)
 {
     struct ws_state st;
+    time_t until = monotonic_s() + timeout_ms(a) / 1000;
     for (int ms = 0;; ms += 20) {
         int rc = control_status(a->name, &st, NULL);
-        if (rc == 0 || rc == -ETIMEDOUT) {
-            if (rc == -ETIMEDOUT)
-                return complain_text(EX_FAIL,
-                                     "the log of the workspace says why; if it stays so, end the "
-                                     "process: the journal loses nothing",
-                                     "the process that serves %s does not answer", a->name);
+        if (rc == -ETIMEDOUT && monotonic_s() >= until)
+            return complain_text(EX_FAIL,
+                                 "the log of the workspace says why; if it stays so, end the "
+                                 "process: the journal loses nothing",
+                                 "the process that serves %s does not answer", a->name);
+        if (rc == 0) {
             rc = deal_with_running(a, &st, ms);
             if (rc != EX_OK)
                 return rc;
-        } else if (!store_is_locked(store) || ms >= CLOSING_MAX_MS) {
+        } else if (rc != -ETIMEDOUT && (!store_is_locked(store) || ms >= CLOSING_MAX_MS)) {
             /* Still locked: somebody else uses the store. The workspace process says who. */
             return EX_OK;
         }
@@ -282,17 +301,6 @@ static void stop_holder(pid_t pid)
         return;
     (void)kill(pid, SIGKILL);
     (void)wait_child(pid, STOP_MAX_MS);
-}
-
-static int timeout_ms(const struct mount_args *a)
-{
-    const char *v = dmt_conf_get(a->conf, "mount_timeout");
-    uint64_t ms = TIMEOUT_DEFAULT_MS;
-    if (v && strspn(v, "0123456789") == strlen(v))
-        ms = strtoull(v, NULL, 10) * 1000;
-    else if (v)
-        (void)dmt_parse_duration_ms(v, &ms);
-    return ms > 0 && ms < INT_MAX ? (int)ms : TIMEOUT_DEFAULT_MS;
 }
 
 /* In the foreground: passes signals on, returns when the holder has ended. */

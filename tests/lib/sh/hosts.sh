@@ -24,8 +24,14 @@ die() {
 }
 
 hosts_logs() {
-    local h
+    local h pid t
     [ "$FAILURES" != 0 ] || return 0
+    # where each thread of each workspace process stands, for one that hangs
+    for pid in $(pidof dumontfs); do
+        for t in /proc/"$pid"/task/*; do
+            echo "# $(tr '\0' ' ' <"/proc/$pid/cmdline" | cut -c1-60) $(tr '\0' ' ' <"$t/comm"): $(cat "$t/wchan"), $(sed 1q "$t/stack")"
+        done
+    done 2>/dev/null
     for h in gpu cpu ctl; do
         tail -qn "${LOG_LINES:-40}" "$DISKS/$h"/var/log/dumont/*.log 2>/dev/null | sed "s/^/# $h: /"
     done
