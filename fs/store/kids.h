@@ -1,5 +1,5 @@
-/* kids.h: the entries of one directory that memory has, in the order of their cookies: what a listing walks through. Not allocated for a
- * directory without any. Thread: workspace lock. Memory that is gone ends the process (store_alloc). */
+/* kids.h: the entries of one directory that memory has, in the order of their cookies: what a listing walks through. Not
+ * allocated for a directory without any. Thread: workspace lock. Memory that is gone ends the process (store_alloc). */
 #ifndef DMT_STORE_KIDS_H
 #define DMT_STORE_KIDS_H
 
