@@ -23,7 +23,8 @@
 #define DMT_REF_LONG_MIN         (128u << 10)
 #define DMT_SMALL_MAX            (64u << 10)       /* files up to this size live in the database */
 #define DMT_DIRTY_ROWS_MAX       65536u            /* changed rows in the active layer before a checkpoint starts */
-#define DMT_DIRTY_BYTES_MAX      (64u << 20)       /* inline bytes in memory before a checkpoint starts */
+#define DMT_DIRTY_BYTES_MIN      (32u << 20)       /* inline bytes in memory for which a checkpoint is worth its while */
+#define DMT_DIRTY_BYTES_MAX      (64u << 20)       /* and before one starts that waits for nobody */
 #define DMT_FRAME_MAX            (4u << 20)        /* one wire frame, uncompressed */
 #define DMT_LAG_MAX              (64u << 20)       /* default lag_max */
 #define DMT_PATH_MAX             4096u

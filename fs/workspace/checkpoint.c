@@ -5,8 +5,8 @@
  * `applied`; without it wait until the journal is durable past that position (D1), let the store
  * write blocks, data and one transaction, then release journal segments up to min(checkpoint, what
  * the standby and the archive still need).
- * When: the layer is over its limit, the log has many records that it lacks, five seconds passed
- * since the last change, or someone asks. An
+ * When: the layer has some MiB, since memory that is used again soon stays warm; the log has many
+ * records that it lacks, five seconds passed since the last change, or someone asks. An
  * unhurried checkpoint waits until the peer has acknowledged the position, because a checkpoint
  * past a switch point costs a loser a full resync; when the layer is full it goes on without.
  * By-reference data that lies unsynced for five seconds is made durable and marked (D5).
@@ -29,6 +29,13 @@ bool ws_layer_full(struct dmt_ws *ws, uint64_t times)
     dmt_store_load(ws->st, &load);
     return load.dirty_rows >= times * DMT_DIRTY_ROWS_MAX ||
            load.dirty_bytes >= times * DMT_DIRTY_BYTES_MAX;
+}
+
+bool ws_layer_worth(struct dmt_ws *ws)
+{
+    struct dmt_store_load load;
+    dmt_store_load(ws->st, &load);
+    return load.dirty_bytes >= DMT_DIRTY_BYTES_MIN || ws_layer_full(ws, 1);
 }
 
 static void wait_on(pthread_cond_t *cond, pthread_mutex_t *lock, uint64_t ns)
@@ -208,7 +215,7 @@ static struct due what_is_due(struct dmt_ws *ws)
         bool behind = ws->applied.seq != ws->checkpointed || load.dirty_rows > 0;
         if (!behind || !ws->behind_since_ns)
             ws->behind_since_ns = behind ? now : 0;
-        d.idle = behind && (now - ws->last_change_ns >= WS_IDLE_NS ||
+        d.idle = behind && (ws_layer_worth(ws) || now - ws->last_change_ns >= WS_IDLE_NS ||
                             ws->applied.seq - ws->checkpointed >= WS_REPLAY_RECORDS ||
                             now - ws->behind_since_ns >= (ws->room_short ? WS_ROOM_NS : WS_AGE_NS));
         if (d.idle) {

@@ -154,7 +154,7 @@ int ws_log(struct dmt_ws *ws, struct dmt_op *op, const struct dmt_body *b, uint6
     if (e < 0)
         return e;
     e = ws_apply(ws, &r, b);
-    if (r.seq % LOOK_EVERY == 0 && ws_layer_full(ws, 1))
+    if (r.seq % LOOK_EVERY == 0 && ws_layer_worth(ws))
         ws_ckpt_nudge(ws);
     return e < 0 ? -EIO : 0;
 }

@@ -342,6 +342,7 @@ void ws_ckpt_stop(struct dmt_ws *ws);
 void ws_ckpt_nudge(struct dmt_ws *ws);
 /* One checkpoint from the calling thread. */
 int ws_ckpt_now(struct dmt_ws *ws, bool patient, struct dmt_err *err);
+bool ws_layer_worth(struct dmt_ws *ws); /* enough in the dirty layer for a checkpoint that is in no hurry? Lock held */
 bool ws_layer_full(struct dmt_ws *ws, uint64_t times); /* dirty layer over `times` its limit? Lock held */
 void ws_wait_room(struct dmt_ws *ws); /* waits for `unheld`, at most 100 ms; lock released meanwhile */
 

@@ -315,6 +315,33 @@ static void many_changes_make_checkpoints_by_themselves(void **state)
     assert_string_equal(before, after);
 }
 
+/* Half a layer's bytes are written although there is no pause: the memory is used again while it is
+ * warm. */
+static void bytes_make_checkpoints_before_the_layer_is_full(void **state)
+{
+    struct fx *f = *state;
+    char name[24];
+    struct dmt_ws_status s;
+    struct dmt_store_load load;
+    enum { LEN = 60 << 10 };
+    uint8_t *p = calloc(1, LEN);
+    uint64_t x = fx_file(f, DMT_ROOT, "x");
+    for (unsigned i = 0; i * LEN < DMT_DIRTY_BYTES_MIN; i++) {
+        (void)snprintf(name, sizeof(name), "file%u", i);
+        fx_write(f, fx_file(f, DMT_ROOT, name), p, LEN, 0);
+    }
+    for (int i = 0; i < 15000 && (dmt_ws_status(f->ws, &s), s.checkpointed == 0); i++) {
+        usleep(1000);
+        fx_write(f, x, p, 1, 0); /* it is never idle, and not old yet */
+    }
+    assert_true(s.checkpointed > 0);
+    ws_lock(f->ws);
+    dmt_store_load(f->ws->st, &load);
+    ws_unlock(f->ws);
+    assert_true(load.dirty_bytes < DMT_DIRTY_BYTES_MIN / 2);
+    free(p);
+}
+
 static void journal_lets_go_only_what_all_allow(void **state)
 {
     struct fx *f = *state;
@@ -583,6 +610,7 @@ int main(int argc, char **argv)
         T(rewriting_in_bulk_and_inline_mixes_exactly),
         T(settle_after_a_crash_on_the_same_boot_marks),
         T(many_changes_make_checkpoints_by_themselves),
+        T(bytes_make_checkpoints_before_the_layer_is_full),
         T(journal_lets_go_only_what_all_allow),
         T(plain_calls_wait_for_the_gate),
         T(sync_waits_for_disk_and_gate),
