@@ -207,16 +207,17 @@ static int read_options(struct app *a, struct dmt_err *err)
 }
 
 /* --- the store -------------------------------------------------------------------------------- */
-static struct dmt_store_conf store_conf(const struct app *a)
+struct dmt_store_conf app_store_conf(const struct app *a)
 {
-    struct dmt_store_conf sc = {
-        .io = dmt_io_real(), .clock = dmt_clock_real(), .dir = a->store_dir};
-    return sc;
+    return (struct dmt_store_conf){.io = dmt_io_real(),
+                                   .clock = dmt_clock_real(),
+                                   .dir = a->store_dir,
+                                   .lock_fd = a->store_lock};
 }
 
 static int make_store(struct app *a, struct dmt_err *err)
 {
-    struct dmt_store_conf sc = store_conf(a);
+    struct dmt_store_conf sc;
     struct dmt_store_ident id;
     uint32_t uid = 0, gid = 0;
     const char *owner = dmt_conf_get(a->conf, "owner");
@@ -226,8 +227,11 @@ static int make_store(struct app *a, struct dmt_err *err)
     if (!a->standby_role) /* a standby learns the lineage with its first synchronisation */
         dmt_random(id.lineage, sizeof id.lineage);
     int rc = owner ? dmt_owner_parse(owner, &uid, &gid, err) : 0;
-    if (rc == 0 && (rc = dmt_io_mkdirs(sc.io, a->store_dir, 0700)) != 0)
+    if (rc == 0 && (rc = dmt_io_mkdirs(dmt_io_real(), a->store_dir, 0700)) != 0)
         return dmt_err_set(err, rc, "cannot make %s: %s", a->store_dir, dmt_strerror(rc));
+    if (rc == 0 && a->store_lock == 0)
+        rc = dmt_store_lock(a->store_dir, &a->store_lock, err);
+    sc = app_store_conf(a);
     return rc == 0 ? dmt_store_create(&sc, &id, S_IFDIR | 0755, uid, gid,
                                       sc.clock->realtime_ns(NULL), err)
                    : rc;
@@ -282,7 +286,7 @@ int app_switch_store(struct app *a, struct dmt_err *err)
 {
     static const char *const parts[] = {"journal", "whole"};
     char path[DMT_PATH_MAX + 16];
-    struct dmt_store_conf sc = store_conf(a);
+    struct dmt_store_conf sc = app_store_conf(a);
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
         snprintf(path, sizeof path, "%s/%s", a->store_dir, parts[i]);
         remove_path(path);
@@ -295,13 +299,16 @@ static int find_store(struct app *a, struct dmt_err *err)
 {
     char db[DMT_PATH_MAX + 32];
     struct dmt_store *st;
-    struct dmt_store_conf sc = store_conf(a);
+    struct dmt_store_conf sc;
     int rc = 0;
-    if (dmt_patch_state(a->store_dir) == DMT_PATCH_COMPLETE)
+    snprintf(db, sizeof db, "%s/workspace.db", a->store_dir);
+    /* Before the first look: another process of this workspace may be starting, too. */
+    if (access(db, F_OK) == 0 || dmt_patch_state(a->store_dir) != DMT_PATCH_NONE)
+        rc = dmt_store_lock(a->store_dir, &a->store_lock, err);
+    if (rc == 0 && dmt_patch_state(a->store_dir) == DMT_PATCH_COMPLETE)
         rc = app_switch_store(a, err);
     if (rc != 0)
         return rc;
-    snprintf(db, sizeof db, "%s/workspace.db", a->store_dir);
     if (access(db, F_OK) != 0) {
         if (errno != ENOENT && errno != ENOTDIR)
             return dmt_err_set(err, -errno, "cannot read the store %s: %s", a->store_dir,
@@ -315,6 +322,7 @@ static int find_store(struct app *a, struct dmt_err *err)
         }
         rc = make_store(a, err);
     }
+    sc = app_store_conf(a);
     if (rc == 0)
         rc = dmt_store_open(&st, &sc, err);
     if (rc != 0)
@@ -341,6 +349,7 @@ int app_open_ws(struct app *a, struct dmt_err *err)
     struct dmt_ws_conf wc = {.io = dmt_io_real(),
                              .clock = dmt_clock_real(),
                              .dir = a->store_dir,
+                             .lock_fd = a->store_lock,
                              .gate = &a->gate,
                              .pool = a->pool,
                              .level = a->level,
@@ -551,7 +560,7 @@ bool app_archive_flush(struct app *a)
 /* A resync was under way: the old state rests until the new one is complete. */
 static bool resync_goes_on(struct app *a)
 {
-    struct dmt_store_conf sc = store_conf(a);
+    struct dmt_store_conf sc = app_store_conf(a);
     if (dmt_patch_state(a->store_dir) != DMT_PATCH_PARTIAL)
         return false;
     if (a->has_peer && dmt_lease_state(a->lease) == DMT_LEASE_RESYNC)

@@ -57,6 +57,7 @@ struct app {
     /* set once by main before any thread starts */
     char name[DMT_WS_NAME_MAX + 1];
     char store_dir[DMT_PATH_MAX];
+    int store_lock; /* held as long as we live, also while no store is open; 0: not yet */
     char mountpoint[DMT_PATH_MAX]; /* where to mount when we hold the workspace; "" = nowhere */
     char node[DMT_NODE_NAME_MAX + 1];
     char archive_url[DMT_PATH_MAX];
@@ -135,6 +136,7 @@ void app_follows(struct app *a);
 struct dmt_ws *app_ws_get(struct app *a);
 void app_ws_put(struct app *a);
 /* Opens the store as holder or follower, as the lease says. main. */
+struct dmt_store_conf app_store_conf(const struct app *a);
 int app_open_ws(struct app *a, struct dmt_err *err);
 /* dumontfs_lineage.c. All that is known of the lineage of the store. */
 void app_lineage(struct app *a, struct dmt_lineage *ret);

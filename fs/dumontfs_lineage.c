@@ -31,8 +31,7 @@ void app_lineage(struct app *a, struct dmt_lineage *ret)
 static int rename_store(struct app *a, const struct dmt_pos *tail, const struct dmt_lineage *l,
                         struct dmt_err *err)
 {
-    struct dmt_store_conf sc = {
-        .io = dmt_io_real(), .clock = dmt_clock_real(), .dir = a->store_dir};
+    struct dmt_store_conf sc = app_store_conf(a);
     char path[DMT_PATH_MAX + 16];
     struct dmt_store *st;
     int rc = dmt_store_open(&st, &sc, err);

@@ -171,8 +171,7 @@ int peer_start(struct app *a, struct dmt_err *err)
 
 void peer_resync(struct app *a)
 {
-    struct dmt_store_conf sc = {
-        .io = dmt_io_real(), .clock = dmt_clock_real(), .dir = a->store_dir};
+    struct dmt_store_conf sc = app_store_conf(a);
     dmt_replica_resync(a->replica, &sc, &a->ident);
 }
 

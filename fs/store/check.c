@@ -225,7 +225,7 @@ int dmt_checker_open(struct dmt_checker **ret, const struct dmt_store_conf *conf
     k->c.st = &k->st;
     k->c.whole = true;
     k->st.lock_fd = -1;
-    int r = store_lock(k->st.dir, &k->st.lock_fd, err);
+    int r = store_lock(conf, &k->st.lock_fd, err);
     if (r < 0) {
         dmt_checker_close(k);
         return r;

@@ -124,7 +124,7 @@ int dmt_store_import_begin(struct dmt_import **ret, const struct dmt_store_conf 
     im->ident = *id;
     im->lock_fd = im->sync_fd = im->fd = -1;
     dmt_buf_init(&im->pending);
-    if ((r = store_lock(im->dir, &im->lock_fd, err)) < 0 ||
+    if ((r = store_lock(conf, &im->lock_fd, err)) < 0 ||
         (r = store_make_dirs(conf->io, im->dir, err)) < 0 || (r = open_marked(im, err)) < 0)
         goto fail;
     if (sqlite3_exec(im->db.h, store_wipe_sql, NULL, NULL, NULL) != SQLITE_OK) {

@@ -329,7 +329,7 @@ struct dmt_store {
 };
 
 /* --- store.c */
-int store_lock(const char *dir, int *ret_fd, struct dmt_err *err);
+int store_lock(const struct dmt_store_conf *conf, int *ret_fd, struct dmt_err *err); /* the caller's, or taken */
 int store_make_dirs(const struct dmt_io *io, const char *dir, struct dmt_err *err);
 int store_ident_write(struct store_db *db, const struct dmt_store_ident *id, const struct dmt_pos *pos);
 int store_ident_load(struct store_db *db, struct dmt_store_ident *id, struct dmt_pos *pos);

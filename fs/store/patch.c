@@ -371,7 +371,7 @@ int dmt_patch_open(struct dmt_patch **ret, const struct dmt_store_conf *conf,
     p->ident = *id;
     p->lock_fd = p->sync_fd = p->fd = -1;
     dmt_buf_init(&p->pending);
-    if ((r = store_lock(p->dir, &p->lock_fd, err)) == 0)
+    if ((r = store_lock(conf, &p->lock_fd, err)) == 0)
         r = store_make_dirs(conf->io, p->dir, err);
     if (r == 0 && dmt_patch_state(p->dir) != DMT_PATCH_PARTIAL)
         r = make(p, common, err);

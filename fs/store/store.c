@@ -31,7 +31,7 @@
 #define INTENT_BYTES 40u
 #define INTENT_STEP  4096u
 
-int store_lock(const char *dir, int *ret_fd, struct dmt_err *err)
+int dmt_store_lock(const char *dir, int *ret_fd, struct dmt_err *err)
 {
     char path[PATH_MAX], pid[32] = "";
     if ((size_t)snprintf(path, sizeof(path), "%s/lock", dir) >= sizeof(path))
@@ -53,6 +53,17 @@ int store_lock(const char *dir, int *ret_fd, struct dmt_err *err)
         close(fd);
         return dmt_err_set(err, r, "%s: %s", path, dmt_strerror(r));
     }
+    *ret_fd = fd;
+    return 0;
+}
+
+int store_lock(const struct dmt_store_conf *conf, int *ret_fd, struct dmt_err *err)
+{
+    if (conf->lock_fd == 0)
+        return dmt_store_lock(conf->dir, ret_fd, err);
+    int fd = fcntl(conf->lock_fd, F_DUPFD_CLOEXEC, 3);
+    if (fd < 0)
+        return dmt_err_set(err, -errno, "the lock of %s: %s", conf->dir, dmt_strerror(-errno));
     *ret_fd = fd;
     return 0;
 }
@@ -377,7 +388,7 @@ int dmt_store_open(struct dmt_store **ret, const struct dmt_store_conf *conf, st
     if (!conf->small_max)
         st->conf.small_max = DMT_SMALL_MAX;
     st->ref_window = spare_memory();
-    int r = store_lock(st->dir, &st->lock_fd, err);
+    int r = store_lock(conf, &st->lock_fd, err);
     if (r == 0) {
         r = state_open(st, err);
         if (r < 0)

@@ -73,6 +73,7 @@ struct dmt_store_conf {
     const char *dir; /* STORE */
     uint32_t small_max; /* files up to this size live in the database; 0 = DMT_SMALL_MAX, which is the most */
     uint64_t ballast_bytes; /* held for a checkpoint on a full disk; 0 = none */
+    int lock_fd; /* > 0: the caller holds the store (dmt_store_lock) as long as this is in use; 0: who needs it takes it */
 };
 
 /* --- life ------------------------------------------------------------------------------------------------------------ */
@@ -85,7 +86,11 @@ struct dmt_store_ident {
 };
 int dmt_store_create(const struct dmt_store_conf *conf, const struct dmt_store_ident *id, uint32_t root_mode, uint32_t uid,
                      uint32_t gid, uint64_t time_ns, struct dmt_err *err);
-/* Opens and takes STORE/lock (flock; -EBUSY with the holder's pid in the message when in use). */
+/* Takes STORE/lock (flock), for who opens a store more than once and must not let go in between. -EBUSY with the holder's pid in
+ * the message when in use; -ENOENT, -ENOTDIR without such a directory. Closing the descriptor lets go, once all that were given
+ * it in dmt_store_conf are closed, too. */
+int dmt_store_lock(const char *dir, int *ret_fd, struct dmt_err *err);
+/* Opens and takes the store's lock. */
 int dmt_store_open(struct dmt_store **ret, const struct dmt_store_conf *conf, struct dmt_err *err);
 void dmt_store_close(struct dmt_store *st); /* dirty rows are dropped: the journal has them */
 const struct dmt_store_ident *dmt_store_ident(const struct dmt_store *st);

@@ -46,6 +46,7 @@ struct dmt_ws_conf {
                                  was done for it is not done twice */
     uint32_t small_max;       /* of the store; 0 = default */
     uint64_t ballast_bytes;   /* of the store; 0 = none */
+    int lock_fd;              /* of the store; 0 = taken when it is opened */
     bool follower;            /* apply nothing at open beyond the last checkpoint; operations are -EROFS until dmt_ws_promote */
     /* The kernel's caches must forget these (rollback, promotion): called from the thread that applied, no lock held, AFTER the
      * change. all = true: everything may have changed (epoch bump) and inos lists changed inodes. */

@@ -338,7 +338,8 @@ int dmt_ws_open(struct dmt_ws **ret, const struct dmt_ws_conf *conf, struct dmt_
                                 .clock = conf->clock,
                                 .dir = conf->dir,
                                 .small_max = conf->small_max,
-                                .ballast_bytes = conf->ballast_bytes};
+                                .ballast_bytes = conf->ballast_bytes,
+                                .lock_fd = conf->lock_fd};
     int r = alloc_ws(&ws, conf);
     if (r < 0)
         dmt_err_set(err, r, "out of memory");

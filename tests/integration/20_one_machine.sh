@@ -44,6 +44,7 @@ before=$(digest)
 if [ -e /sys/kernel/mm/transparent_hugepage ] && [ -z "${SAN:-}" ]; then
     check "the heap asks for huge pages" awk '/^[0-9a-f]+-/ { heap = /\[heap\]$/ } heap && /^VmFlags:.* hg/ { found = 1 } END { exit !found }' "/proc/$(ws_pid notes)/smaps"
 fi
+check_eq "the process holds its store, and not only while it is open" "$(find "/proc/$(ws_pid notes)/fd" -lname '*/lock' | wc -l)" 2
 check "unmount" ws_umount "$M"
 check "nothing is mounted any more" not_mounted "$M"
 check "the process ends" wait_until 10 not test -S "$DUMONT_RUN/notes.sock"

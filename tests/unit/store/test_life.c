@@ -50,6 +50,30 @@ static void one_process_at_a_time(void **state)
     ts_free(t);
 }
 
+/* Who holds the store opens it more than once, and nobody comes in between. */
+static void held_between_two_opens(void **state)
+{
+    (void)state;
+    struct ts *t = ts_new();
+    struct dmt_store *st;
+    struct dmt_err err = {0};
+    struct dmt_store_conf mine = t->conf, theirs = t->conf;
+    int fd;
+    assert_int_equal(dmt_store_lock(t->conf.dir, &fd, &err), -EBUSY);
+    dmt_store_close(t->st);
+    OK(dmt_store_lock(t->conf.dir, &fd, &err));
+    assert_int_equal(dmt_store_lock("/nowhere", &mine.lock_fd, NULL), -ENOENT);
+    mine.lock_fd = fd;
+    for (int i = 0; i < 2; i++) {
+        OK(dmt_store_open(&st, &mine, &err));
+        dmt_store_close(st);
+        assert_int_equal(dmt_store_open(&st, &theirs, &err), -EBUSY);
+    }
+    close(fd);
+    OK(dmt_store_open(&t->st, &theirs, &err));
+    ts_free(t);
+}
+
 static void not_a_store(void **state)
 {
     (void)state;
@@ -212,9 +236,12 @@ static void snapshots_and_epochs(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(create_and_open), cmocka_unit_test(one_process_at_a_time),
-        cmocka_unit_test(not_a_store),     cmocka_unit_test(reload_drops_what_is_dirty),
-        cmocka_unit_test(small_values),    cmocka_unit_test(snapshots_and_epochs)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(create_and_open),
+                                       cmocka_unit_test(one_process_at_a_time),
+                                       cmocka_unit_test(held_between_two_opens),
+                                       cmocka_unit_test(not_a_store),
+                                       cmocka_unit_test(reload_drops_what_is_dirty),
+                                       cmocka_unit_test(small_values),
+                                       cmocka_unit_test(snapshots_and_epochs)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
