@@ -215,7 +215,8 @@ static struct due what_is_due(struct dmt_ws *ws)
         bool behind = ws->applied.seq != ws->checkpointed || load.dirty_rows > 0;
         if (!behind || !ws->behind_since_ns)
             ws->behind_since_ns = behind ? now : 0;
-        d.idle = behind && (ws_layer_worth(ws) || now - ws->last_change_ns >= WS_IDLE_NS ||
+        bool worth = ws_layer_worth(ws) && now >= ws->worth_after_ns;
+        d.idle = behind && (worth || now - ws->last_change_ns >= WS_IDLE_NS ||
                             ws->applied.seq - ws->checkpointed >= WS_REPLAY_RECORDS ||
                             now - ws->behind_since_ns >= (ws->room_short ? WS_ROOM_NS : WS_AGE_NS));
         if (d.idle) {
@@ -253,6 +254,12 @@ static uint64_t round_of(struct dmt_ws *ws, bool asked, struct dmt_err *err)
         return TICK_NS;
     bool hurry = asked || d.full;
     int r = ws_ckpt_now(ws, !hurry, err);
+    if (r == -EAGAIN) {
+        /* The peer lags: waiting again at each look would only make the journal sync for nothing. */
+        ws_lock(ws);
+        ws->worth_after_ns = ws_mono(ws) + RETRY_NS;
+        ws_unlock(ws);
+    }
     if (r == 0 || r == -EAGAIN)
         return TICK_NS;
     if (err->code == 0)

@@ -106,6 +106,7 @@ struct dmt_ws {
     uint64_t last_time, next_ino, next_snap;
     uint64_t last_change_ns, bulk_since_ns; /* monotonic; 0 = nothing */
     uint64_t behind_since_ns;               /* the last checkpoint lacks something since then */
+    uint64_t worth_after_ns;                /* the peer lagged: no checkpoint for the bytes alone before that */
     bool room_short;                        /* a call was refused for lack of room: what was deleted is freed by a checkpoint */
     uint64_t ref_last;      /* seq of the last by-reference write of this process */
     struct ws_map refs;     /* kernel lookup counts */

@@ -315,33 +315,6 @@ static void many_changes_make_checkpoints_by_themselves(void **state)
     assert_string_equal(before, after);
 }
 
-/* Half a layer's bytes are written although there is no pause: the memory is used again while it is
- * warm. */
-static void bytes_make_checkpoints_before_the_layer_is_full(void **state)
-{
-    struct fx *f = *state;
-    char name[24];
-    struct dmt_ws_status s;
-    struct dmt_store_load load;
-    enum { LEN = 60 << 10 };
-    uint8_t *p = calloc(1, LEN);
-    uint64_t x = fx_file(f, DMT_ROOT, "x");
-    for (unsigned i = 0; i * LEN < DMT_DIRTY_BYTES_MIN; i++) {
-        (void)snprintf(name, sizeof(name), "file%u", i);
-        fx_write(f, fx_file(f, DMT_ROOT, name), p, LEN, 0);
-    }
-    for (int i = 0; i < 15000 && (dmt_ws_status(f->ws, &s), s.checkpointed == 0); i++) {
-        usleep(1000);
-        fx_write(f, x, p, 1, 0); /* it is never idle, and not old yet */
-    }
-    assert_true(s.checkpointed > 0);
-    ws_lock(f->ws);
-    dmt_store_load(f->ws->st, &load);
-    ws_unlock(f->ws);
-    assert_true(load.dirty_bytes < DMT_DIRTY_BYTES_MIN / 2);
-    free(p);
-}
-
 static void journal_lets_go_only_what_all_allow(void **state)
 {
     struct fx *f = *state;
@@ -366,6 +339,7 @@ static void journal_lets_go_only_what_all_allow(void **state)
 
 struct test_gate {
     int plain, begin, sync;
+    uint64_t stable;
     uint64_t asked_seq, asked_ino, asked_ref;
 };
 
@@ -388,6 +362,11 @@ static int tg_sync(void *ctx, uint64_t seq, uint64_t ino, uint64_t ref_seq)
     return __atomic_load_n(&g->sync, __ATOMIC_SEQ_CST);
 }
 
+static uint64_t tg_stable(void *ctx)
+{
+    return __atomic_load_n(&((struct test_gate *)ctx)->stable, __ATOMIC_SEQ_CST);
+}
+
 static void set_gate(struct fx *f, struct test_gate *g)
 {
     struct dmt_gate gate = *dmt_gate_open();
@@ -395,6 +374,7 @@ static void set_gate(struct fx *f, struct test_gate *g)
     gate.plain = tg_plain;
     gate.begin = tg_begin;
     gate.sync = tg_sync;
+    gate.stable = tg_stable;
     dmt_ws_set_gate(f->ws, &gate);
 }
 
@@ -450,6 +430,63 @@ static void plain_calls_wait_for_the_gate(void **state)
     struct dmt_op op = FX_OP(0);
     struct dmt_attr at;
     assert_int_equal(dmt_ws_make(f->ws, &op, DMT_ROOT, "x", S_IFREG, 0, NULL, &at), -EROFS);
+    dmt_ws_set_gate(f->ws, dmt_gate_open());
+}
+
+/* --- half a layer ----------------------------------------------------------------------------- */
+
+/* So many bytes more, in small files. */
+static void add_bytes(struct fx *f, uint64_t bytes)
+{
+    enum { LEN = 60 << 10 };
+    static unsigned n;
+    char name[24];
+    uint8_t *p = calloc(1, LEN);
+    for (uint64_t done = 0; done < bytes; done += LEN) {
+        (void)snprintf(name, sizeof(name), "bytes%u", n++);
+        fx_write(f, fx_file(f, DMT_ROOT, name), p, LEN, 0);
+    }
+    free(p);
+}
+
+/* Waits for it while something changes all the time, so that no pause is the reason. */
+static void expect_checkpoint(struct fx *f, uint64_t beyond)
+{
+    struct dmt_ws_status s;
+    uint64_t x = fx_file(f, DMT_ROOT, "busy");
+    for (int i = 0; i < 15000 && (dmt_ws_status(f->ws, &s), s.checkpointed <= beyond); i++) {
+        usleep(1000);
+        fx_write(f, x, "x", 1, 0);
+    }
+    assert_true(s.checkpointed > beyond);
+    struct dmt_op op = FX_OP(0);
+    assert_int_equal(dmt_ws_unlink(f->ws, &op, DMT_ROOT, "busy", false), 0);
+}
+
+static void half_a_layer_is_written_when_the_peer_has_it(void **state)
+{
+    struct fx *f = *state;
+    struct test_gate g = {0};
+    struct dmt_ws_status s;
+    uint64_t given_up = 0;
+    set_gate(f, &g);
+    add_bytes(f, DMT_DIRTY_BYTES_MIN);
+    for (int i = 0; i < 4000 && given_up == 0; i++) {
+        usleep(1000);
+        ws_lock(f->ws);
+        given_up = f->ws->worth_after_ns;
+        ws_unlock(f->ws);
+    }
+    assert_true(given_up > 0);
+    dmt_ws_status(f->ws, &s);
+    assert_int_equal(s.checkpointed, 0);
+    __atomic_store_n(&g.stable, UINT64_MAX, __ATOMIC_SEQ_CST);
+    expect_checkpoint(f, 0);
+    /* the whole layer: whatever the peer has */
+    __atomic_store_n(&g.stable, 0, __ATOMIC_SEQ_CST);
+    dmt_ws_status(f->ws, &s);
+    add_bytes(f, DMT_DIRTY_BYTES_MAX + DMT_DIRTY_BYTES_MIN);
+    expect_checkpoint(f, s.tail.seq);
     dmt_ws_set_gate(f->ws, dmt_gate_open());
 }
 
@@ -610,7 +647,7 @@ int main(int argc, char **argv)
         T(rewriting_in_bulk_and_inline_mixes_exactly),
         T(settle_after_a_crash_on_the_same_boot_marks),
         T(many_changes_make_checkpoints_by_themselves),
-        T(bytes_make_checkpoints_before_the_layer_is_full),
+        T(half_a_layer_is_written_when_the_peer_has_it),
         T(journal_lets_go_only_what_all_allow),
         T(plain_calls_wait_for_the_gate),
         T(sync_waits_for_disk_and_gate),
