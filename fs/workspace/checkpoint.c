@@ -255,7 +255,7 @@ static uint64_t round_of(struct dmt_ws *ws, bool asked, struct dmt_err *err)
     bool hurry = asked || d.full;
     int r = ws_ckpt_now(ws, !hurry, err);
     if (r == -EAGAIN) {
-        /* The peer lags: waiting again at each look would only make the journal sync for nothing. */
+        /* The peer lags: to wait again at each look would only make the journal sync. */
         ws_lock(ws);
         ws->worth_after_ns = ws_mono(ws) + RETRY_NS;
         ws_unlock(ws);
