@@ -107,8 +107,9 @@ clear_tests
 script 10_long <<EOF2
 $LIB
 cleanup_fn touch "$SCRATCH/cleaned2"
+sleep 1000 & # behind it a signal has nothing to wait for, and no fork to get lost in
 touch "$SCRATCH/begun"
-sleep 1000
+wait
 EOF2
 start runner env -u SAN -u FILTER BUILD=build "$R/tests/run"
 check "the test began" wait_until 10 test -e "$SCRATCH/begun"
