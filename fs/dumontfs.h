@@ -135,8 +135,9 @@ void app_settled(struct app *a);
 void app_follows(struct app *a);
 struct dmt_ws *app_ws_get(struct app *a);
 void app_ws_put(struct app *a);
-/* Opens the store as holder or follower, as the lease says. main. */
+/* Of our store, with our lock on it. */
 struct dmt_store_conf app_store_conf(const struct app *a);
+/* Opens the store as holder or follower, as the lease says. main. */
 int app_open_ws(struct app *a, struct dmt_err *err);
 /* dumontfs_lineage.c. All that is known of the lineage of the store. */
 void app_lineage(struct app *a, struct dmt_lineage *ret);

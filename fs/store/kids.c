@@ -29,7 +29,7 @@ struct leaf {
 };
 struct kids {
     uint32_t n, cap;
-    struct leaf **leaf; /* none is empty */
+    struct leaf **leaf; /* none is empty, but for the first while its first entry is added */
 };
 
 static struct leaf *leaf_sized(struct leaf *l, uint32_t cap)
@@ -89,9 +89,7 @@ void store_kids_add(struct kids **ret, uint32_t cookie, struct dent *d)
         k = *ret = store_zalloc(sizeof(*k));
         put_leaf(k, 0, leaf_sized(NULL, LEAF_MIN));
     }
-    struct kids_at at = {.leaf = 0, .i = 0};
-    if (k->leaf[0]->n > 0)
-        at = store_kids_after(k, cookie);
+    struct kids_at at = store_kids_after(k, cookie);
     struct leaf *l = k->leaf[at.leaf];
     if (l->n == LEAF_MAX) {
         bool last = at.leaf == k->n - 1 && at.i == l->n;

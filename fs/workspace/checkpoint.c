@@ -200,7 +200,7 @@ int dmt_ws_checkpoint(struct dmt_ws *ws, struct dmt_err *err)
 /* --- the thread ------------------------------------------------------------------------------- */
 
 struct due {
-    bool full, idle, bulk;
+    bool full, idle, bulk; /* idle: time for one that is in no hurry */
 };
 
 static struct due what_is_due(struct dmt_ws *ws)
