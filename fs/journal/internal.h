@@ -292,6 +292,8 @@ struct journal_survey {
     uint64_t number_max;
     struct dmt_pos first, tail;
     uint64_t claim; /* everything up to here is proven durable */
+    /* Serial of a segment before the first whose header is damaged and which holds records of the history, 0 none. */
+    uint64_t headless;
     bool any;       /* a segment was kept */
     uint8_t *img;   /* of the segment read last */
     size_t img_n, img_cap;
@@ -299,6 +301,8 @@ struct journal_survey {
 };
 int journal_survey(struct journal_survey *s, struct dmt_err *err);
 void journal_survey_free(struct journal_survey *s);
+/* Says what s->headless means; returns DMT_E_CORRUPT. */
+int journal_survey_headless(const struct journal_survey *s, struct dmt_err *err);
 void journal_survey_path(const struct journal_survey *s, const char *prefix, uint64_t number,
                          const char *suffix, char ret[JOURNAL_PATH_MAX]);
 /* Where the last byte may lie that was ever written: behind it the file has only room, which reads as zeros. Saves reading 64 MiB

@@ -125,7 +125,8 @@ int dmt_journal_scan(const struct dmt_io *io, const char *dir, int (*fn)(void *c
                      struct dmt_err *err);
 
 /* The same, judged as an open would with that lineage and floor (either may be NULL), for dumont check: 1, 0 when there is no
- * segment at all, or the open's error. */
+ * segment at all, or the open's error. With a floor also DMT_E_CORRUPT for a segment of applied records without its header,
+ * which an open lets go of. */
 int dmt_journal_check(const struct dmt_io *io, const char *dir, const uint8_t *lineage, const struct dmt_pos *floor,
                       struct dmt_pos *ret_tail, int (*fn)(void *ctx, const struct dmt_rec *r), void *ctx, struct dmt_err *err);
 

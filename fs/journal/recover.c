@@ -291,6 +291,10 @@ int journal_recover(struct dmt_journal *j, struct dmt_err *err)
     int r = journal_survey(&sv, err);
     if (r < 0)
         goto out;
+    if (sv.headless > 0) {
+        journal_survey_headless(&sv, err);
+        dmt_warn("%s", err->msg);
+    }
     j->next_serial = sv.number_max + 1;
     r = sort_spares(j, &sv);
     if (r < 0) {

@@ -41,6 +41,8 @@ int dmt_journal_check(const struct dmt_io *io, const char *dir, const uint8_t *l
                                 .record = on_record,
                                 .ctx = &scan};
     int r = journal_survey(&sv, err);
+    if (r == 0 && floor && sv.headless > 0)
+        r = journal_survey_headless(&sv, err);
     bool any = sv.any;
     *ret_tail = sv.tail;
     journal_survey_free(&sv);

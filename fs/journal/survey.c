@@ -338,6 +338,42 @@ static int check_start(struct journal_survey *s, size_t first, size_t begin, str
                        s->dir, s->first.seq, s->floor->seq);
 }
 
+/* Segments before the first without a valid header: were they never begun, or have they lost it?
+ * The frame behind it tells: it is of this life only if the header was written, and of a record
+ * before the first segment's only if no later segment took its records over (J5). */
+static int look_before(struct journal_survey *s, size_t begin, size_t first)
+{
+    for (size_t i = begin; i < first; i++) {
+        const struct journal_found *f = &s->found[i];
+        const uint8_t *img;
+        size_t n, used;
+        struct dmt_rec rec;
+        if (f->valid)
+            continue;
+        int r = journal_image_load(s, f, &img, &n);
+        if (r < 0)
+            return r;
+        if (n > JOURNAL_SEG_HDR &&
+            journal_frame_decode(img + JOURNAL_SEG_HDR, n - JOURNAL_SEG_HDR,
+                                 journal_salt(f->serial), &rec, &used) == 0 &&
+            rec.type != DMT_REC_PAD && rec.seq <= s->first.seq)
+            s->headless = f->serial;
+    }
+    return 0;
+}
+
+int journal_survey_headless(const struct journal_survey *s, struct dmt_err *err)
+{
+    dmt_err_set(err, DMT_E_CORRUPT,
+                "the header of journal segment %s/%016" PRIx64
+                ".seg is damaged: its records, up to %" PRIu64
+                ", cannot be read; the store has applied them",
+                s->dir, s->headless, s->first.seq);
+    dmt_err_hint(err, "Mount it: the journal then begins behind that segment. A standby or an "
+                      "archive that lacks its records takes a new copy of the store.");
+    return DMT_E_CORRUPT;
+}
+
 static int walk_segment(struct journal_survey *s, size_t i, uint64_t limit, struct journal_walk *w,
                         struct walker *walker)
 {
@@ -418,6 +454,9 @@ int journal_survey(struct journal_survey *s, struct dmt_err *err)
     r = check_start(s, first, begin, err);
     if (r < 0)
         return r;
+    r = look_before(s, begin, first);
+    if (r < 0)
+        return dmt_err_set(err, r, "cannot read the journal in %s: %s", s->dir, dmt_strerror(r));
     struct journal_walk w = {.claim = 0};
     size_t at = first;
     r = follow(s, first, &w, &at, err);

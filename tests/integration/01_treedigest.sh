@@ -40,13 +40,12 @@ keeping_mtime() { # FILE COMMAND...
     shift
     touch -r "$f" "$SCRATCH/ref" && "$@" && touch -h -r "$SCRATCH/ref" "$f"
 }
-flip() { printf 'Y' | dd of="$1" bs=1 seek=2 conv=notrunc status=none; }
 relink() { ln -f "$B/two" "$B/three" && touch -r "$A/two" "$B/two" && touch -r "$A" "$B"; }
 unlink_again() { cp -a --remove-destination "$A/linked" "$B/linked" && touch -r "$A" "$B"; }
 resym() { ln -sfn d/fily "$B/sym" && touch -h -r "$A/sym" "$B/sym" && touch -r "$A" "$B"; }
 retype() { rm "$B/fifo" && : >"$B/fifo" && touch -r "$A/fifo" "$B/fifo" && touch -r "$A" "$B"; }
 
-differs "one byte" keeping_mtime "$B/bin" flip "$B/bin"
+differs "one byte" keeping_mtime "$B/bin" invert "$B/bin" 2
 differs "size" keeping_mtime "$B/sparse" truncate -s 2M "$B/sparse"
 differs "mode" chmod 600 "$B/two"
 differs "owner" chown 1234 "$B/two"

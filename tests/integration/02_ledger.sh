@@ -62,7 +62,7 @@ planted() {
 }
 some_file() { find "$SCRATCH/c/c0" -type f -size +0 -links 1 | sort | head -n 1; }
 delete_file() { rm "$(some_file)"; }
-flip_byte() { printf '\0' | dd of="$(some_file)" bs=1 conv=notrunc status=none; }
+flip_byte() { invert "$(some_file)" 0; }
 cut_file() { truncate -s -1 "$(some_file)"; }
 extra_file() { : >"$SCRATCH/c/c0/extra"; }
 break_link() { local f && f=$(find "$SCRATCH/c" -type f -links +1 | sort | head -n 1) && cp -a "$f" "$f.new" && mv "$f.new" "$f"; }

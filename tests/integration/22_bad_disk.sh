@@ -43,7 +43,7 @@ J=$DUMONT_STATE/dam/journal
 cp -a "$J" "$SCRATCH/journal.good"
 seg=$(grep -l -a "f10" "$J"/* | head -1)
 at=$(grep -a -b -o f10 "$seg" | head -1 | cut -d: -f1)
-printf 'X' | dd of="$seg" bs=1 seek="$at" conv=notrunc 2>/dev/null
+invert "$seg" "$at"
 check_status "a damaged segment is refused" 32 ws_mount dam "$M"
 cp "$SCRATCH/.check" "$SCRATCH/said"
 check "the sentence names the segment, the offset and the record" grep -Eq "segment .* damaged at offset [0-9]+: record [0-9]+" "$SCRATCH/said"

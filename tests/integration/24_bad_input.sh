@@ -33,7 +33,7 @@ damaged() {
     "cut short") truncate -s $(($(stat -c %s "$file") / 2)) "$file" ;;
     empty) truncate -s 0 "$file" ;;
     missing) rm "$file" ;;
-    changed) printf 'X' | dd of="$file" bs=1 seek=$(($(stat -c %s "$file") / 2)) conv=notrunc 2>/dev/null ;;
+    changed) invert "$file" $(($(stat -c %s "$file") / 2)) ;;
     esac
     check_status "${file##*/} $how: the restore fails" 2 dumont restore w "$SCRATCH/out" --from "file://$A"
     said

@@ -232,7 +232,7 @@ check_eq "no byte of a stray is lost" "$(cat "$S/lost+found/stranger" "$S/lost+f
 
 # --- journal. It has one segment here; its parts are in tests/unit/journal, several segments below.
 planted refuse journal 'journal is empty' rm -r "$S/journal"
-damage() { own_journal && printf X | dd of="$(ls "$S"/journal/*.seg | head -1)" bs=1 seek="$1" conv=notrunc; }
+damage() { own_journal && invert "$(ls "$S"/journal/*.seg | head -1)" "$1"; }
 planted refuse journal 'damaged at offset|begins after|journal' damage 5000
 planted refuse journal 'damaged|begins after|journal' damage 100
 other_lineage() { rm -r "$S/journal" && cp -a --sparse=always "$DUMONT_STATE/other/journal" "$S/"; }
@@ -321,9 +321,9 @@ segment_lost "a gap" 'damaged at offset [0-9]+: record [0-9]+ cannot be read' "$
 # the last that is in use: a header stands in it
 for s in "${segs[@]}"; do [ -n "$(head -c 8 "$s" | tr -d '\0')" ] && last=$s; done
 segment_lost "the last segment" 'journal' "$last"
-# swapped bytes in the middle of the second, then half of it gone
+# another byte in the middle of the second, then half of it gone
 cp --sparse=always "${segs[1]}" "$SCRATCH/good"
-printf X | dd of="${segs[1]}" bs=1 seek=30000000 conv=notrunc 2>/dev/null
+invert "${segs[1]}" 30000000
 said "a record in the middle: exit 4" 4 dumont check j
 check "a record in the middle: its segment and number are said" grep -Eq "$(basename "${segs[1]}") is damaged at offset [0-9]+: record [0-9]+" "$OUT"
 cp --sparse=always "$SCRATCH/good" "${segs[1]}" && truncate -s 30000000 "${segs[1]}"

@@ -97,6 +97,16 @@ trap lib_exit EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
+# --- damage
+
+# invert FILE OFFSET: one byte becomes one that it was not. (A fixed letter is, now and then, what stands there already.)
+invert() {
+    local was
+    was=$(od -An -tu1 -j "$2" -N 1 "$1") && [ -n "$was" ] || return 1
+    # shellcheck disable=SC2059
+    printf "\\x$(printf %02x $((was ^ 255)))" | dd of="$1" bs=1 seek="$2" conv=notrunc status=none
+}
+
 # --- processes
 
 # start NAME COMMAND ARGS...: in the background, output to $SCRATCH/NAME.log. pid_of NAME tells its pid; it is ended at exit.

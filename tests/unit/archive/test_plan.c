@@ -192,8 +192,11 @@ static void spoil(struct fixture *f, const char *node, uint64_t n)
     char key[SERIES_KEY_MAX], path[256];
     series_key(key, lineage, node, n);
     snprintf(path, sizeof(path), "%s/%s", f->dir, key);
-    int fd = open(path, O_WRONLY);
-    assert_true(fd >= 0 && pwrite(fd, "\xff", 1, 60) == 1);
+    uint8_t c;
+    int fd = open(path, O_RDWR);
+    assert_true(fd >= 0 && pread(fd, &c, 1, 60) == 1);
+    c ^= 0xff;
+    assert_int_equal(pwrite(fd, &c, 1, 60), 1);
     close(fd);
 }
 

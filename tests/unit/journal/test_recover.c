@@ -5,6 +5,11 @@
 #include "fs/base/bytes.h"
 #include "fs/base/hash.h"
 
+static uint64_t serial_of(const char *path)
+{
+    return strtoull(strrchr(path, '/') + 1, NULL, 16);
+}
+
 /* A journal whose process has died without closing: unsynced records are in the files. */
 static void kill_it(struct tj *t)
 {
@@ -200,6 +205,67 @@ static void damaged_headers(void **state)
     tj_free(t);
 }
 
+static int any_record(void *ctx, const struct dmt_rec *r)
+{
+    (void)ctx;
+    (void)r;
+    return 0;
+}
+
+static int check_with_floor(struct tj *t)
+{
+    struct dmt_pos tail;
+    memset(&t->err, 0, sizeof(t->err));
+    return dmt_journal_check(t->conf.io, t->dir, NULL, &t->conf.floor, &tail, any_record, NULL,
+                             &t->err);
+}
+
+/* The header of a segment whose records are all applied: an open lets go of it, a check tells. What
+ * stands in a file that was never begun, or whose records a later one took over, is no damage. */
+static void damaged_header_of_applied_records(void **state)
+{
+    (void)state;
+    struct tj *t = tj_new(SMALL_SEGMENT, 1);
+    char path[JOURNAL_PATH_MAX], later[JOURNAL_PATH_MAX];
+    tj_open(t);
+    for (int i = 0; i < 20; i++) {
+        tj_append(t, 30);
+        tj_sync(t);
+    }
+    assert_int_equal(dmt_journal_pos_at(t->j, 590, &t->conf.floor), 0);
+    tj_close(t);
+    assert_int_equal(check_with_floor(t), 1);
+    tj_segment(t, 0, path);
+    tj_flip(path, 100);
+    assert_int_equal(check_with_floor(t), DMT_E_CORRUPT);
+    assert_non_null(strstr(t->err.msg, strrchr(path, '/') + 1));
+    assert_non_null(strstr(t->err.hint, "Mount it"));
+    /* records of a later segment in it, as after a failed sync */
+    uint8_t img[SMALL_SEGMENT], saved[SMALL_SEGMENT], zeros[JOURNAL_BLOCK] = {0};
+    uint64_t from = JOURNAL_SEG_HDR;
+    tj_segment(t, 1, later);
+    int fd = open(later, O_RDONLY);
+    assert_int_equal(pread(fd, img, sizeof(img), 0), (ssize_t)sizeof(img));
+    close(fd);
+    fd = open(path, O_RDONLY);
+    assert_int_equal(pread(fd, saved, sizeof(saved), 0), (ssize_t)sizeof(saved));
+    close(fd);
+    journal_frame_resalt(img + from, journal_salt(serial_of(later)), journal_salt(serial_of(path)));
+    write_block(path, from, img + from, dmt_le32(img + from));
+    assert_int_equal(check_with_floor(t), 1);
+    write_block(path, from, zeros, sizeof(zeros));
+    assert_int_equal(check_with_floor(t), 1);
+    write_block(path, 0, saved, sizeof(saved));
+    assert_int_equal(check_with_floor(t), DMT_E_CORRUPT);
+    tj_open(t);
+    uint64_t first = dmt_journal_first(t->j).seq;
+    assert_true(first > 0 && first <= 590);
+    assert_int_equal(tj_check_all(t, first), 600);
+    tj_close(t);
+    assert_int_equal(check_with_floor(t), 1);
+    tj_free(t);
+}
+
 static void missing_segment_is_refused(void **state)
 {
     (void)state;
@@ -243,11 +309,6 @@ static void unknown_version_is_refused(void **state)
     write_block(path, 0, block, sizeof(block));
     assert_int_equal(tj_try_open(t), DMT_E_VERSION);
     tj_free(t);
-}
-
-static uint64_t serial_of(const char *path)
-{
-    return strtoull(strrchr(path, '/') + 1, NULL, 16);
 }
 
 /* Records of an earlier life stand whole, dense and chained at the very place where the next record
@@ -346,6 +407,7 @@ int main(void)
         cmocka_unit_test(damage_in_the_middle_is_refused),
         cmocka_unit_test(proof_by_pad_and_by_floor),
         cmocka_unit_test(damaged_headers),
+        cmocka_unit_test(damaged_header_of_applied_records),
         cmocka_unit_test(missing_segment_is_refused),
         cmocka_unit_test(unknown_version_is_refused),
         cmocka_unit_test(content_of_an_earlier_life),
