@@ -119,6 +119,7 @@ struct app {
     char archive_why[256]; /* under q_lock: why no archiver could be started; "" */
     uint64_t archive_why_ns, archive_retry_ns; /* since when, realtime (q_lock); the next try, monotonic (main only) */
     bool archive_failing;  /* main only: the event of the archiver's trouble was written */
+    bool checkpoint_failing; /* the same of a checkpoint */
 
     /* the control socket */
     int control_fd;

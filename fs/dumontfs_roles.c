@@ -75,14 +75,10 @@ uint64_t roles_commit(struct app *a)
     return durable < stable ? durable : stable;
 }
 
-static void retain(struct app *a)
+static void retain(struct app *a, const struct dmt_ws_status *s)
 {
-    struct dmt_ws_status s;
     uint64_t standby = UINT64_MAX, archive = UINT64_MAX;
-    if (!a->ws)
-        return;
-    dmt_ws_status(a->ws, &s);
-    bool full = s.journal.bytes > a->journal_keep;
+    bool full = s->journal.bytes > a->journal_keep;
     if (a->replica) {
         uint64_t r = dmt_replica_retain(a->replica);
         /* Away: its last position is kept for as long as the journal may grow; beyond that it needs
@@ -121,9 +117,26 @@ static void watch_archive(struct app *a)
         events_add(a, "archive-well", "uploads go on");
 }
 
+/* The same of checkpoints: the mount goes on until what is not in the database fills the memory it may take. */
+static void watch_checkpoints(struct app *a, const struct dmt_ws_status *s)
+{
+    if ((s->checkpoint_error[0] != '\0') == a->checkpoint_failing)
+        return;
+    a->checkpoint_failing = !a->checkpoint_failing;
+    if (a->checkpoint_failing)
+        events_add(a, "checkpoint-error", s->checkpoint_error);
+    else
+        events_add(a, "checkpoint-well", "the database takes what waited for it");
+}
+
 void roles_tick(struct app *a)
 {
-    retain(a);
+    struct dmt_ws_status s;
+    if (a->ws) {
+        dmt_ws_status(a->ws, &s);
+        retain(a, &s);
+        watch_checkpoints(a, &s);
+    }
     watch_archive(a);
     branch_tick(a);
 }

@@ -49,6 +49,12 @@ static void add_workspace(json_t *o, struct dmt_ws *ws)
     put_u64(o, "journal_segments", s.journal.segments);
     put_u64(o, "records", s.journal.records);
     put_u64(o, "syncs", s.journal.syncs);
+    json_t *p = json_pack("{s:b}", "failing", s.checkpoint_error[0] != '\0');
+    if (s.checkpoint_error[0]) {
+        json_object_set_new(p, "error", json_string(s.checkpoint_error));
+        put_u64(p, "error_since_ns", s.checkpoint_error_since_ns);
+    }
+    json_object_set_new(o, "checkpoint", p);
     if (s.failed) {
         json_object_set_new(o, "failed", json_true());
         json_object_set_new(o, "failed_why", json_string(s.failed_why));

@@ -114,7 +114,7 @@ static void line_certificate(const json_t *s)
 
 static void print_status(const json_t *s)
 {
-    char a[32], b[32], c[32];
+    char a[32], b[32], c[32], t[32];
     printf("%s  %s%s, epoch %s\n", json_str(s, "name"), json_str(s, "state"),
            json_bool(s, "one_copy") ? " (one copy)" : "", json_str(s, "epoch"));
     if (*json_str(s, "note"))
@@ -130,6 +130,10 @@ static void print_status(const json_t *s)
            ", checkpointed %" PRIu64 "; %s in segments\n",
            json_u64(s, "tail"), json_u64(s, "durable"), json_u64(s, "applied"),
            json_u64(s, "checkpointed"), human_bytes(json_u64(s, "journal_bytes"), a));
+    const json_t *p = json_object_get(s, "checkpoint");
+    if (json_bool(p, "failing"))
+        printf("  checkpoint  failing since %s: %s\n", local_time(json_u64(p, "error_since_ns"), t),
+               json_str(p, "error"));
     printf("  data        %" PRIu64 " files, %s; %s held by %" PRIu64
            " snapshots; %s not yet in the database\n",
            json_u64(s, "inodes"), human_bytes(json_u64(s, "live_bytes"), a),

@@ -21,6 +21,8 @@ static const struct family {
     {"dumont_workspace_one_copy", "one_copy", "gauge", "1 while only one machine has the data.", 1},
     {"dumont_workspace_failed", "failed", "gauge",
      "1 when the workspace was closed for writing by a fault.", 1},
+    {"dumont_checkpoint_failing", "checkpoint.failing", "gauge",
+     "1 while the database does not take what the journal has.", 1},
     {"dumont_workspace_in_sync", "standby.in_sync", "gauge", "1 while the standby may be promoted.",
      1},
     {"dumont_workspace_files", "inodes", "gauge", "Files, directories and links.", 1},

@@ -332,11 +332,10 @@ int dmt_store_checkpoint(struct dmt_store *st, const struct dmt_lockfn *lk, stru
         sort_batch(c.b);
         r = write_batch(&c);
         if (r < 0) {
-            const char *why = st->wr.h && sqlite3_errcode(st->wr.h) != SQLITE_OK
-                                  ? sqlite3_errmsg(st->wr.h)
-                                  : dmt_strerror(r);
-            dmt_err_set(err, r, "checkpoint at position %llu: %s", (unsigned long long)c.b->pos.seq,
-                        why);
+            bool db = st->wr.h && sqlite3_errcode(st->wr.h) != SQLITE_OK;
+            dmt_err_set(err, r, "%s %s/%s: %s", db ? "cannot write" : "cannot write data files in",
+                        st->dir, db ? "workspace.db" : "data",
+                        db ? sqlite3_errmsg(st->wr.h) : dmt_strerror(r));
             if (committed_anyway(&c))
                 r = 0;
         }

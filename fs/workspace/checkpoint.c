@@ -16,6 +16,7 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "fs/workspace/ws.h"
@@ -152,6 +153,25 @@ static int write_layer(struct dmt_ws *ws, struct dmt_pos *pos, struct dmt_err *e
     return r < 0 ? r : 1;
 }
 
+/* For the status: the last failure, and since when they follow each other. News are logged. */
+static void note_outcome(struct dmt_ws *ws, int r, const struct dmt_err *err)
+{
+    pthread_mutex_lock(&ws->ckpt_lock);
+    if (r >= 0) {
+        ws->ckpt_trouble[0] = '\0';
+        ws->ckpt_trouble_ns = 0;
+    } else {
+        char why[sizeof(ws->ckpt_trouble)];
+        (void)snprintf(why, sizeof(why), "%.255s", err && err->msg[0] ? err->msg : dmt_strerror(r));
+        if (strcmp(why, ws->ckpt_trouble) != 0)
+            dmt_warn("checkpoint failed: %s", why);
+        memcpy(ws->ckpt_trouble, why, sizeof(why));
+        if (ws->ckpt_trouble_ns == 0)
+            ws->ckpt_trouble_ns = ws->conf.clock->realtime_ns(ws->conf.clock->ctx);
+    }
+    pthread_mutex_unlock(&ws->ckpt_lock);
+}
+
 int ws_ckpt_now(struct dmt_ws *ws, bool patient, struct dmt_err *err)
 {
     struct dmt_pos pos;
@@ -166,6 +186,8 @@ int ws_ckpt_now(struct dmt_ws *ws, bool patient, struct dmt_err *err)
             r = write_layer(ws, &pos, err);
         }
     }
+    if (r != -EAGAIN)
+        note_outcome(ws, r, err);
     if (r > 0) {
         release(ws);
         dmt_store_ballast_keep(ws->st);
@@ -211,12 +233,13 @@ static struct due what_is_due(struct dmt_ws *ws)
     uint64_t now = ws_mono(ws);
     if (!ws->failed) {
         dmt_store_load(ws->st, &load);
+        bool again = ws->ckpt_err < 0;
         d.full = ws_layer_full(ws, 1);
         bool behind = ws->applied.seq != ws->checkpointed || load.dirty_rows > 0;
         if (!behind || !ws->behind_since_ns)
             ws->behind_since_ns = behind ? now : 0;
         bool worth = ws_layer_worth(ws) && now >= ws->worth_after_ns;
-        d.idle = behind && (worth || now - ws->last_change_ns >= WS_IDLE_NS ||
+        d.idle = behind && (again || worth || now - ws->last_change_ns >= WS_IDLE_NS ||
                             ws->applied.seq - ws->checkpointed >= WS_REPLAY_RECORDS ||
                             now - ws->behind_since_ns >= (ws->room_short ? WS_ROOM_NS : WS_AGE_NS));
         if (d.idle) {
@@ -264,7 +287,6 @@ static uint64_t round_of(struct dmt_ws *ws, bool asked, struct dmt_err *err)
         return TICK_NS;
     if (err->code == 0)
         dmt_err_set(err, r, "checkpoint: %s", dmt_strerror(r));
-    dmt_warn("checkpoint failed: %s", err->msg);
     return RETRY_NS;
 }
 

@@ -259,6 +259,8 @@ struct dmt_ws_status {
     uint64_t inodes, live_bytes, pinned_bytes, missing_bytes, dirty_bytes;
     uint64_t snapshots, incomplete_files;
     uint64_t parked_acks, oldest_sync_ms;
+    char checkpoint_error[256];        /* why the last one failed; "" = it did not */
+    uint64_t checkpoint_error_since_ns; /* realtime; of the first in a row */
     struct dmt_journal_stats journal;
 };
 void dmt_ws_status(struct dmt_ws *ws, struct dmt_ws_status *ret);

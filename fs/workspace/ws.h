@@ -143,6 +143,8 @@ struct dmt_ws {
     uint64_t ckpt_wanted, ckpt_done;
     int ckpt_err;
     struct dmt_err ckpt_errmsg;
+    char ckpt_trouble[256]; /* why the last one failed; "" = it did not */
+    uint64_t ckpt_trouble_ns;
     uint64_t checkpointed, keep_standby, keep_archive;
 };
 

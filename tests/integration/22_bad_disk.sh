@@ -60,6 +60,28 @@ dd if=/dev/urandom of="$DUMONT_STATE/db/workspace.db" bs=4096 count=4 conv=notru
 check_status "a damaged database is refused" 32 ws_mount db "$M"
 cp "$SCRATCH/.check" "$SCRATCH/said"
 check "with a sentence about the database" grep -q "workspace.db.*not a database" "$SCRATCH/said"
+
+# --- data files cannot be written for a while: everything goes on from the journal, the status says it, and it comes back by itself
+ws_create part || die "create"
+ws_mount part "$M" || die "mount"
+D=$DUMONT_STATE/part/data
+failing() { dumont status part --json | jq -e .checkpoint.failing >/dev/null; }
+mount --bind "$D" "$D" && mount -o remount,bind,ro "$D"
+head -c 300000 /dev/urandom >"$SCRATCH/in"
+cp "$SCRATCH/in" "$M/in" && sync "$M/in"
+printf '{"cmd":"checkpoint"}\n' | "$BIN/ctl" "$DUMONT_RUN/part.sock" >"$SCRATCH/said"
+check "a checkpoint fails, and says why" grep -q "Read-only file system" "$SCRATCH/said"
+check "the status says it" failing
+check "for people, too, with the reason" bash -c "dumont status part | grep -q '^  checkpoint  failing since .*Read-only file system'"
+check "as an event" wait_until 10 bash -c "dumont status part --json | jq -r .last_event | grep -q '^checkpoint-error: '"
+check "writing and syncing go on" bash -c "echo on >'$M/on' && sync '$M/on' && cmp '$M/in' '$SCRATCH/in'"
+umount "$D"
+check "when the disk is well again so is the checkpoint, by itself" wait_until 20 bash -c "dumont status part --json | jq -e '.checkpoint.failing == false and .dirty_bytes == 0'"
+check "and that is an event" wait_until 10 bash -c "dumont status part --json | jq -r .last_event | grep -q '^checkpoint-well: '"
+ws_umount "$M"
+wait_until 10 not test -S "$DUMONT_RUN/part.sock"
+check "the store is sound" dumont check part
+
 # --- a disk that fails under it: a loop device whose backing file finds no room
 mkdir "$SCRATCH/tm" "$SCRATCH/flaky"
 mount -t tmpfs -o size=150M tmpfs "$SCRATCH/tm"

@@ -627,6 +627,77 @@ static void broken_journal_makes_it_read_only(void **state)
     fx_expect_text(f, x, "before");
 }
 
+/* Writes to data files fail, those to the journal do not. */
+static bool fails_now(int fd)
+{
+    char link[64], path[512] = "";
+    (void)snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+    return break_writes && readlink(link, path, sizeof(path) - 1) > 0 && strstr(path, "/data/");
+}
+
+static ssize_t data_pwrite(void *ctx, int fd, const void *p, size_t n, uint64_t off)
+{
+    return fails_now(fd) ? -EIO : dmt_io_real()->pwrite(ctx, fd, p, n, off);
+}
+
+static ssize_t data_pwritev(void *ctx, int fd, const struct iovec *iov, int n, uint64_t off)
+{
+    return fails_now(fd) ? -EIO : dmt_io_real()->pwritev(ctx, fd, iov, n, off);
+}
+
+static ssize_t data_long(void *ctx, int fd, const void *p, size_t n, uint64_t off, bool keep)
+{
+    return fails_now(fd) ? -EIO : dmt_io_real()->pwrite_long(ctx, fd, p, n, off, keep);
+}
+
+/* A data file cannot be written: the status says why and since when, the workspace goes on, and
+ * when the disk is well again so is the checkpoint, by itself. */
+static void a_failing_checkpoint_is_told(void **state)
+{
+    struct fx *f = *state;
+    struct dmt_err err = {0};
+    struct dmt_ws_status s;
+    fx_close(f);
+    broken = *dmt_io_real();
+    broken.pwrite = data_pwrite;
+    broken.pwritev = data_pwritev;
+    broken.pwrite_long = data_long;
+    f->conf.io = &broken;
+    fx_check(dmt_ws_open(&f->ws, &f->conf, &err), &err);
+    fx_check(dmt_ws_begin_epoch(f->ws, FX_EPOCH(2, 0), "alpha", "test", &err), &err);
+    uint64_t x = fx_file(f, DMT_ROOT, "x");
+    dmt_ws_status(f->ws, &s);
+    assert_string_equal(s.checkpoint_error, "");
+    for (uint64_t at = 0; at < 200000; at += 10)
+        fx_text(f, x, "some words", at);
+    break_writes = true;
+    assert_true(dmt_ws_checkpoint(f->ws, &err) < 0);
+    dmt_ws_status(f->ws, &s);
+    assert_true(s.checkpoint_error[0] && !s.failed);
+    uint64_t since = s.checkpoint_error_since_ns;
+    assert_true(since > 0);
+    fx_text(f, x, "meanwhile", 0);
+    assert_int_equal(dmt_ws_sync_wait(f->ws, 0), 0);
+    assert_true(dmt_ws_checkpoint(f->ws, &err) < 0);
+    dmt_ws_status(f->ws, &s);
+    assert_true(s.checkpoint_error[0] && s.checkpoint_error_since_ns == since);
+    break_writes = false;
+    for (int i = 0; i < 10000 && s.checkpoint_error[0]; i++) {
+        usleep(1000);
+        dmt_ws_status(f->ws, &s);
+    }
+    assert_string_equal(s.checkpoint_error, "");
+    assert_int_equal(s.checkpoint_error_since_ns, 0);
+    assert_int_equal(s.checkpointed, s.applied);
+    fx_close(f);
+    f->minor = 100;
+    f->conf.io = dmt_io_real();
+    fx_check(dmt_ws_open(&f->ws, &f->conf, &err), &err);
+    char got[20] = "";
+    assert_int_equal(dmt_ws_read(f->ws, x, got, 19, 0, false), 19);
+    assert_string_equal(got, "meanwhilessome word"); /* "meanwhile" over "some words" */
+}
+
 int main(int argc, char **argv)
 {
     if (argc == 3 && strcmp(argv[1], "doomed") == 0)
@@ -655,6 +726,7 @@ int main(int argc, char **argv)
         T(level_write_acks_like_a_sync),
         T(demotion_fails_what_waits),
         T(broken_journal_makes_it_read_only),
+        T(a_failing_checkpoint_is_told),
     };
     return cmocka_run_group_tests_name("workspace recovery and acks", tests, NULL, NULL);
 }
