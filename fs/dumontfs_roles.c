@@ -117,7 +117,7 @@ static void watch_archive(struct app *a)
         events_add(a, "archive-well", "uploads go on");
 }
 
-/* The same of checkpoints: the mount goes on until what is not in the database fills the memory it may take. */
+/* The same of checkpoints: the mount goes on until what waits for them fills the memory it may. */
 static void watch_checkpoints(struct app *a, const struct dmt_ws_status *s)
 {
     if ((s->checkpoint_error[0] != '\0') == a->checkpoint_failing)
