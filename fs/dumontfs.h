@@ -2,6 +2,8 @@
  * into one program; it holds no rule of its own, it only translates what one part says into what another understands.
  *
  *   dumontfs.c           main: arguments, opening, the main queue, stopping
+ *   dumontfs_store.c     its store: found, made, switched to, opened
+ *   dumontfs_archive.c   its archiver
  *   dumontfs_mount.c     the holder's channel: mount, serve, unmount
  *   dumontfs_view.c      a look at a standby (mount -o ro,standby-view)
  *   dumontfs_gate.c      fs/workspace/gate.h answered from lease and replica
@@ -10,6 +12,9 @@
  *   dumontfs_bucket.c    arbiter=bucket: the lease's marks in the archive's store
  *   dumontfs_control.c   the control socket: one thread a connection, JSON lines
  *   dumontfs_verbs.c     its commands; dumontfs_wait.c those that wait for others, dumontfs_past.c those that look back
+ *   dumontfs_branch.c    branches for people; the branch of bulk that the new holder lacked
+ *   dumontfs_lineage.c   the lineage of the store, and `promote --force`
+ *   dumontfs_mirror.c    makes one tree equal to another, for what looks back
  *   dumontfs_users.c     who uses the mount that a handover takes away
  *   dumontfs_status.c    status as JSON
  *   dumontfs_events.c    the last things that happened, for the status and the event history
@@ -131,26 +136,34 @@ void app_post(struct app *a, void (*fn)(struct app *a, void *arg), void *arg);
 /* Ends the main loop after what is queued; first call decides the exit code. */
 void app_stop(struct app *a, int exit_code);
 /* Takes the workspace for use on this thread, or NULL while it is away; always followed by app_ws_put when not NULL. */
-/* What an earlier boot left behind is settled. */
-void app_settled(struct app *a);
-void app_follows(struct app *a);
 struct dmt_ws *app_ws_get(struct app *a);
 void app_ws_put(struct app *a);
+
+/* dumontfs_store.c */
 /* Of our store, with our lock on it. */
 struct dmt_store_conf app_store_conf(const struct app *a);
-/* Opens the store as holder or follower, as the lease says. main. */
+/* main: makes sure there is a store, and reads who it is */
+int app_find_store(struct app *a, struct dmt_err *err);
+/* main: opens the workspace as holder or follower, as the lease says */
 int app_open_ws(struct app *a, struct dmt_err *err);
+/* main: the new state that a resync has made takes the old one's place */
+int app_switch_store(struct app *a, struct dmt_err *err);
+/* STORE/boot_id, main: */
+void app_read_boot(struct app *a); /* are we in the boot in which a predecessor settled? */
+void app_settled(struct app *a);   /* what an earlier boot left behind is settled */
+void app_follows(struct app *a);   /* this store follows another from now on */
+/* STORE/whole: switch points at which this machine, then the holder, has all bulk data: one position a line. */
+void app_note_whole(struct app *a, uint64_t seq);
+bool app_is_whole(struct app *a, uint64_t seq);
+
 /* dumontfs_lineage.c. All that is known of the lineage of the store. */
 void app_lineage(struct app *a, struct dmt_lineage *ret);
 /* The store becomes one of the lineage that the lease's record names, if it is of an older one. main */
 int app_new_lineage(struct app *a, struct dmt_err *err);
 void app_split_addr(const char *addr, char host[256], uint16_t *port);
-/* STORE/whole: switch points at which this machine, then the holder, has all bulk data: one position a line. */
-void app_note_whole(struct app *a, uint64_t seq);
-bool app_is_whole(struct app *a, uint64_t seq);
 extern const struct dmt_lease_bucket bucket_ops;
-/* The new state that a resync has made takes the old one's place. */
-int app_switch_store(struct app *a, struct dmt_err *err);
+
+/* dumontfs_archive.c */
 void app_start_archiver(struct app *a);
 void app_stop_archiver(struct app *a);
 /* Any thread. False: no archiver runs here. */
