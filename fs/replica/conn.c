@@ -305,7 +305,7 @@ static void become_secure(struct replica_conn *c)
         c->chosen = true;
         replica_conn_raw(c, DMT_REPLICA_PREAMBLE, DMT_REPLICA_PREAMBLE_LEN);
         if (!c->closing)
-            replica_session_secure(c);
+            replica_hello_secure(c);
     }
 }
 

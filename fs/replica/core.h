@@ -1,8 +1,8 @@
 /* core.h: what to do about the peer: pure decisions of one replica connection. replica_step(state, event) -> actions; no I/O, no
  * clock, no memory.
  *
- * The driver (session.c) looks up what the core cannot know (is this position on our journal's chain?) and puts it into the
- * event, then carries out the actions in order. What a frame may do on the hot path is asked with replica_core_takes().
+ * The driver (hello.c, session.c) looks up what the core cannot know (is this position on our journal's chain?) and says so in
+ * the event, then carries out the actions in order. What a frame may do on the hot path is asked with replica_core_takes().
  *
  *   DOWN -> GREETING (our HELLO is out) -> IDLE (both HELLO and VERDICT known; also "nothing to do for this pair of roles")
  *   sender:    IDLE -> AWAIT_READY -> STREAMING;  READY not on our chain: DIVERGED -> ORDERED -> EXPORTING -> ORDERED

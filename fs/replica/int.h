@@ -288,19 +288,24 @@ void replica_conn_pause(struct replica_conn *c, bool pause);
 /* err 0: nothing is said. Otherwise BYE carries it. */
 void replica_conn_close(struct replica_conn *c, int err, const char *text);
 
-/* session.c */
-void replica_do(struct dmt_replica *r, const struct replica_event *ev);
-void replica_session_secure(struct replica_conn *c);
-void replica_session_hello(struct replica_conn *c); /* sends ours when our tail is durable */
-void replica_session_message(struct replica_conn *c, const struct replica_msg *m);
-void replica_session_closed(struct replica_conn *c, const char *why);
-bool replica_session_fill(struct dmt_replica *r, struct dmt_buf *out); /* next frame of the lanes, by rank */
-void replica_session_durable(struct dmt_replica *r); /* what waited for our own disk may go on */
+/* history.c */
+struct dmt_pos replica_tail(struct dmt_replica *r);
 enum replica_relation replica_relate(struct dmt_replica *r, const struct dmt_pos *pos, bool empty);
 void replica_epochs_add(struct dmt_replica *r, const struct replica_epoch *e);
 void replica_epochs_trim(struct dmt_replica *r, uint64_t tail_seq);
 int replica_epochs_load(struct dmt_ws *ws, struct replica_epoch *v, size_t *ret_n, struct dmt_err *err);
-struct dmt_pos replica_tail(struct dmt_replica *r);
+
+/* hello.c */
+void replica_hello_secure(struct replica_conn *c);
+void replica_hello_send(struct replica_conn *c); /* when our tail is durable */
+void replica_hello_take(struct replica_conn *c, const struct replica_msg_HELLO *h);
+void replica_session_closed(struct replica_conn *c, const char *why);
+
+/* session.c */
+void replica_do(struct dmt_replica *r, const struct replica_event *ev);
+void replica_session_message(struct replica_conn *c, const struct replica_msg *m);
+bool replica_session_fill(struct dmt_replica *r, struct dmt_buf *out); /* next frame of the lanes, by rank */
+void replica_session_durable(struct dmt_replica *r); /* what waited for our own disk may go on */
 void replica_post_send(struct dmt_replica *r, const struct replica_msg *m); /* on the session, if there is one */
 
 /* sender.c */
