@@ -3,8 +3,8 @@
  *
  * Happy path: a message of the session is turned into an event (with what only the journal knows:
  * relation of a position, fork of two histories) or handed to a lane after replica_core_takes()
- * said yes. Failure modes: a message at the wrong time ends the connection, with the reason in the BYE.
- * Thread: loop.
+ * said yes. Failure modes: a message at the wrong time ends the connection, with the reason in the
+ * BYE. Thread: loop.
  */
 #include "fs/replica/int.h"
 
