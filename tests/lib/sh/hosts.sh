@@ -23,10 +23,9 @@ die() {
     exit 1
 }
 
-hosts_logs() {
+# For what hangs: where each thread of each workspace process stands, and the ends of all logs.
+hosts_state() {
     local h pid t
-    [ "$FAILURES" != 0 ] || return 0
-    # where each thread of each workspace process stands, for one that hangs
     for pid in $(pidof dumontfs); do
         for t in /proc/"$pid"/task/*; do
             echo "# $(tr '\0' ' ' <"/proc/$pid/cmdline" | cut -c1-60) $(tr '\0' ' ' <"$t/comm"): $(cat "$t/wchan"), $(sed 1q "$t/stack")"
@@ -36,6 +35,7 @@ hosts_logs() {
         tail -qn "${LOG_LINES:-40}" "$DISKS/$h"/var/log/dumont/*.log 2>/dev/null | sed "s/^/# $h: /"
     done
 }
+hosts_logs() { [ "$FAILURES" = 0 ] || hosts_state; }
 
 host_disk() {
     mkdir -p "$DISKS/$1/mnt"
