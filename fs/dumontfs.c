@@ -341,6 +341,8 @@ static void stop_all(struct app *a)
     dmt_lease_free(a->lease);
     dmt_tls_ctx_free(a->tls);
     dmt_conf_free(a->conf);
+    if (a->store_lock > 0)
+        close(a->store_lock);
     control_remove(a);
 }
 
@@ -403,13 +405,14 @@ int main(int argc, char **argv)
         rc = start_all(a, &err);
     if (rc != 0) {
         dmt_error("cannot start %s: %s", a->name, err.msg);
-        if (a->holder_fd >= 0)
-            mount_say(a, DMT_HP_FAILED, rc == DMT_E_CONFIG || rc == -EINVAL ? 1 : 32,
-                      err.msg[0] ? err.msg : dmt_strerror(rc), err.hint);
         a->exit_code = 1;
     } else {
         main_loop(a);
     }
     stop_all(a);
+    /* Whoever waits for the answer may use the store, or take its disk away, at once. */
+    if (rc != 0 && a->holder_fd >= 0)
+        mount_say(a, DMT_HP_FAILED, rc == DMT_E_CONFIG || rc == -EINVAL ? 1 : 32,
+                  err.msg[0] ? err.msg : dmt_strerror(rc), err.hint);
     return a->exit_code;
 }

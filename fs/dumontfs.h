@@ -62,7 +62,7 @@ struct app {
     /* set once by main before any thread starts */
     char name[DMT_WS_NAME_MAX + 1];
     char store_dir[DMT_PATH_MAX];
-    int store_lock; /* held as long as we live, also while no store is open; 0: not yet */
+    int store_lock; /* held until the end, also while no store is open; 0: not yet */
     char mountpoint[DMT_PATH_MAX]; /* where to mount when we hold the workspace; "" = nowhere */
     char node[DMT_NODE_NAME_MAX + 1];
     char archive_url[DMT_PATH_MAX];

@@ -1,6 +1,6 @@
 /* dumontfs_store.c: the store of this process, and the small files beside its database.
  *
- * Owns STORE as long as we live (store_lock), STORE/whole and STORE/boot_id. Happy path: take the
+ * Owns STORE until the end (store_lock), STORE/whole and STORE/boot_id. Happy path: take the
  * lock, put a complete resync in its place, make a store where there is none and one may be made,
  * read who it is; later open the workspace in it. Failure modes: a sentence that says what to do;
  * nothing was changed. Thread: main, but for app_store_conf, app_note_whole and app_is_whole (any).

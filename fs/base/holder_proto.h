@@ -20,7 +20,7 @@
  *     READY    code, text, hint       passed to whoever started the holder, at most once. code: exit code of mount(8);
  *                                     0 = serving (or: standby running, when the agent started it); 32 = alive but not
  *                                     mounted ("held by X since epoch N; standby started here")
- *     FAILED   code, text, hint       as READY, but the workspace process gives up and exits
+ *     FAILED   code, text, hint       as READY, but the workspace process gives up: its store is closed, and it exits
  *   holder -> workspace
  *     FUSE     instance, flags, dev, dir, init + descriptor   the answer to MOUNT: serve this connection
  *     NOMOUNT  code, text, hint       the answer to MOUNT: it failed (code: positive errno)

@@ -114,7 +114,7 @@ check_eq "what is there can still be read" "$(cat "$M/acked20")" 20
 timeout 60 umount "$M" 2>/dev/null
 wait_until 60 not test -S "$DUMONT_RUN/io.sock"
 check "it is unmounted" not_mounted "$M"
-umount "$SCRATCH/flaky"
+check "and nobody uses its disk" umount "$SCRATCH/flaky"
 mount -o remount,size=1200M "$SCRATCH/tm"
 e2fsck -fy "$SCRATCH/tm/disk.img" >/dev/null 2>&1
 check "the disk is mended" flaky_up
@@ -126,6 +126,6 @@ check "it can be written" bash -c "echo x >'$M/after' && sync '$M/after'"
 ws_umount "$M"
 wait_until 10 not test -S "$DUMONT_RUN/io.sock"
 check "the store is sound" dumont check io
-umount "$SCRATCH/flaky"
+check "its disk can be taken away" umount "$SCRATCH/flaky"
 umount "$SCRATCH/tm"
 finish
