@@ -1,4 +1,5 @@
-/* core.c: the decisions of core.h: pure code, one function per event, called by replica_step.
+/* core.c: the decisions of core.h: pure code, one function per event, called by replica_step. Those
+ * of a receiver stand in core_receiver.c.
  *
  * Owns nothing but the struct it is given. Happy path: OPEN, GOT_HELLO and GOT_VERDICT lead to
  * settle(), which looks at the pair of roles and starts one of the conversations drawn in core.h.
@@ -8,7 +9,7 @@
  * moves stand in the table and are checked by every change of phase.
  * Thread: the caller's.
  */
-#include "fs/replica/core.h"
+#include "fs/replica/core_int.h"
 
 #include <string.h>
 
@@ -90,12 +91,12 @@ enum replica_phase replica_core_phase(const struct replica_core *c)
     return (enum replica_phase)c->sm.state;
 }
 
-static void move(struct replica_core *c, enum replica_phase p)
+void replica_core_move(struct replica_core *c, enum replica_phase p)
 {
     dmt_sm_move(&c->sm, (int)p);
 }
 
-static struct replica_action *act(struct replica_actions *as, enum replica_action_type type)
+struct replica_action *replica_core_act(struct replica_actions *as, enum replica_action_type type)
 {
     DMT_ASSERT(as->n < REPLICA_ACTIONS_MAX);
     struct replica_action *a = &as->v[as->n++];
@@ -104,227 +105,35 @@ static struct replica_action *act(struct replica_actions *as, enum replica_actio
     return a;
 }
 
-static void act_close(struct replica_actions *as, int err, const char *text)
+void replica_core_close(struct replica_actions *as, int err, const char *text)
 {
-    struct replica_action *a = act(as, REPLICA_AC_CLOSE);
+    struct replica_action *a = replica_core_act(as, REPLICA_AC_CLOSE);
     a->err = err;
     a->text = text;
 }
 
-static void act_higher(const struct replica_core *c, struct replica_actions *as, uint64_t epoch)
+void replica_core_higher(const struct replica_core *c, struct replica_actions *as, uint64_t epoch)
 {
     if (epoch > c->seen)
-        act(as, REPLICA_AC_HIGHER)->epoch = epoch;
+        replica_core_act(as, REPLICA_AC_HIGHER)->epoch = epoch;
 }
 
-static bool is_holder(enum dmt_replica_role r)
+bool replica_core_is_holder(enum dmt_replica_role r)
 {
     return r == DMT_REPLICA_SENDER || r == DMT_REPLICA_START;
-}
-
-/* --- receiver --------------------------------------------------------------------------------- */
-
-static void send_ready(struct replica_core *c, struct replica_actions *as, const struct dmt_pos *at,
-                       const char *cannot)
-{
-    struct replica_action *a = act(as, REPLICA_AC_SEND_READY);
-    a->epoch = c->peer.epoch;
-    a->flag = cannot != NULL;
-    a->text = cannot ? cannot : "";
-    if (!cannot)
-        a->pos = *at;
-    move(c, cannot ? REPLICA_AWAIT_ORDER : REPLICA_AWAIT_STREAM);
-}
-
-/* The peer holds peer.epoch: may we follow? tail: ours. */
-static void meet_holder(struct replica_core *c, struct replica_actions *as,
-                        const struct dmt_pos *tail)
-{
-    if (c->peer.epoch < c->seen) {
-        act_close(as, DMT_E_STALE, "this epoch is over");
-        return;
-    }
-    bool followed = c->epoch == c->peer.epoch && c->epoch == c->seen && c->epoch != 0;
-    struct replica_action *a = act(as, REPLICA_AC_PEER_EPOCH);
-    a->epoch = c->peer.epoch;
-    a->flag = c->peer.alone;
-    /* The chain decides where it is known; an epoch that we follow already never cuts (rule 5). */
-    a->seq = c->about_us == REPLICA_ON || followed || c->fork > tail->seq ? tail->seq : c->fork;
-    move(c, REPLICA_AWAIT_FOLLOW);
-    if (followed)
-        send_ready(c, as, tail, c->empty ? "no store yet" : NULL);
-}
-
-static void on_epoch(struct replica_core *c, const struct replica_event *ev,
-                     struct replica_actions *as)
-{
-    if (c->role != DMT_REPLICA_RECEIVER) {
-        act_higher(c, as, ev->epoch);
-        return;
-    }
-    if (ev->epoch < c->seen) {
-        act_close(as, DMT_E_STALE, "this epoch is over");
-        return;
-    }
-    if (!c->up || (c->peer.role == DMT_REPLICA_SENDER && ev->epoch <= c->peer.epoch) ||
-        replica_core_phase(c) == REPLICA_IMPORTING || replica_core_phase(c) == REPLICA_SERVING) {
-        act_close(as, -EPROTO, "an epoch was announced out of place");
-        return;
-    }
-    if (replica_core_phase(c) == REPLICA_RECEIVING)
-        act(as, REPLICA_AC_STOP_RECEIVING);
-    c->peer.role = DMT_REPLICA_SENDER;
-    c->peer.epoch = ev->epoch;
-    c->peer.alone = ev->flag;
-    if (ev->epoch > c->peer.seen)
-        c->peer.seen = ev->epoch;
-    c->ordered = false;
-    c->fork = ev->fork;
-    /* The verdict of the hello was about another epoch. But once the holder has streamed on this
-     * connection, our tail is its own, whatever epochs it opened unseen between its hello and now:
-     * its list, as we know it, may lack some of them. */
-    c->about_us = c->on_chain ? REPLICA_ON : REPLICA_BEYOND;
-    meet_holder(c, as, &ev->tail);
-}
-
-static void on_follow(struct replica_core *c, const struct replica_event *ev,
-                      struct replica_actions *as)
-{
-    if (c->role != DMT_REPLICA_RECEIVER || ev->epoch < c->seen)
-        return;
-    c->epoch = c->seen = ev->epoch;
-    if (replica_core_phase(c) == REPLICA_AWAIT_FOLLOW && ev->epoch == c->peer.epoch)
-        send_ready(c, as, &ev->tail, c->empty ? "no store yet" : NULL);
-}
-
-static void on_cannot(struct replica_core *c, const struct replica_event *ev,
-                      struct replica_actions *as)
-{
-    switch (replica_core_phase(c)) {
-    case REPLICA_RECEIVING:
-        act(as, REPLICA_AC_STOP_RECEIVING);
-        /* fall through */
-    case REPLICA_AWAIT_FOLLOW:
-    case REPLICA_AWAIT_STREAM:
-        send_ready(c, as, &ev->tail,
-                   ev->text && ev->text[0] ? ev->text : "cannot join this history");
-        break;
-    default:
-        break;
-    }
-}
-
-static void on_stream(struct replica_core *c, const struct replica_event *ev,
-                      struct replica_actions *as)
-{
-    if (replica_core_phase(c) != REPLICA_AWAIT_STREAM || ev->epoch != c->peer.epoch ||
-        ev->pos.seq != ev->tail.seq || ev->pos.chain != ev->tail.chain) {
-        act_close(as, -EPROTO, "a stream started out of place");
-        return;
-    }
-    move(c, REPLICA_RECEIVING);
-    c->ordered = false;
-    c->on_chain = true;
-    struct replica_action *a = act(as, REPLICA_AC_RECEIVE);
-    a->epoch = ev->epoch;
-    a->seq = ev->pos.seq;
-}
-
-static void begin_import(struct replica_core *c, struct replica_actions *as)
-{
-    move(c, REPLICA_IMPORTING);
-    act(as, REPLICA_AC_IMPORT)->epoch = c->peer.epoch;
-}
-
-/* Up to where is our history the holder's, as far as both lists of epochs and its word about our
- * tail say? It checks again what we say we have. A hello without a store says nothing of it: the
- * workspace is closed for the resync already, and what the first order said still holds. */
-static uint64_t common_position(const struct replica_core *c)
-{
-    if (c->empty)
-        return c->common;
-    if (c->fork != REPLICA_NO_FORK)
-        return c->fork;
-    return c->about_us == REPLICA_OFF ? 0 : UINT64_MAX;
-}
-
-static void on_order(struct replica_core *c, const struct replica_event *ev,
-                     struct replica_actions *as)
-{
-    enum replica_phase p = replica_core_phase(c);
-    if ((p != REPLICA_AWAIT_STREAM && p != REPLICA_AWAIT_ORDER) || ev->epoch != c->peer.epoch ||
-        !ev->flag) {
-        act_close(as, -EPROTO,
-                  "a resync was ordered out of place"); /* rule 11: only a holder that is alone */
-        return;
-    }
-    if (p == REPLICA_AWAIT_STREAM)
-        move(c, REPLICA_AWAIT_ORDER);
-    c->ordered = true;
-    c->common = common_position(c);
-    if (c->resync_ready) {
-        begin_import(c, as);
-        return;
-    }
-    struct replica_action *a = act(as, REPLICA_AC_RESYNC_ORDERED);
-    a->epoch = ev->epoch;
-    a->seq = c->common;
-    a->flag = ev->flag;
-}
-
-static void on_resync_ready(struct replica_core *c, struct replica_actions *as)
-{
-    c->resync_ready = true;
-    if (replica_core_phase(c) != REPLICA_AWAIT_ORDER)
-        return;
-    if (c->ordered)
-        begin_import(c, as);
-    else if (c->import_over)
-        act_close(
-            as, DMT_E_RETRY,
-            "the resynchronisation begins again"); /* the holder has sent its stream: ask anew */
-}
-
-static void on_imported(struct replica_core *c)
-{
-    c->resync_ready = false;
-    c->ordered = false;
-    c->import_over = true;
-    if (replica_core_phase(c) == REPLICA_IMPORTING)
-        move(c, REPLICA_AWAIT_ORDER);
-}
-
-/* A restarted holder asks for what we have beyond its tail (rule 6). */
-static void on_fetch(struct replica_core *c, const struct replica_event *ev,
-                     struct replica_actions *as)
-{
-    enum replica_phase p = replica_core_phase(c);
-    if (ev->epoch < c->seen) {
-        act_close(as, DMT_E_STALE, "this epoch is over");
-        return;
-    }
-    if (c->role != DMT_REPLICA_RECEIVER || p != REPLICA_IDLE || !is_holder(c->peer.role) ||
-        ev->relation != REPLICA_ON) {
-        act_close(as, -EPROTO, "a fetch was asked for out of place");
-        return;
-    }
-    move(c, REPLICA_SERVING);
-    struct replica_action *a = act(as, REPLICA_AC_SERVE);
-    a->epoch = ev->epoch;
-    a->pos = ev->pos;
 }
 
 /* --- sender ----------------------------------------------------------------------------------- */
 
 static void announce(struct replica_core *c, struct replica_actions *as)
 {
-    struct replica_action *a = act(as, REPLICA_AC_SEND_EPOCH);
+    struct replica_action *a = replica_core_act(as, REPLICA_AC_SEND_EPOCH);
     a->epoch = c->epoch;
     a->flag = c->alone;
     c->announce = false;
     c->pair_told = false;
     if (c->peer.role == DMT_REPLICA_RECEIVER && c->peer.seen <= c->epoch)
-        move(c, REPLICA_AWAIT_READY);
+        replica_core_move(c, REPLICA_AWAIT_READY);
 }
 
 static void acked(struct replica_core *c, struct replica_actions *as, uint64_t durable,
@@ -332,13 +141,13 @@ static void acked(struct replica_core *c, struct replica_actions *as, uint64_t d
 {
     if (durable > c->acked)
         c->acked = durable;
-    struct replica_action *a = act(as, REPLICA_AC_ACKED);
+    struct replica_action *a = replica_core_act(as, REPLICA_AC_ACKED);
     a->epoch = c->epoch;
     a->seq = c->acked;
     a->whole = whole;
     if (at_tail && !c->pair_told) {
         c->pair_told = true;
-        a = act(as, REPLICA_AC_PAIR_READY);
+        a = replica_core_act(as, REPLICA_AC_PAIR_READY);
         a->epoch = c->epoch;
         a->seq = durable;
     }
@@ -346,18 +155,18 @@ static void acked(struct replica_core *c, struct replica_actions *as, uint64_t d
 
 static void send_order(struct replica_core *c, struct replica_actions *as)
 {
-    move(c, REPLICA_ORDERED);
+    replica_core_move(c, REPLICA_ORDERED);
     memcpy(c->ordered_store, c->peer.store_id, 16);
     c->ordered_epoch = c->epoch;
-    act(as, REPLICA_AC_SEND_ORDER)->epoch = c->epoch;
+    replica_core_act(as, REPLICA_AC_SEND_ORDER)->epoch = c->epoch;
 }
 
 static void on_ready(struct replica_core *c, const struct replica_event *ev,
                      struct replica_actions *as)
 {
     if (ev->epoch > c->seen) {
-        act_higher(c, as, ev->epoch);
-        act_close(as, DMT_E_STALE, "a higher epoch exists");
+        replica_core_higher(c, as, ev->epoch);
+        replica_core_close(as, DMT_E_STALE, "a higher epoch exists");
         return;
     }
     enum replica_phase p = replica_core_phase(c);
@@ -367,10 +176,10 @@ static void on_ready(struct replica_core *c, const struct replica_event *ev,
         (p != REPLICA_AWAIT_READY && !again))
         return; /* the answer to an epoch that we have left meanwhile */
     if (!ev->flag && ev->relation == REPLICA_ON) {
-        move(c, REPLICA_STREAMING);
+        replica_core_move(c, REPLICA_STREAMING);
         c->acked = ev->pos.seq;
         c->ordered_epoch = 0;
-        struct replica_action *a = act(as, REPLICA_AC_START_STREAM);
+        struct replica_action *a = replica_core_act(as, REPLICA_AC_START_STREAM);
         a->epoch = c->epoch;
         a->pos = ev->pos;
         acked(c, as, ev->pos.seq, 0,
@@ -378,14 +187,14 @@ static void on_ready(struct replica_core *c, const struct replica_event *ev,
         return;
     }
     if (again)
-        act(as, REPLICA_AC_STOP_STREAM);
-    move(c, REPLICA_DIVERGED);
+        replica_core_act(as, REPLICA_AC_STOP_STREAM);
+    replica_core_move(c, REPLICA_DIVERGED);
     if (c->alone && c->ordered_epoch == c->epoch &&
         memcmp(c->ordered_store, c->peer.store_id, 16) == 0) {
         send_order(c, as); /* the same store came back for what was ordered before */
         return;
     }
-    act(as, REPLICA_AC_RESYNC_NEEDED)->text =
+    replica_core_act(as, REPLICA_AC_RESYNC_NEEDED)->text =
         ev->flag ? ev->text : replica_relation_text(ev->relation);
 }
 
@@ -393,18 +202,18 @@ static void on_ack(struct replica_core *c, const struct replica_event *ev,
                    struct replica_actions *as)
 {
     if (ev->epoch > c->seen) {
-        act_higher(c, as, ev->epoch);
-        act_close(as, DMT_E_STALE, "a higher epoch exists");
+        replica_core_higher(c, as, ev->epoch);
+        replica_core_close(as, DMT_E_STALE, "a higher epoch exists");
         return;
     }
     if (replica_core_phase(c) != REPLICA_STREAMING || ev->epoch != c->epoch)
         return; /* R1: of an epoch that is over */
     if (ev->seq > ev->sent || ev->seq < c->acked) {
-        act_close(as, -EPROTO, "an acknowledgement of what was never sent");
+        replica_core_close(as, -EPROTO, "an acknowledgement of what was never sent");
         return;
     }
     if (!ev->chain_ok) {
-        act_close(as, DMT_E_HISTORY, "the acknowledged history is not ours");
+        replica_core_close(as, DMT_E_HISTORY, "the acknowledged history is not ours");
         return;
     }
     acked(c, as, ev->seq, ev->whole,
@@ -416,11 +225,11 @@ static void on_go(struct replica_core *c, const struct replica_event *ev,
                   struct replica_actions *as)
 {
     if (replica_core_phase(c) != REPLICA_ORDERED || ev->epoch != c->epoch || !c->alone) {
-        act_close(as, -EPROTO, "a resync was asked for that is not ordered");
+        replica_core_close(as, -EPROTO, "a resync was asked for that is not ordered");
         return;
     }
-    move(c, REPLICA_EXPORTING);
-    act(as, REPLICA_AC_EXPORT)->epoch = c->epoch;
+    replica_core_move(c, REPLICA_EXPORTING);
+    replica_core_act(as, REPLICA_AC_EXPORT)->epoch = c->epoch;
 }
 
 static void on_exported(struct replica_core *c, const struct replica_event *ev,
@@ -428,16 +237,17 @@ static void on_exported(struct replica_core *c, const struct replica_event *ev,
 {
     if (replica_core_phase(c) != REPLICA_EXPORTING)
         return;
-    move(c, REPLICA_ORDERED); /* the standby imports, opens its store and comes back with a hello */
+    replica_core_move(
+        c, REPLICA_ORDERED); /* the standby imports, opens its store and comes back with a hello */
     if (ev->err < 0)
-        act_close(as, ev->err, ev->text ? ev->text : "the state could not be read");
+        replica_core_close(as, ev->err, ev->text ? ev->text : "the state could not be read");
 }
 
 /* --- start: fetching -------------------------------------------------------------------------- */
 
 static void fetch_ended(struct replica_actions *as, int err)
 {
-    act(as, REPLICA_AC_FETCH_ENDED)->err = err;
+    replica_core_act(as, REPLICA_AC_FETCH_ENDED)->err = err;
 }
 
 static void on_do_fetch(struct replica_core *c, struct replica_actions *as)
@@ -447,8 +257,8 @@ static void on_do_fetch(struct replica_core *c, struct replica_actions *as)
     } else if (!c->peer.ahead) {
         fetch_ended(as, 0);
     } else {
-        move(c, REPLICA_FETCHING);
-        act(as, REPLICA_AC_SEND_FETCH)->epoch = c->epoch;
+        replica_core_move(c, REPLICA_FETCHING);
+        replica_core_act(as, REPLICA_AC_SEND_FETCH)->epoch = c->epoch;
     }
 }
 
@@ -457,7 +267,7 @@ static void on_stored(struct replica_core *c, const struct replica_event *ev,
 {
     if (replica_core_phase(c) != REPLICA_FETCHING)
         return;
-    move(c, REPLICA_IDLE);
+    replica_core_move(c, REPLICA_IDLE);
     c->peer.ahead = false;
     fetch_ended(as, ev->err);
 }
@@ -469,26 +279,28 @@ static void settle(struct replica_core *c, struct replica_actions *as)
 {
     c->up = true;
     c->peer.ahead = c->about_us == REPLICA_ON && c->peer.tail.seq > c->hello.seq;
-    move(c, REPLICA_IDLE);
-    act(as, REPLICA_AC_UP);
+    replica_core_move(c, REPLICA_IDLE);
+    replica_core_act(as, REPLICA_AC_UP);
     uint64_t top = c->peer.seen > c->peer.epoch ? c->peer.seen : c->peer.epoch;
     bool meets = c->role == DMT_REPLICA_RECEIVER && c->peer.role == DMT_REPLICA_SENDER;
     if (!meets)
-        act_higher(c, as, top); /* a receiver hears of it by PEER_EPOCH, with the switch point */
+        replica_core_higher(c, as,
+                            top); /* a receiver hears of it by PEER_EPOCH, with the switch point */
     if (meets)
-        meet_holder(c, as, &c->hello);
-    else if (is_holder(c->role) && is_holder(c->peer.role) && c->epoch == c->peer.epoch)
-        act_close(as, DMT_E_CONFLICT, "both machines hold the same epoch");
+        replica_recv_meet(c, as, &c->hello);
+    else if (replica_core_is_holder(c->role) && replica_core_is_holder(c->peer.role) &&
+             c->epoch == c->peer.epoch)
+        replica_core_close(as, DMT_E_CONFLICT, "both machines hold the same epoch");
     else if (c->role == DMT_REPLICA_SENDER && c->announce)
         announce(c, as);
     else if (c->role == DMT_REPLICA_SENDER && c->peer.role == DMT_REPLICA_RECEIVER &&
              top <= c->epoch)
-        move(c, REPLICA_AWAIT_READY);
+        replica_core_move(c, REPLICA_AWAIT_READY);
 }
 
 static void on_open(struct replica_core *c, const struct replica_event *ev)
 {
-    move(c, REPLICA_GREETING);
+    replica_core_move(c, REPLICA_GREETING);
     memset(&c->peer, 0, sizeof(c->peer));
     c->have_hello = c->have_verdict = c->up = c->ordered = c->import_over = c->announce =
         c->pair_told = c->on_chain = false;
@@ -501,14 +313,14 @@ static void on_hello(struct replica_core *c, const struct replica_event *ev,
                      struct replica_actions *as)
 {
     if (replica_core_phase(c) != REPLICA_GREETING || c->have_hello) {
-        act_close(as, -EPROTO, "a second hello");
+        replica_core_close(as, -EPROTO, "a second hello");
         return;
     }
     c->peer = *ev->peer;
     c->about_peer = ev->relation;
     c->fork = ev->fork;
     c->have_hello = true;
-    act(as, REPLICA_AC_VERDICT)->relation = ev->relation;
+    replica_core_act(as, REPLICA_AC_VERDICT)->relation = ev->relation;
     if (c->have_verdict)
         settle(c, as);
 }
@@ -517,7 +329,7 @@ static void on_verdict(struct replica_core *c, const struct replica_event *ev,
                        struct replica_actions *as)
 {
     if (replica_core_phase(c) != REPLICA_GREETING || c->have_verdict) {
-        act_close(as, -EPROTO, "a second verdict");
+        replica_core_close(as, -EPROTO, "a second verdict");
         return;
     }
     c->about_us = ev->relation;
@@ -532,15 +344,15 @@ static void on_closed(struct replica_core *c, const struct replica_event *ev,
     enum replica_phase p = replica_core_phase(c);
     bool was_up = c->up;
     c->up = false;
-    move(c, REPLICA_DOWN);
+    replica_core_move(c, REPLICA_DOWN);
     if (p == REPLICA_STREAMING)
-        act(as, REPLICA_AC_STOP_STREAM);
+        replica_core_act(as, REPLICA_AC_STOP_STREAM);
     if (p == REPLICA_RECEIVING)
-        act(as, REPLICA_AC_STOP_RECEIVING);
+        replica_core_act(as, REPLICA_AC_STOP_RECEIVING);
     if (p == REPLICA_FETCHING)
         fetch_ended(as, DMT_E_CLOSED);
     if (was_up)
-        act(as, REPLICA_AC_PEER_GONE)->text = ev->text;
+        replica_core_act(as, REPLICA_AC_PEER_GONE)->text = ev->text;
 }
 
 static void on_role(struct replica_core *c, const struct replica_event *ev,
@@ -570,7 +382,7 @@ static void on_role(struct replica_core *c, const struct replica_event *ev,
     if (!raised) {
         /* A follower that is only told its epoch again keeps its connection. */
         if (was != c->role || p == REPLICA_EXPORTING)
-            act_close(as, DMT_E_RETRY, "the role of this machine changed");
+            replica_core_close(as, DMT_E_RETRY, "the role of this machine changed");
         return;
     }
     if (p == REPLICA_GREETING) {
@@ -578,15 +390,15 @@ static void on_role(struct replica_core *c, const struct replica_event *ev,
         return;
     }
     if (p == REPLICA_STREAMING)
-        act(as, REPLICA_AC_STOP_STREAM);
+        replica_core_act(as, REPLICA_AC_STOP_STREAM);
     announce(c, as);
 }
 
 static void on_stale(struct replica_core *c, const struct replica_event *ev,
                      struct replica_actions *as)
 {
-    act_higher(c, as, ev->epoch);
-    act_close(as, DMT_E_STALE, "the peer knows a higher epoch");
+    replica_core_higher(c, as, ev->epoch);
+    replica_core_close(as, DMT_E_STALE, "the peer knows a higher epoch");
 }
 
 void replica_step(struct replica_core *c, const struct replica_event *ev,
@@ -607,28 +419,28 @@ void replica_step(struct replica_core *c, const struct replica_event *ev,
         on_verdict(c, ev, ret);
         break;
     case REPLICA_EV_GOT_EPOCH:
-        on_epoch(c, ev, ret);
+        replica_recv_epoch(c, ev, ret);
         break;
     case REPLICA_EV_GOT_READY:
         on_ready(c, ev, ret);
         break;
     case REPLICA_EV_GOT_STREAM:
-        on_stream(c, ev, ret);
+        replica_recv_stream(c, ev, ret);
         break;
     case REPLICA_EV_GOT_ACK:
         on_ack(c, ev, ret);
         break;
     case REPLICA_EV_GOT_FETCH:
-        on_fetch(c, ev, ret);
+        replica_recv_fetch(c, ev, ret);
         break;
     case REPLICA_EV_GOT_FETCHED:
         if (replica_core_phase(c) != REPLICA_FETCHING || ev->epoch != c->epoch)
-            act_close(ret, -EPROTO, "a fetch ended that was not asked for");
+            replica_core_close(ret, -EPROTO, "a fetch ended that was not asked for");
         else
-            act(ret, REPLICA_AC_STORE)->pos = ev->pos;
+            replica_core_act(ret, REPLICA_AC_STORE)->pos = ev->pos;
         break;
     case REPLICA_EV_GOT_ORDER:
-        on_order(c, ev, ret);
+        replica_recv_order(c, ev, ret);
         break;
     case REPLICA_EV_GOT_GO:
         on_go(c, ev, ret);
@@ -640,20 +452,20 @@ void replica_step(struct replica_core *c, const struct replica_event *ev,
         on_role(c, ev, ret);
         break;
     case REPLICA_EV_FOLLOW:
-        on_follow(c, ev, ret);
+        replica_recv_follow(c, ev, ret);
         break;
     case REPLICA_EV_CANNOT:
-        on_cannot(c, ev, ret);
+        replica_recv_cannot(c, ev, ret);
         break;
     case REPLICA_EV_DO_ORDER:
         if (replica_core_phase(c) == REPLICA_DIVERGED && c->alone)
             send_order(c, ret);
         break;
     case REPLICA_EV_RESYNC_READY:
-        on_resync_ready(c, ret);
+        replica_recv_resync_ready(c, ret);
         break;
     case REPLICA_EV_IMPORTED:
-        on_imported(c);
+        replica_recv_imported(c);
         break;
     case REPLICA_EV_EXPORTED:
         on_exported(c, ev, ret);
@@ -666,7 +478,7 @@ void replica_step(struct replica_core *c, const struct replica_event *ev,
         break;
     case REPLICA_EV_SERVED:
         if (replica_core_phase(c) == REPLICA_SERVING)
-            move(c, REPLICA_IDLE);
+            replica_core_move(c, REPLICA_IDLE);
         break;
     case REPLICA_EVENT_COUNT:
         break;
