@@ -392,5 +392,12 @@ int heal_file(struct app *a, struct dmt_ws *ws, const char *path, char *text, si
         return rc;
     rc = put_back(a, ws, ino, path, &turn, text, size);
     mount_invalidate(a, &ino, 1, false);
+    if (rc == -ENODATA) {
+        dmt_err_set(err, rc, "the branches on this machine do not have %s whole", path);
+        return dmt_err_hint(err,
+                            "%s wrote it and may have it: hand the workspace over to it, then "
+                            "heal there.",
+                            turn.writer[0] ? turn.writer : "Another machine");
+    }
     return rc == 0 ? 0 : dmt_err_set(err, rc, "cannot heal %s: %s", path, dmt_strerror(rc));
 }
