@@ -292,8 +292,9 @@ int journal_recover(struct dmt_journal *j, struct dmt_err *err)
     if (r < 0)
         goto out;
     if (sv.headless > 0) {
-        journal_survey_headless(&sv, err);
-        dmt_warn("%s", err->msg);
+        struct dmt_err why = {0};
+        journal_survey_headless(&sv, &why);
+        dmt_warn("%s", why.msg);
     }
     j->next_serial = sv.number_max + 1;
     r = sort_spares(j, &sv);

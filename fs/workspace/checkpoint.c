@@ -153,9 +153,15 @@ static int write_layer(struct dmt_ws *ws, struct dmt_pos *pos, struct dmt_err *e
     return r < 0 ? r : 1;
 }
 
-/* For the status: the last failure, and since when they follow each other. News are logged. */
+/* For the status: the last failure, and since when they follow each other. News are logged. That a
+ * failed workspace makes none is no news. */
 static void note_outcome(struct dmt_ws *ws, int r, const struct dmt_err *err)
 {
+    ws_lock(ws);
+    bool failed = ws->failed;
+    ws_unlock(ws);
+    if (failed)
+        return;
     pthread_mutex_lock(&ws->ckpt_lock);
     if (r >= 0) {
         ws->ckpt_trouble[0] = '\0';
