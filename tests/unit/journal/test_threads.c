@@ -196,20 +196,30 @@ static void full_ring_waits(void **state)
 }
 
 /* Writers, readers, releases and syncs at once, through many segments. */
+/* A reader at where the journal begins now; returns the number before it. */
+static uint64_t open_at_first(struct shared *s, struct dmt_jreader **ret)
+{
+    uint64_t seq;
+    int res;
+    do {
+        seq = dmt_journal_first(s->t->j).seq;
+        res = dmt_jreader_open(ret, s->t->j, seq, NULL);
+    } while (res == DMT_E_GONE);
+    assert_int_equal(res, 0);
+    return seq;
+}
+
 static void *follow(void *arg)
 {
     struct shared *s = arg;
     struct dmt_jreader *r;
     struct dmt_rec rec;
-    uint64_t seq = 0;
-    assert_int_equal(dmt_jreader_open(&r, s->t->j, 0, NULL), 0);
+    uint64_t seq = open_at_first(s, &r);
     while (!atomic_load(&s->stop)) {
         int res = dmt_jreader_next(r, &rec, NULL, NULL, NULL);
         if (res == DMT_E_GONE) { /* too slow: start again where it begins now */
             dmt_jreader_close(r);
-            do
-                seq = dmt_journal_first(s->t->j).seq;
-            while (dmt_jreader_open(&r, s->t->j, seq, NULL) == DMT_E_GONE);
+            seq = open_at_first(s, &r);
         } else if (res == 0) {
             usleep(200);
         } else {
