@@ -132,8 +132,10 @@ static void print_status(const json_t *s)
            json_u64(s, "checkpointed"), human_bytes(json_u64(s, "journal_bytes"), a));
     const json_t *p = json_object_get(s, "checkpoint");
     if (json_bool(p, "failing"))
-        printf("  checkpoint  failing since %s: %s\n", local_time(json_u64(p, "error_since_ns"), t),
-               json_str(p, "error"));
+        printf("  checkpoint  failing since %s: %s\n"
+               "              nothing is lost, and it is tried again every second: make room on "
+               "that disk, or hand over\n",
+               local_time(json_u64(p, "error_since_ns"), t), json_str(p, "error"));
     printf("  data        %" PRIu64 " files, %s; %s held by %" PRIu64
            " snapshots; %s not yet in the database\n",
            json_u64(s, "inodes"), human_bytes(json_u64(s, "live_bytes"), a),

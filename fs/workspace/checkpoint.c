@@ -157,25 +157,24 @@ static int write_layer(struct dmt_ws *ws, struct dmt_pos *pos, struct dmt_err *e
  * failed workspace makes none is no news. */
 static void note_outcome(struct dmt_ws *ws, int r, const struct dmt_err *err)
 {
+    char why[sizeof(ws->ckpt_trouble)] = "";
     ws_lock(ws);
     bool failed = ws->failed;
     ws_unlock(ws);
     if (failed)
         return;
-    pthread_mutex_lock(&ws->ckpt_lock);
-    if (r >= 0) {
-        ws->ckpt_trouble[0] = '\0';
-        ws->ckpt_trouble_ns = 0;
-    } else {
-        char why[sizeof(ws->ckpt_trouble)];
+    if (r < 0)
         (void)snprintf(why, sizeof(why), "%.255s", err && err->msg[0] ? err->msg : dmt_strerror(r));
-        if (strcmp(why, ws->ckpt_trouble) != 0)
-            dmt_warn("checkpoint failed: %s", why);
-        memcpy(ws->ckpt_trouble, why, sizeof(why));
-        if (ws->ckpt_trouble_ns == 0)
-            ws->ckpt_trouble_ns = ws->conf.clock->realtime_ns(ws->conf.clock->ctx);
-    }
+    pthread_mutex_lock(&ws->ckpt_lock);
+    bool news = strcmp(why, ws->ckpt_trouble) != 0;
+    memcpy(ws->ckpt_trouble, why, sizeof(why));
+    if (r >= 0)
+        ws->ckpt_trouble_ns = 0;
+    else if (ws->ckpt_trouble_ns == 0)
+        ws->ckpt_trouble_ns = ws->conf.clock->realtime_ns(ws->conf.clock->ctx);
     pthread_mutex_unlock(&ws->ckpt_lock);
+    if (news && r < 0)
+        dmt_warn("checkpoint failed: %s", why);
 }
 
 int ws_ckpt_now(struct dmt_ws *ws, bool patient, struct dmt_err *err)

@@ -79,4 +79,20 @@ check_eq "digests are equal again" "$(digest_of a)" "$(digest_of b)"
 check "hand it back" at b dumont handover w
 check "it is mounted on the first machine" wait_until 30 mountpoint -q "$M"
 check_eq "with what was written meanwhile" "$(cat "$M/f2")" after
+
+# a disk that stays bad (docs/operations.md): no checkpoint, and the other machine gets everything all the same
+check "the pair is in sync" wait_until 60 pair_in_sync a w
+D=$SCRATCH/a/state/w/data
+mount --bind "$D" "$D" && mount -o remount,bind,ro "$D"
+head -c 300000 /dev/urandom >"$SCRATCH/in"
+cp "$SCRATCH/in" "$M/in" && sync "$M/in"
+at a sh -c "printf '{\"cmd\":\"checkpoint\"}\n' | $BIN/ctl $SCRATCH/a/run/w.sock" >"$SCRATCH/said"
+check "checkpoints fail on the holder" grep -q "Read-only file system" "$SCRATCH/said"
+check "it can be handed over" at a dumont handover w
+check "it is mounted on the other machine" wait_until 30 mountpoint -q "$M.b"
+check "with what the database never had" cmp "$M.b/in" "$SCRATCH/in"
+umount "$D"
+check "the disk is well again: in sync" wait_until 60 pair_in_sync b w
+at b dumont flush w --to standby
+check_eq "and digests are equal" "$(digest_of a)" "$(digest_of b)"
 finish

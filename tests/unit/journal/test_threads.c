@@ -195,7 +195,6 @@ static void full_ring_waits(void **state)
     tj_free(t);
 }
 
-/* Writers, readers, releases and syncs at once, through many segments. */
 /* A reader at where the journal begins now; returns the number before it. */
 static uint64_t open_at_first(struct shared *s, struct dmt_jreader **ret)
 {
@@ -247,6 +246,7 @@ static void *release_all_the_time(void *arg)
     return NULL;
 }
 
+/* Writers, readers, releases and syncs at once, through many segments. */
 static void everything_at_once(void **state)
 {
     (void)state;

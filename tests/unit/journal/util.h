@@ -118,23 +118,18 @@ static inline size_t tj_body(uint64_t epoch, uint64_t seq, size_t max, uint8_t *
 
 #define TJ_BODY_MAX 300u
 
-static inline int tj_try_append_max(struct tj *t, size_t max)
+static inline int tj_try_append(struct tj *t)
 {
     uint8_t body[16384];
     uint64_t seq = dmt_journal_tail(t->j).seq + 1;
     struct dmt_rec r = {
         .epoch = t->epoch, .time_ns = seq * 10, .unique = seq + 7, .instance = 3, .type = 5};
-    size_t n = tj_body(t->epoch, seq, max, body);
+    size_t n = tj_body(t->epoch, seq, TJ_BODY_MAX, body);
     struct iovec iov[2] = {{body, n / 2}, {body + n / 2, n - n / 2}};
     int res = dmt_journal_append(t->j, &r, iov, 2, &t->err);
     if (res == 0)
         assert_int_equal(r.seq, seq);
     return res;
-}
-
-static inline int tj_try_append(struct tj *t)
-{
-    return tj_try_append_max(t, TJ_BODY_MAX);
 }
 
 static inline void tj_append(struct tj *t, unsigned n)

@@ -380,7 +380,7 @@ static void a_resync_needs_a_lone_holder_and_a_durable_flag(void **state)
     t_event(&t, &r);
     t_pass(&t, 5000);
     assert_int_equal(t_state(&t), DMT_LEASE_RESYNC);
-    /* Ordered again meanwhile: what came by the first order is not what is waited for now. */
+    /* Ordered again meanwhile: what came by the first order counts no more. */
     e.epoch = E(7, 0);
     t_event(&t, &e);
     assert_true(t_find(&t, LEASE_ACT_RESYNC) >= 0);

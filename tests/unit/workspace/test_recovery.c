@@ -592,20 +592,36 @@ static ssize_t broken_pwrite(void *ctx, int fd, const void *p, size_t n, uint64_
     return break_writes ? -EIO : dmt_io_real()->pwrite(dmt_io_real()->ctx, fd, p, n, off);
 }
 
-static void broken_journal_makes_it_read_only(void **state)
+/* The workspace anew on `broken`, with a file in it; and once more on the disk as it is. */
+static uint64_t open_on_broken(struct fx *f)
 {
-    struct fx *f = *state;
     struct dmt_err err = {0};
-    struct acked a = {0};
-    struct dmt_ws_status s;
     fx_close(f);
-    broken = *dmt_io_real();
-    broken.pwritev = broken_pwritev;
-    broken.pwrite = broken_pwrite;
     f->conf.io = &broken;
     fx_check(dmt_ws_open(&f->ws, &f->conf, &err), &err);
     fx_check(dmt_ws_begin_epoch(f->ws, FX_EPOCH(2, 0), "alpha", "test", &err), &err);
-    uint64_t x = fx_file(f, DMT_ROOT, "x");
+    return fx_file(f, DMT_ROOT, "x");
+}
+
+static void open_on_mended(struct fx *f)
+{
+    struct dmt_err err = {0};
+    fx_close(f);
+    break_writes = false;
+    f->minor = 100;
+    f->conf.io = dmt_io_real();
+    fx_check(dmt_ws_open(&f->ws, &f->conf, &err), &err);
+}
+
+static void broken_journal_makes_it_read_only(void **state)
+{
+    struct fx *f = *state;
+    struct acked a = {0};
+    struct dmt_ws_status s;
+    broken = *dmt_io_real();
+    broken.pwritev = broken_pwritev;
+    broken.pwrite = broken_pwrite;
+    uint64_t x = open_on_broken(f);
     fx_text(f, x, "before", 0);
     assert_int_equal(dmt_ws_sync_wait(f->ws, 0), 0);
     break_writes = true;
@@ -619,11 +635,7 @@ static void broken_journal_makes_it_read_only(void **state)
     assert_int_equal(a.err, -EIO);
     dmt_ws_status(f->ws, &s);
     assert_true(s.failed && s.failed_why[0]);
-    fx_close(f);
-    break_writes = false;
-    f->minor = 100;
-    f->conf.io = dmt_io_real();
-    fx_check(dmt_ws_open(&f->ws, &f->conf, &err), &err);
+    open_on_mended(f);
     fx_expect_text(f, x, "before");
 }
 
@@ -657,15 +669,11 @@ static void a_failing_checkpoint_is_told(void **state)
     struct fx *f = *state;
     struct dmt_err err = {0};
     struct dmt_ws_status s;
-    fx_close(f);
     broken = *dmt_io_real();
     broken.pwrite = data_pwrite;
     broken.pwritev = data_pwritev;
     broken.pwrite_long = data_long;
-    f->conf.io = &broken;
-    fx_check(dmt_ws_open(&f->ws, &f->conf, &err), &err);
-    fx_check(dmt_ws_begin_epoch(f->ws, FX_EPOCH(2, 0), "alpha", "test", &err), &err);
-    uint64_t x = fx_file(f, DMT_ROOT, "x");
+    uint64_t x = open_on_broken(f);
     dmt_ws_status(f->ws, &s);
     assert_string_equal(s.checkpoint_error, "");
     for (uint64_t at = 0; at < 200000; at += 10)
@@ -689,10 +697,7 @@ static void a_failing_checkpoint_is_told(void **state)
     assert_string_equal(s.checkpoint_error, "");
     assert_int_equal(s.checkpoint_error_since_ns, 0);
     assert_int_equal(s.checkpointed, s.applied);
-    fx_close(f);
-    f->minor = 100;
-    f->conf.io = dmt_io_real();
-    fx_check(dmt_ws_open(&f->ws, &f->conf, &err), &err);
+    open_on_mended(f);
     char got[20] = "";
     assert_int_equal(dmt_ws_read(f->ws, x, got, 19, 0, false), 19);
     assert_string_equal(got, "meanwhilessome word"); /* "meanwhile" over "some words" */
