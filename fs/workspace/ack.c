@@ -237,11 +237,16 @@ struct sync_job {
     struct ws_ack ack;
 };
 
+void dmt_ws_sync_ahead(struct dmt_ws *ws, uint64_t seq)
+{
+    ws->gate.wanted(ws->gate.ctx, seq);
+    dmt_journal_kick(ws->j, seq);
+}
+
 /* Journal part: both disks at the same time, then answer or park. */
 static void sync_journal(struct dmt_ws *ws, const struct ws_ack *a)
 {
-    ws->gate.wanted(ws->gate.ctx, a->seq);
-    dmt_journal_kick(ws->j, a->seq);
+    dmt_ws_sync_ahead(ws, a->seq);
     int r = park_safely(ws, a);
     if (r != 0)
         a->fn(a->arg, r < 0 ? r : 0);

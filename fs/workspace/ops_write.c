@@ -1,7 +1,8 @@
 /* ops_write.c: write and fallocate, and the choice between inline and by reference.
  *
  * Owns the table of runs: per file how far its last write reached, how long the current run of
- * adjoining writes is, and how many bytes it has written since its last sync. A write goes by
+ * adjoining writes is, how many bytes it has written since its last sync, and in how many writes,
+ * which tells when the next sync is due. A write goes by
  * reference when its file has DMT_INLINE_BUDGET unsynced bytes and the run has DMT_REF_RUN_MIN:
  * bytes to fresh space of the data file first (D2), then a record without them. All else is inline:
  * one copy into the store's memory, one pwritev of the payload from where it lies. The table is
@@ -16,6 +17,15 @@
 #include "fs/base/hash.h"
 #include "fs/workspace/ws.h"
 
+static void end_run(struct ws_run *run)
+{
+    run->regular = run->writes > 0 && run->writes == run->usual ? run->regular + 1 : 0;
+    run->usual = run->writes;
+    run->writes = 0;
+    run->unsynced = 0;
+    run->synced = true;
+}
+
 static struct ws_run *run_of(struct dmt_ws *ws, uint64_t ino)
 {
     struct ws_run *run = &ws->runs[ino % WS_RUNS];
@@ -23,8 +33,7 @@ static struct ws_run *run_of(struct dmt_ws *ws, uint64_t ino)
         *run = (struct ws_run){.ino = ino, .sync_gen = ws->sync_gen, .synced = true};
     if (run->sync_gen != ws->sync_gen) {
         run->sync_gen = ws->sync_gen;
-        run->unsynced = 0;
-        run->synced = true;
+        end_run(run);
     }
     return run;
 }
@@ -36,8 +45,15 @@ void ws_runs_synced(struct dmt_ws *ws, uint64_t ino)
         ws->sync_gen++;
         return;
     }
-    run->unsynced = 0;
-    run->synced = true;
+    end_run(run);
+}
+
+/* Whoever has synced after equally many writes a few times will do so again (decision 0027). */
+static bool sync_is_due(struct dmt_ws *ws, uint64_t ino)
+{
+    const struct ws_run *run = run_of(ws, ino);
+    return run->regular >= WS_REGULAR && run->writes == run->usual &&
+           run->unsynced <= DMT_INLINE_BUDGET;
 }
 
 uint64_t ws_ref_seq(struct dmt_ws *ws, uint64_t ino)
@@ -53,6 +69,7 @@ static bool by_reference(struct dmt_ws *ws, const struct dmt_inode *n, uint64_t 
     if (n->size == 0)
         run->synced = false;
     bool over = run->unsynced >= DMT_INLINE_BUDGET;
+    run->writes++;
     run->length = off == run->end ? run->length + len : len;
     run->end = off + len;
     run->unsynced += len;
@@ -161,6 +178,7 @@ int dmt_ws_write(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, const void
         r = write_part(ws, op, node, (const char *)p + done, n, off + done, kill_suidgid);
         done += n;
     }
+    op->sync_due = r == 0 && op->seq != 0 && sync_is_due(ws, node);
     ws_unlock(ws);
     return dmt_err_errno(r);
 }

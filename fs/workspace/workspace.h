@@ -103,6 +103,9 @@ int dmt_ws_ack(struct dmt_ws *ws, uint64_t seq, dmt_ack_fn fn, void *arg);
 /* fsync of ino (0 = sync of everything): by-reference data durable, MARK, journal durable, gate. Always answers through fn.
  * Names-only: datasync of a directory. */
 void dmt_ws_sync(struct dmt_ws *ws, uint64_t ino, dmt_ack_fn fn, void *arg);
+/* Begins what a sync would: both journals make seq durable, nobody waits. For after the reply to a write with sync_due, so that
+ * the disk works while the caller is on its way to its fsync. */
+void dmt_ws_sync_ahead(struct dmt_ws *ws, uint64_t seq);
 int dmt_ws_sync_wait(struct dmt_ws *ws, uint64_t ino); /* [blocks] */
 /* The gate's answer may have changed: looks at parked acks again. Any thread. */
 void dmt_ws_poke(struct dmt_ws *ws);
@@ -115,6 +118,7 @@ struct dmt_op {
     uint32_t instance;
     bool resent;        /* a predecessor may have done it already: then the result comes from its record */
     uint64_t seq;       /* out: record to acknowledge; 0 when nothing was logged (acknowledge at once) */
+    bool sync_due;      /* out, of a write: a sync of the file is foreseen; see dmt_ws_sync_ahead */
 };
 /* Every function returns 0 or -errno; attrs are filled for the node id. */
 struct dmt_attr {

@@ -22,6 +22,7 @@
 #include "fs/workspace/workspace.h"
 
 #define WS_RUNS            4096u                 /* files whose writing is watched at a time */
+#define WS_REGULAR         2u                    /* as many writes between syncs so often in a row: the next is foreseen */
 #define WS_HINTS           65536u                /* remembered (inode, directory) pairs */
 /* Left free so that unlink, rename and checkpoints always go on: two journal segments being prepared, and a ballast. */
 #define WS_RESERVE_BYTES   (3ull * DMT_SEGMENT_BYTES)
@@ -64,6 +65,7 @@ void ws_map_clear(struct ws_map *m); /* frees its memory */
 struct ws_run {
     uint64_t ino, end, length, unsynced, sync_gen;
     bool synced; /* what the file holds may have been acknowledged by a sync since it was empty, and no MARK says so */
+    uint32_t writes, usual, regular; /* writes since the last sync; between the last two; how often in a row that was the same */
 };
 
 /* The end of the journal that a successor must be able to read (resend.c). */

@@ -1,12 +1,13 @@
 /* fusefloor.c: a FUSE filesystem that does nothing: what a request costs before any filesystem has
  * done anything. The floor of `make bench`.
  *
- *   fusefloor DIR      mounts on DIR, serves until it is unmounted or gets SIGTERM
+ *   fusefloor DIR [FILE]   mounts on DIR, serves until it is unmounted or gets SIGTERM
  *
  * The same libfuse low-level calls, INIT flags, timeouts and receive loop as fs/fuse: one reader,
  * own read(2), OPEN, OPENDIR, FLUSH and CREATE answered ENOSYS. Names and sizes are kept in memory,
  * because workloads must be able to run on it; bytes are thrown away, reads give zeros, fsync does
- * nothing. One thread.
+ * nothing. With FILE bytes go there, each at its offset, and fsync is fdatasync of it: what a sync
+ * costs before any filesystem has done anything. One thread.
  */
 #include <fuse_lowlevel.h>
 #include <linux/fuse.h>
@@ -38,7 +39,7 @@ struct node {
 
 static struct node root, *bucket[BUCKETS];
 static uint64_t next_cookie = 3;
-static int feeding, fd_fuse;
+static int feeding, fd_fuse, fd_bytes = -1;
 static char *zeros;
 
 static struct node *node_of(fuse_ino_t ino)
@@ -223,17 +224,21 @@ static void do_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t siz
                      struct fuse_file_info *fi)
 {
     struct node *n = node_of(ino);
-    (void)buf, (void)fi;
+    (void)fi;
+    if (fd_bytes >= 0 && pwrite(fd_bytes, buf, size, off) != (ssize_t)size) {
+        (void)fuse_reply_err(req, EIO);
+        return;
+    }
     if (off + (off_t)size > n->st.st_size)
         n->st.st_size = off + (off_t)size;
     n->st.st_blocks = (n->st.st_size + 511) / 512;
     (void)fuse_reply_write(req, size);
 }
 
-static void do_nothing(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
+static void do_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
 {
     (void)ino, (void)datasync, (void)fi;
-    (void)fuse_reply_err(req, 0);
+    (void)fuse_reply_err(req, fd_bytes >= 0 && fdatasync(fd_bytes) < 0 ? EIO : 0);
 }
 
 static void enosys(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -323,8 +328,8 @@ static struct fuse_session *open_session(const char *dir)
                                                  .rename = do_rename,
                                                  .read = do_read,
                                                  .write = do_write,
-                                                 .fsync = do_nothing,
-                                                 .fsyncdir = do_nothing,
+                                                 .fsync = do_fsync,
+                                                 .fsyncdir = do_fsync,
                                                  .open = enosys,
                                                  .opendir = enosys,
                                                  .flush = enosys,
@@ -376,8 +381,12 @@ int main(int argc, char **argv)
     uint8_t *map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     uint8_t *buf = map + PAGE - 80;
 
-    if (argc != 2) {
-        (void)fprintf(stderr, "usage: fusefloor DIR\n");
+    if (argc != 2 && argc != 3) {
+        (void)fprintf(stderr, "usage: fusefloor DIR [FILE]\n");
+        return 1;
+    }
+    if (argc == 3 && (fd_bytes = open(argv[2], O_RDWR | O_CREAT | O_CLOEXEC, 0600)) < 0) {
+        perror(argv[2]);
         return 1;
     }
     zeros = calloc(1, DMT_WRITE_MAX);

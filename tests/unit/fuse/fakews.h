@@ -34,7 +34,7 @@ struct dmt_ws {
     uint64_t seq;
     /* hooks */
     enum { ACK_AT_ONCE, ACK_PARK, ACK_FAIL } acks;
-    bool park_syncs, cold;
+    bool park_syncs, cold, syncs_due;
     int snapshots; /* so many in .snapshots: s0, s1 ... */
     bool hold_cold; /* a read that may wait does, until this is false */
     int held_cold;
@@ -42,7 +42,7 @@ struct dmt_ws {
     /* what happened */
     struct dmt_op last;
     bool last_kill;
-    uint64_t truncates, syncs_all, syncs_ino, writes;
+    uint64_t truncates, syncs_all, syncs_ino, writes, ahead_seq;
     struct {
         dmt_ack_fn fn;
         void *arg;
@@ -193,6 +193,13 @@ void dmt_ws_sync(struct dmt_ws *ws, uint64_t ino, dmt_ack_fn fn, void *arg)
     pthread_mutex_unlock(&ws->lock);
     if (!park)
         fn(arg, 0);
+}
+
+void dmt_ws_sync_ahead(struct dmt_ws *ws, uint64_t seq)
+{
+    pthread_mutex_lock(&ws->lock);
+    ws->ahead_seq = seq;
+    pthread_mutex_unlock(&ws->lock);
 }
 
 /* --- operations ----------------------------------------------------------------------------- */
@@ -404,6 +411,7 @@ int dmt_ws_write(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, const void
         n->st.st_mode &= ~(mode_t)(S_ISUID | S_ISGID);
     ws->writes++;
     fake_logged(op);
+    op->sync_due = ws->syncs_due;
     return fake_done(0);
 }
 

@@ -169,8 +169,7 @@ static int teardown(void **state)
     return 0;
 }
 
-/* --- clients -----------------------------------------------------------------------------------
- */
+/* --- clients --------------------------------------------------------------------------------- */
 
 /* In a child: line number of the first thing that is not so is its exit status (0: all is well). */
 #define SO(cond)                                                                             \
@@ -233,8 +232,7 @@ static bool file_is(const char *name, const char *text)
     return n == (ssize_t)strlen(text) && memcmp(buf, text, (size_t)n) == 0;
 }
 
-/* --- names and content -------------------------------------------------------------------------
- */
+/* --- names and content ----------------------------------------------------------------------- */
 
 static void every_call(void)
 {
@@ -413,8 +411,7 @@ static void cold_reads_go_to_the_pool(void **state)
     client(read_it);
 }
 
-/* --- waiting -------------------------------------------------------------------------------------
- */
+/* --- waiting --------------------------------------------------------------------------------- */
 
 static bool one_parked(void)
 {
@@ -545,6 +542,22 @@ static void killed_after_an_ordinary_signal(void **state)
     fake_release(0);
 }
 
+static bool begun_ahead(void)
+{
+    return FAKE_GET(ahead_seq) > 0;
+}
+
+static void a_foreseen_sync_is_begun(void **state)
+{
+    (void)state;
+    client(make_f);
+    assert_false(begun_ahead());
+    FAKE_SET(syncs_due, true);
+    client(make_f);
+    assert_true(wait_for(begun_ahead));
+    assert_int_equal(FAKE_GET(ahead_seq), FAKE_GET(last.seq));
+}
+
 static void fsync_fails(void)
 {
     int fd = open("f", O_WRONLY);
@@ -566,8 +579,7 @@ static void stop_answers_what_waits(void **state)
     assert_int_equal(umount2(dir, MNT_DETACH), 0);
 }
 
-/* --- what the kernel must forget
- * ------------------------------------------------------------------ */
+/* --- what the kernel must forget ---------------------------------------------------------- */
 
 static atomic_int inval_done;
 
@@ -724,8 +736,7 @@ static void snapshots_are_never_cached(void **state)
     client(one_snapshot);
 }
 
-/* --- fuseblk: sync and the end
- * ----------------------------------------------------------------------- */
+/* --- fuseblk: sync and the end --------------------------------------------------------------- */
 
 static void syncfs_here(void)
 {
@@ -857,6 +868,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(an_ordinary_signal_does_not_end_an_fsync, plain_one,
                                         teardown),
         cmocka_unit_test_setup_teardown(killed_after_an_ordinary_signal, plain_one, teardown),
+        cmocka_unit_test_setup_teardown(a_foreseen_sync_is_begun, plain_one, teardown),
         cmocka_unit_test_setup_teardown(stop_answers_what_waits, plain_one, teardown),
         cmocka_unit_test_setup_teardown(changes_behind_the_kernel, plain_one, teardown),
         cmocka_unit_test_setup_teardown(handlers_may_tell_the_kernel, plain_one, teardown),

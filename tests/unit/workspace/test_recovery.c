@@ -250,6 +250,41 @@ static void syncing_starts_the_budget_anew(void **state)
     fx_expect_pattern(f, x, 4u << 20, 0, 8);
 }
 
+/* Writes n blocks, says of each whether a sync was foreseen, and syncs. */
+static const char *written(struct fx *f, uint64_t x, int n, uint64_t sync_of)
+{
+    static char due[16];
+    assert_true(n < (int)sizeof(due));
+    for (int i = 0; i < n; i++) {
+        struct dmt_op op = FX_OP(0);
+        assert_int_equal(dmt_ws_write(f->ws, &op, x, "block", 5, (uint64_t)i * 4096, false), 0);
+        due[i] = op.sync_due ? '!' : '.';
+    }
+    due[n] = '\0';
+    assert_int_equal(dmt_ws_sync_wait(f->ws, sync_of), 0);
+    return due;
+}
+
+static void a_sync_is_foreseen_where_it_is_regular(void **state)
+{
+    struct fx *f = *state;
+    uint64_t x = fx_file(f, DMT_ROOT, "x"), y = fx_file(f, DMT_ROOT, "y");
+    assert_string_equal(written(f, x, 3, x), "...");
+    assert_string_equal(written(f, x, 3, x), "...");
+    assert_string_equal(written(f, x, 3, x), "...");
+    assert_string_equal(written(f, x, 3, x), "..!");
+    assert_string_equal(written(f, y, 3, y), "...");    /* each file for itself */
+    assert_string_equal(written(f, x, 5, x), "..!.."); /* wrong once, then it is learnt anew */
+    assert_string_equal(written(f, x, 3, x), "...");
+    assert_string_equal(written(f, x, 3, x), "...");
+    assert_string_equal(written(f, x, 3, 0), "...");
+    assert_string_equal(written(f, x, 3, 0), "..!"); /* a sync of everything is one, too */
+    for (int i = 0; i < 4; i++) {                    /* nothing between two syncs is no habit */
+        assert_string_equal(written(f, x, 0, x), "");
+    }
+    assert_string_equal(written(f, x, 3, x), "...");
+}
+
 static void sync_write_keeps_everything_inline(void **state)
 {
     struct fx *f = *state;
@@ -719,6 +754,7 @@ int main(int argc, char **argv)
         T(small_buffers_do_not_defeat_it),
         T(scattered_small_writes_stay_inline),
         T(syncing_starts_the_budget_anew),
+        T(a_sync_is_foreseen_where_it_is_regular),
         T(sync_write_keeps_everything_inline),
         T(rewriting_in_bulk_and_inline_mixes_exactly),
         T(settle_after_a_crash_on_the_same_boot_marks),
