@@ -34,16 +34,18 @@ struct archive_state {
     char prev_node[DMT_NODE_NAME_MAX + 1];
 };
 
+/* A record whose bytes stand elsewhere: WRITE_REF, or CONTENT, which has them from a view (gather.c says when they are needed). */
 struct pack_ref {
     uint64_t ino, off, len, seq;
     uint64_t hash; /* XXH3 of all len bytes; 0 = not known */
+    uint64_t view; /* of a CONTENT; 0 = a WRITE_REF */
 };
 
 struct pack {
     struct dmt_buf raw;  /* encoded records */
     struct dmt_buf held; /* a record that was read but belongs into the next pack */
     struct dmt_rec held_rec;
-    struct pack_ref *ref; /* WRITE_REF records, in order */
+    struct pack_ref *ref; /* in the order of their records */
     size_t n_ref, cap_ref;
     uint64_t ref_bytes;
     uint32_t records;

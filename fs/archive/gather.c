@@ -4,7 +4,10 @@
  * file are still from it; those are read (checked before and after by dmt_ws_bulk_read) and packed.
  * What has been overwritten, cut or deleted since is left out, byte-exactly, unless a snapshot
  * shows it (protocol section 5: the archive is a reader that pulls; time travel for bulk is to the
- * last complete version). Failure modes: bytes that change under our hands are looked up again;
+ * last complete version). A CONTENT record (rollback) needs nothing: the bytes were uploaded with
+ * the writes that the snapshot shows, or that snapshot still had them when their turn came. Unless
+ * it is gone by now: then what of the content is still there goes with the CONTENT.
+ * Failure modes: bytes that change under our hands are looked up again;
  * bytes that are not what the record's hash says are not uploaded, and that is logged. Thread: the
  * archiver's. */
 #include <stdio.h>
@@ -163,6 +166,11 @@ static int oldest_from(void *ctx, const struct dmt_snapshot *s)
     return 0;
 }
 
+static int is_view(void *ctx, const struct dmt_snapshot *s)
+{
+    return s->seq == *(const uint64_t *)ctx;
+}
+
 /* What the file shows now, and, where it was overwritten since, what the first snapshot after the
  * write still shows. */
 static int gather_one(struct dmt_archiver *a, struct gather *g, struct dmt_err *err)
@@ -171,6 +179,10 @@ static int gather_one(struct dmt_archiver *a, struct gather *g, struct dmt_err *
     g->view = DMT_LIVE;
     g->n_got = 0;
     g->bytes = 0;
+    /* Now, after the writes before it: it was there when theirs were looked for. */
+    uint64_t view = g->ref->view;
+    if (view && dmt_ws_snap_each(a->conf.ws, is_view, &view) == 1)
+        return 0;
     int r = gather_view(a, g, err);
     if (!r && g->bytes < g->ref->len)
         r = dmt_ws_snap_each(a->conf.ws, oldest_from, &o);

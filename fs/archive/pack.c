@@ -38,10 +38,20 @@ static void pack_clear(struct pack *p)
 uint64_t pack_record_bytes(const struct dmt_rec *rec, size_t len, struct pack_ref *ref)
 {
     struct dmt_body b;
-    ref->len = 0;
-    if (rec->type == DMT_REC_WRITE_REF && !dmt_body_decode(rec->type, rec->body, rec->body_len, &b))
-        *ref = (struct pack_ref){b.WRITE_REF.ino, b.WRITE_REF.off, b.WRITE_REF.length, rec->seq,
-                                 b.WRITE_REF.hash};
+    *ref = (struct pack_ref){.seq = rec->seq};
+    if ((rec->type != DMT_REC_WRITE_REF && rec->type != DMT_REC_CONTENT) ||
+        dmt_body_decode(rec->type, rec->body, rec->body_len, &b))
+        return len;
+    if (rec->type == DMT_REC_CONTENT) {
+        ref->ino = b.CONTENT.ino;
+        ref->len = b.CONTENT.size;
+        ref->view = b.CONTENT.view;
+        return len; /* as a rule nothing of it is sent */
+    }
+    ref->ino = b.WRITE_REF.ino;
+    ref->off = b.WRITE_REF.off;
+    ref->len = b.WRITE_REF.length;
+    ref->hash = b.WRITE_REF.hash;
     return len + ref->len;
 }
 
@@ -67,7 +77,7 @@ static int add_ref(struct pack *p, const struct pack_ref *ref)
         p->cap_ref = cap;
     }
     p->ref[p->n_ref++] = *ref;
-    p->ref_bytes += ref->len;
+    p->ref_bytes += ref->view ? 0 : ref->len;
     return 0;
 }
 

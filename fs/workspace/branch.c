@@ -4,7 +4,8 @@
  * the switch point; a by-reference write stands in it as a WRITE with the bytes that the file
  * shows, so that it can be read without this store. Where a range was overwritten later in the
  * branch it holds the later bytes: the end state is exact. Files deleted later keep their records
- * without bytes.
+ * without bytes. A file that a rollback gave the content of a snapshot follows whole, after the
+ * last record: whoever reads the branch need not have that snapshot.
  * Happy path: unapplied records are applied, the records are copied and made durable under a
  * temporary name, the directory is renamed; then the journal is cut to the switch point (rule 5:
  * the caller stands at the opening of a higher epoch) and the store reloads its last checkpoint.
@@ -88,25 +89,101 @@ static int with_bytes(struct dmt_ws *ws, struct dmt_rec *r, uint8_t *data, struc
     return out->bad ? -ENOMEM : 0;
 }
 
+int ws_branch_content(struct dmt_ws *ws, uint64_t view, uint64_t ino, uint8_t *data,
+                      int (*put)(void *ctx, const struct dmt_body *b), void *ctx)
+{
+    struct dmt_inode n;
+    ws_lock(ws);
+    int r = dmt_store_inode_get(ws->st, view, ino, &n);
+    ws_unlock(ws);
+    for (uint64_t off = 0; r == 0 && off < n.size;) {
+        ws_lock(ws);
+        int64_t at = dmt_store_seek(ws->st, view, ino, off, n.size, true);
+        ws_unlock(ws);
+        if (at == -ENXIO)
+            break;
+        ssize_t got = at < 0 ? (ssize_t)at
+                             : ws_view_read(ws, view, ino, data, DMT_WRITE_MAX, (uint64_t)at, false);
+        if (got <= 0)
+            return got < 0 ? (int)got : -EIO;
+        struct dmt_body w = {.type = DMT_REC_WRITE,
+                             .WRITE = {.ino = ino,
+                                       .off = (uint64_t)at,
+                                       .mode = DMT_MODE_KEEP,
+                                       .data = {(const char *)data, (uint32_t)got}}};
+        r = put(ctx, &w);
+        off = (uint64_t)at + (uint64_t)got;
+    }
+    struct dmt_body end = {.type = DMT_REC_SETATTR,
+                           .SETATTR = {.ino = ino,
+                                       .mask = DMT_SET_SIZE | DMT_SET_MTIME,
+                                       .size = r == 0 ? n.size : 0,
+                                       .mtime = r == 0 ? n.mtime : 0}};
+    return r < 0 ? r : put(ctx, &end);
+}
+
 struct tail {
     struct dmt_ws *ws;
     uint64_t after;
+    struct dmt_journal *to;
+    struct dmt_err *err;
+    struct dmt_rec last;    /* whose epoch and time the rest takes */
+    struct ws_map contents; /* inodes that got content from a snapshot */
+    struct dmt_buf body;
+    uint8_t *data;
 };
 
-static int copy_tail(void *ctx, struct dmt_journal *to, struct dmt_err *err)
+static int append(struct tail *t, struct dmt_rec *r)
+{
+    struct iovec iov = {t->body.p, t->body.len};
+    return dmt_journal_append(t->to, r, &iov, 1, t->err);
+}
+
+static int put_rest(void *ctx, const struct dmt_body *b)
 {
     struct tail *t = ctx;
-    struct dmt_jreader *rd = NULL;
+    struct dmt_rec r = {
+        .epoch = t->last.epoch, .time_ns = t->last.time_ns, .type = (uint16_t)b->type};
+    dmt_buf_reset(&t->body);
+    dmt_body_encode(b, &t->body);
+    return t->body.bad ? -ENOMEM : append(t, &r);
+}
+
+/* What came from snapshots, as it is now. */
+static int put_contents(struct tail *t)
+{
+    int r = 0;
+    for (size_t i = 0; r == 0 && i < t->contents.cap; i++) {
+        struct dmt_body cut = {
+            .type = DMT_REC_SETATTR,
+            .SETATTR = {.ino = t->contents.keys[i], .mask = DMT_SET_SIZE},
+        };
+        struct dmt_inode n;
+        ws_lock(t->ws);
+        bool there =
+            cut.SETATTR.ino && dmt_store_inode_get(t->ws->st, DMT_LIVE, cut.SETATTR.ino, &n) == 0;
+        ws_unlock(t->ws);
+        if (there)
+            r = put_rest(t, &cut);
+        if (there && r == 0)
+            r = ws_branch_content(t->ws, DMT_LIVE, n.ino, t->data, put_rest, t);
+    }
+    return r;
+}
+
+static int copy_records(struct tail *t, struct dmt_jreader *rd)
+{
     struct dmt_rec r;
-    struct dmt_buf body;
-    uint8_t *data = malloc(DMT_WRITE_MAX);
-    dmt_buf_init(&body);
-    int e = data ? dmt_jreader_open(&rd, t->ws->j, t->after, err) : -ENOMEM;
-    while (e >= 0 && (e = dmt_jreader_next(rd, &r, NULL, NULL, err)) == 1) {
-        e = with_bytes(t->ws, &r, data, &body);
+    struct dmt_body b;
+    int e;
+    while ((e = dmt_jreader_next(rd, &r, NULL, NULL, t->err)) == 1) {
+        if (r.type == DMT_REC_CONTENT) {
+            e = dmt_body_decode(r.type, r.body, r.body_len, &b);
+            e = e < 0 ? e : ws_map_put(&t->contents, b.CONTENT.ino, 1);
+        }
+        e = e < 0 ? e : with_bytes(t->ws, &r, t->data, &t->body);
         if (e < 0)
-            break;
-        struct iovec iov = {body.p, body.len};
+            return e;
         struct dmt_rec copy = {
             .epoch = r.epoch,
             .time_ns = r.time_ns,
@@ -114,11 +191,29 @@ static int copy_tail(void *ctx, struct dmt_journal *to, struct dmt_err *err)
             .instance = r.instance,
             .type = r.type,
         };
-        e = dmt_journal_append(to, &copy, &iov, 1, err);
+        e = append(t, &copy);
+        if (e < 0)
+            return e;
+        t->last = copy;
     }
+    return e < 0 ? e : put_contents(t);
+}
+
+static int copy_tail(void *ctx, struct dmt_journal *to, struct dmt_err *err)
+{
+    struct tail *t = ctx;
+    struct dmt_jreader *rd = NULL;
+    t->to = to;
+    t->err = err;
+    t->data = malloc(DMT_WRITE_MAX);
+    dmt_buf_init(&t->body);
+    int e = t->data ? dmt_jreader_open(&rd, t->ws->j, t->after, err) : -ENOMEM;
+    if (e >= 0)
+        e = copy_records(t, rd);
     dmt_jreader_close(rd);
-    dmt_buf_free(&body);
-    free(data);
+    ws_map_clear(&t->contents);
+    dmt_buf_free(&t->body);
+    free(t->data);
     return e;
 }
 
@@ -168,7 +263,7 @@ int ws_branch_save(struct dmt_ws *ws, const char *name, const struct dmt_pos *fl
 
 static int save_branch(struct dmt_ws *ws, uint64_t after, const char *name, struct dmt_err *err)
 {
-    struct tail t = {ws, after};
+    struct tail t = {.ws = ws, .after = after};
     struct dmt_pos floor;
     int r = dmt_journal_pos_at(ws->j, after, &floor);
     return r < 0 ? dmt_err_set(err, r, "the branch %s cannot be saved: %s", name, dmt_strerror(r))

@@ -117,61 +117,40 @@ int ws_branch_lost(struct dmt_ws *ws, uint64_t floor, uint64_t **ret, size_t *re
 
 /* --- their bytes ------------------------------------------------------------------------------ */
 
-static int put(struct bulk *b, struct dmt_journal *to, const struct dmt_body *body,
-               struct dmt_err *err)
+struct out {
+    struct bulk *b;
+    struct dmt_journal *to;
+    struct dmt_err *err;
+};
+
+static int put(void *ctx, const struct dmt_body *body)
 {
+    struct out *o = ctx;
+    struct dmt_ws *ws = o->b->ws;
     struct dmt_buf buf;
     dmt_buf_init(&buf);
     dmt_body_encode(body, &buf);
-    struct dmt_rec r = {.epoch = b->turn->parent,
-                        .time_ns = b->ws->conf.clock->realtime_ns(b->ws->conf.clock->ctx),
+    struct dmt_rec r = {.epoch = o->b->turn->parent,
+                        .time_ns = ws->conf.clock->realtime_ns(ws->conf.clock->ctx),
                         .type = (uint16_t)body->type};
     struct iovec iov = {buf.p, buf.len};
-    int e = buf.bad ? -ENOMEM : atomic_load(b->stop) ? -ECANCELED : ws_branch_room(b->ws, buf.len);
+    int e = buf.bad ? -ENOMEM : atomic_load(o->b->stop) ? -ECANCELED : ws_branch_room(ws, buf.len);
     if (e == 0)
-        e = dmt_journal_append(to, &r, &iov, 1, err);
+        e = dmt_journal_append(o->to, &r, &iov, 1, o->err);
     dmt_buf_free(&buf);
     return e;
-}
-
-static int put_file(struct bulk *b, struct dmt_journal *to, uint64_t ino, struct dmt_err *err)
-{
-    struct dmt_inode n;
-    ws_lock(b->ws);
-    int r = dmt_store_inode_get(b->ws->st, b->view, ino, &n);
-    ws_unlock(b->ws);
-    if (r == -ENOENT)
-        return 0; /* it was settled because of a later one of that number: nothing of ours */
-    for (uint64_t off = 0; r == 0 && off < n.size;) {
-        ws_lock(b->ws);
-        int64_t at = dmt_store_seek(b->ws->st, b->view, ino, off, n.size, true);
-        ws_unlock(b->ws);
-        if (at == -ENXIO)
-            break;
-        ssize_t got =
-            at < 0 ? (ssize_t)at
-                   : ws_view_read(b->ws, b->view, ino, b->data, DMT_WRITE_MAX, (uint64_t)at, false);
-        if (got <= 0)
-            return got < 0 ? (int)got : -EIO;
-        struct dmt_body w = {.type = DMT_REC_WRITE,
-                             .WRITE = {.ino = ino,
-                                       .off = (uint64_t)at,
-                                       .mode = DMT_MODE_KEEP,
-                                       .data = {(const char *)b->data, (uint32_t)got}}};
-        r = put(b, to, &w, err);
-        off = (uint64_t)at + (uint64_t)got;
-    }
-    struct dmt_body time = {.type = DMT_REC_SETATTR,
-                            .SETATTR = {.ino = ino, .mask = DMT_SET_MTIME, .mtime = n.mtime}};
-    return r < 0 ? r : put(b, to, &time, err);
 }
 
 static int put_files(void *ctx, struct dmt_journal *to, struct dmt_err *err)
 {
     struct bulk *b = ctx;
+    struct out o = {b, to, err};
     int r = 0;
-    for (size_t i = 0; r == 0 && i < b->n; i++)
-        r = put_file(b, to, b->inos[i], err);
+    for (size_t i = 0; r == 0 && i < b->n; i++) {
+        r = ws_branch_content(b->ws, b->view, b->inos[i], b->data, put, &o);
+        if (r == -ENOENT)
+            r = 0; /* it was settled because of a later one of that number: nothing of ours */
+    }
     return r;
 }
 

@@ -178,7 +178,8 @@ static int bring(struct extract *x, const struct dmt_body *b)
     case DMT_REC_ALLOC:
         return bring_inode(x, b->ALLOC.ino);
     case DMT_REC_CONTENT:
-        return bring_inode(x, b->CONTENT.ino);
+        r = bring_inode(x, b->CONTENT.ino);
+        return r < 0 ? r : 1; /* its bytes follow (branch.c) */
     default:
         return 1; /* not about files */
     }

@@ -212,6 +212,10 @@ int ws_branch_path(struct dmt_ws *ws, const char *name, const char *suffix, char
 /* A branch of the records that fill appends, after floor; 0 also if there is one of that name. */
 int ws_branch_save(struct dmt_ws *ws, const char *name, const struct dmt_pos *floor,
                    int (*fill)(void *ctx, struct dmt_journal *to, struct dmt_err *err), void *ctx, struct dmt_err *err);
+/* The content of ino in a view as WRITE records (holes left out) and a SETATTR with size and mtime. data: DMT_WRITE_MAX bytes to
+ * work in. -ENOENT: no such inode there. Lock NOT held. */
+int ws_branch_content(struct dmt_ws *ws, uint64_t view, uint64_t ino, uint8_t *data,
+                      int (*put)(void *ctx, const struct dmt_body *b), void *ctx);
 /* branch_copy.c: may a branch that can wait take so many bytes more? -ENOSPC: the workspace would have too little left. */
 int ws_branch_room(struct dmt_ws *ws, uint64_t bytes);
 /* branch_bulk.c: of the files that the new holder of switch point floor lacked bytes of: 1 and the branch's name, or 0. */

@@ -239,6 +239,47 @@ static void bulk_of_a_snapshot(void **state)
     free(p);
 }
 
+/* Written, replaced, rolled back, and the snapshot is gone before the archive's turn comes: the
+ * content came from nowhere but that snapshot. While the snapshot is there nothing is sent twice. */
+static void bulk_that_was_rolled_back(void **state)
+{
+    struct fx *f = *state;
+    struct dmt_err err = {0};
+    struct dmt_rollback rb = {.snapshot = "good"};
+    struct dmt_archive_status s;
+    struct dmt_snapshot snap;
+    uint8_t *p = malloc(1u << 20);
+    start(f, &f->a);
+    fx_flush(&f->a);
+    atomic_store(&f->a.hold, atomic_load(&f->a.archived));
+    uint64_t ino = fx_big(&f->a, "model", 6u << 20, 1);
+    fx_ok(dmt_ws_snap_create(f->a.ws, "good", "", &snap, &err), &err);
+    fx_fill(p, 1u << 20, 99);
+    for (uint64_t i = 1; i < 4; i++)
+        fx_write(&f->a, ino, p, 1u << 20, i << 20);
+    fx_ok(dmt_ws_rollback(f->a.ws, &rb, &err), &err);
+    fx_ok(dmt_ws_snap_delete(f->a.ws, rb.saved_as, &err), &err);
+    fx_ok(dmt_ws_snap_delete(f->a.ws, "good", &err), &err);
+    struct mark k = mark_now(&f->a);
+    atomic_store(&f->a.hold, 0);
+    fx_flush(&f->a);
+    fx_restore_equal(f, k.seq, k.digest);
+    fx_ok(dmt_ws_snap_create(f->a.ws, "good", "", &snap, &err), &err);
+    fx_fill(p, 1u << 20, 77);
+    for (uint64_t i = 1; i < 4; i++)
+        fx_write(&f->a, ino, p, 1u << 20, i << 20);
+    fx_flush(&f->a);
+    dmt_archiver_status(f->a.ar, &s);
+    uint64_t before = s.bytes;
+    fx_ok(dmt_ws_rollback(f->a.ws, &rb, &err), &err);
+    fx_flush(&f->a);
+    dmt_archiver_status(f->a.ar, &s);
+    assert_true(s.bytes - before < 1u << 20);
+    k = mark_now(&f->a);
+    fx_restore_equal(f, k.seq, k.digest);
+    free(p);
+}
+
 /* Scratch files that are gone again cost nothing. */
 static void scratch_files_are_not_sent(void **state)
 {
@@ -659,6 +700,7 @@ int main(void)
         T(bulk_rewritten_in_place),
         T(bulk_overwritten_in_time),
         T(bulk_of_a_snapshot),
+        T(bulk_that_was_rolled_back),
         T(scratch_files_are_not_sent),
         T(restart_goes_on),
         T(stored_but_not_recorded),
