@@ -17,8 +17,6 @@
 #include "fs/base/log.h"
 #include "fs/workspace/branch_copy.h"
 
-#define COPY_CHUNK (1u << 20)
-
 static int remove_entry(const char *path, const struct stat *st, int flag, struct FTW *f)
 {
     (void)st;
@@ -182,6 +180,16 @@ int rollback_to_time(struct past *p, struct dmt_err *err)
 }
 
 /* --- heal ------------------------------------------------------------------------------------- */
+static int changed_since(const char *path, struct dmt_err *err)
+{
+    dmt_err_set(err, -EEXIST, "%s has been changed since it was found incomplete: it is left alone",
+                path);
+    return dmt_err_hint(
+        err,
+        "What was lost is, on the machine that wrote it, in DIR/.snapshots/switch~...; `setfattr -x " DMT_INCOMPLETE_ATTR
+        " FILE` ends the report.");
+}
+
 /* The attribute that settling leaves on a file says at which position the file was found
  * incomplete. A file whose last change lies there has not been touched since. */
 static int untouched(struct app *a, struct dmt_ws *ws, uint64_t ino, const char *path,
@@ -204,14 +212,7 @@ static int untouched(struct app *a, struct dmt_ws *ws, uint64_t ino, const char 
     int rc = dmt_store_inode_get(dmt_ws_store(ws), DMT_LIVE, ino, &n);
     lk.unlock(lk.ctx);
     *ret_at = at ? strtoull(at + 1, NULL, 10) : 0;
-    if (rc == 0 && *ret_at == n.seq)
-        return 0;
-    dmt_err_set(err, -EEXIST, "%s has been changed since it was found incomplete: it is left alone",
-                path);
-    return dmt_err_hint(
-        err,
-        "What was lost is, on the machine that wrote it, in DIR/.snapshots/switch~...; `setfattr -x " DMT_INCOMPLETE_ATTR
-        " FILE` ends the report.");
+    return rc == 0 && *ret_at == n.seq ? 0 : changed_since(path, err);
 }
 
 /* The promotion that settled the file: the last epoch that opened before that position. */
@@ -296,42 +297,19 @@ static int try_branch(void *ctx, const char *name, uint64_t first, uint64_t last
 
 /* Where the bytes come from: a plain file, or a node of a snapshot. */
 struct source {
+    struct dmt_ws *ws;
     int fd;
     uint64_t node;
-    uint64_t mtime;
+    uint64_t size, mtime;
 };
 
-static ssize_t take(struct dmt_ws *ws, const struct source *s, void *buf, size_t n, uint64_t off)
+static ssize_t take(void *ctx, void *buf, size_t n, uint64_t off)
 {
+    const struct source *s = ctx;
     if (s->fd < 0)
-        return dmt_ws_read(ws, s->node, buf, n, off, false);
+        return dmt_ws_read(s->ws, s->node, buf, n, off, false);
     ssize_t k = pread(s->fd, buf, n, (off_t)off);
     return k < 0 ? -errno : k;
-}
-
-static int copy_in(struct dmt_ws *ws, uint64_t ino, const struct source *s)
-{
-    uint8_t *buf = malloc(COPY_CHUNK);
-    struct dmt_op op = {0};
-    struct dmt_attr at;
-    struct dmt_setattr cut = {.mask = DMT_SET_SIZE};
-    struct dmt_setattr times = {.mask = DMT_SET_MTIME, .mtime = s->mtime};
-    int rc = buf ? dmt_ws_setattr(ws, &op, ino, &cut, &at) : -ENOMEM;
-    for (uint64_t off = 0; rc == 0;) {
-        ssize_t n = take(ws, s, buf, COPY_CHUNK, off);
-        if (n <= 0) {
-            rc = (int)n;
-            break;
-        }
-        rc = dmt_ws_write(ws, &op, ino, buf, (size_t)n, off, false);
-        off += (uint64_t)n;
-    }
-    if (rc == 0)
-        rc = dmt_ws_removexattr(ws, &op, ino, DMT_INCOMPLETE_ATTR);
-    if (rc == 0)
-        rc = dmt_ws_setattr(ws, &op, ino, &times, &at);
-    free(buf);
-    return rc == 0 ? dmt_ws_sync_wait(ws, ino) : rc;
 }
 
 static uint64_t ns_of(struct timespec t)
@@ -346,7 +324,7 @@ static int put_back(struct app *a, struct dmt_ws *ws, uint64_t ino, const char *
     char dir[DMT_PATH_MAX + 32];
     struct dmt_attr at;
     struct stat st;
-    struct source s = {.fd = -1, .node = dmt_ws_snap_node(&turn->snap, ino)};
+    struct source s = {.ws = ws, .fd = -1, .node = dmt_ws_snap_node(&turn->snap, ino)};
     struct branch_try t = {.ws = ws,
                            .path = path,
                            .dir = dir,
@@ -364,8 +342,8 @@ static int put_back(struct app *a, struct dmt_ws *ws, uint64_t ino, const char *
     int rc = t.from[0] ? (s.fd >= 0 && fstat(s.fd, &st) == 0 ? 0 : -errno)
                        : dmt_ws_getattr(ws, s.node, &at);
     if (rc == 0) {
-        s.mtime = ns_of(t.from[0] ? st.st_mtim : at.st.st_mtim);
-        rc = copy_in(ws, ino, &s);
+        st = t.from[0] ? st : at.st;
+        rc = dmt_ws_heal(ws, ino, turn->at, take, &s, (uint64_t)st.st_size, ns_of(st.st_mtim));
     }
     if (s.fd >= 0)
         close(s.fd);
@@ -392,6 +370,8 @@ int heal_file(struct app *a, struct dmt_ws *ws, const char *path, char *text, si
         return rc;
     rc = put_back(a, ws, ino, path, &turn, text, size);
     mount_invalidate(a, &ino, 1, false);
+    if (rc == -EEXIST) /* while the bytes were brought in */
+        return changed_since(path, err);
     if (rc == -ENODATA) {
         dmt_err_set(err, rc, "the branches on this machine do not have %s whole", path);
         return dmt_err_hint(err,

@@ -34,7 +34,7 @@ struct archive_state {
     char prev_node[DMT_NODE_NAME_MAX + 1];
 };
 
-/* A record whose bytes stand elsewhere: WRITE_REF, or CONTENT, which has them from a view (gather.c says when they are needed). */
+/* A record whose bytes stand elsewhere: WRITE_REF, or CONTENT, which has them from a view (gather.c). */
 struct pack_ref {
     uint64_t ino, off, len, seq;
     uint64_t hash; /* XXH3 of all len bytes; 0 = not known */

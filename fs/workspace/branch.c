@@ -102,8 +102,9 @@ int ws_branch_content(struct dmt_ws *ws, uint64_t view, uint64_t ino, uint8_t *d
         ws_unlock(ws);
         if (at == -ENXIO)
             break;
-        ssize_t got = at < 0 ? (ssize_t)at
-                             : ws_view_read(ws, view, ino, data, DMT_WRITE_MAX, (uint64_t)at, false);
+        ssize_t got = (ssize_t)at;
+        if (at >= 0)
+            got = ws_view_read(ws, view, ino, data, DMT_WRITE_MAX, (uint64_t)at, false);
         if (got <= 0)
             return got < 0 ? (int)got : -EIO;
         struct dmt_body w = {.type = DMT_REC_WRITE,

@@ -56,6 +56,8 @@ static int note_file(void *ctx, const struct dmt_rec_INCOMPLETE *i)
     struct bulk *b = ctx;
     char note[256];
     size_t len = 0;
+    if (i->path.n == 0)
+        return 0; /* only older snapshots show what is missing of it */
     if (dmt_store_xattr_get(b->ws->st, DMT_LIVE, i->ino, WS_INCOMPLETE_ATTR, note, sizeof(note) - 1,
                             &len) == 0) {
         note[len] = '\0';

@@ -158,3 +158,34 @@ int ws_log(struct dmt_ws *ws, struct dmt_op *op, const struct dmt_body *b, uint6
         ws_ckpt_nudge(ws);
     return e < 0 ? -EIO : 0;
 }
+
+/* --- groups ----------------------------------------------------------------------------------- */
+
+int ws_group_begin(struct dmt_ws *ws, struct ws_group *g, const char *what)
+{
+    struct dmt_op op = {0};
+    struct dmt_body begin = {.type = DMT_REC_BEGIN, .BEGIN.what = ws_span(what)};
+    int r = ws_log(ws, &op, &begin, 0);
+    *g = (struct ws_group){.begin_seq = op.seq};
+    return r;
+}
+
+int ws_group_put(struct dmt_ws *ws, struct ws_group *g, const struct dmt_body *b)
+{
+    struct dmt_rec r;
+    int e = ws_append(ws, NULL, b, 0, &r);
+    g->count += e == 0;
+    return e;
+}
+
+int ws_group_end(struct dmt_ws *ws, const struct ws_group *g, int r)
+{
+    struct dmt_body end = {
+        .type = DMT_REC_END,
+        .END = {.count = r == 0 ? g->count : 0, .begin_seq = g->begin_seq},
+    };
+    int e = ws_log(ws, NULL, &end, 0);
+    if (e < 0)
+        ws_fail(ws, "the last record of a group cannot be written: %s", dmt_strerror(e));
+    return r < 0 ? r : e;
+}

@@ -27,7 +27,7 @@ static ssize_t read_inode(struct dmt_ws *ws, uint64_t view, const struct dmt_ino
     ws_lock(ws);
     dmt_store_pieces_free(ws->st, &ps);
     ws_unlock(ws);
-    return r < 0 ? dmt_err_errno(r) : (ssize_t)len;
+    return r < 0 ? r : (ssize_t)len;
 }
 
 ssize_t ws_view_read(struct dmt_ws *ws, uint64_t view, uint64_t ino, void *buf, size_t len,
@@ -38,7 +38,7 @@ ssize_t ws_view_read(struct dmt_ws *ws, uint64_t view, uint64_t ino, void *buf, 
     int r = dmt_store_inode_get(ws->st, view, ino, &n);
     if (r < 0) {
         ws_unlock(ws);
-        return dmt_err_errno(r);
+        return r;
     }
     return read_inode(ws, view, &n, buf, len, off, nowait);
 }
@@ -56,7 +56,8 @@ ssize_t dmt_ws_read(struct dmt_ws *ws, uint64_t node, void *buf, size_t len, uin
         ws_unlock(ws);
         return dmt_err_errno(r);
     }
-    return read_inode(ws, at.view, &n, buf, len, off, nowait);
+    ssize_t got = read_inode(ws, at.view, &n, buf, len, off, nowait);
+    return got < 0 ? dmt_err_errno((int)got) : got;
 }
 
 int64_t dmt_ws_seek(struct dmt_ws *ws, uint64_t node, uint64_t off, int whence)

@@ -5,7 +5,8 @@
  * is made without the lock (readers go on); the records are logged and applied under it
  * (rollback_log.c); writers go on; the kernel is told to forget, by the caller's callback, with no
  * lock held. Deleted files come back under new inode numbers, hard links as one group; times come
- * back to the nanosecond. With paths only what lies below them, now or then, changes; a file that
+ * back to the nanosecond. Of what a promotion gave up the bytes are brought in before all that
+ * (replace.c). With paths only what lies below them, now or then, changes; a file that
  * was moved out of them stays where it is, and a copy of its old state takes the old name.
  * Failure: before the records nothing has changed but the automatic snapshot, which is then removed
  * again; after END it is done.
@@ -313,6 +314,64 @@ static int run(struct ws_plan *p, struct dmt_rollback *rb, struct dmt_err *err)
     return r == 0 ? log_plan(p, rb->snapshot) : r;
 }
 
+/* --- content that is not the same everywhere -------------------------------------------------- */
+
+struct given_up {
+    struct ws_plan *p;
+    uint64_t *inos;
+    size_t n;
+};
+
+/* Lock held. Unchanged since the snapshot: there is nothing to roll back. */
+static int note_given_up(void *ctx, const struct dmt_rec_INCOMPLETE *i)
+{
+    struct given_up *g = ctx;
+    struct dmt_store *st = g->p->ws->st;
+    struct dmt_inode then, now;
+    if (dmt_store_inode_get(st, g->p->view, i->ino, &then) < 0 || !S_ISREG(then.mode) ||
+        then.size == 0 ||
+        (dmt_store_inode_get(st, DMT_LIVE, i->ino, &now) == 0 && now.seq <= g->p->view))
+        return 0;
+    uint64_t *v = realloc(g->inos, (g->n + 1) * sizeof(*v));
+    if (!v)
+        return -ENOMEM;
+    g->inos = v;
+    v[g->n++] = i->ino;
+    return 0;
+}
+
+/* Before writers are stopped: what a promotion gave up of a file, on whichever machine, a CONTENT
+ * record cannot name (replace.c). */
+static int stage_given_up(struct ws_plan *p)
+{
+    struct given_up g = {.p = p};
+    char **paths = NULL;
+    uint64_t from;
+    ws_lock(p->ws);
+    int r = ws_incomplete_each(p->ws, true, note_given_up, &g);
+    ws_unlock(p->ws);
+    if (r == 0 && p->paths && g.n > 0)
+        r = ws_paths(p->ws, p->view, g.inos, g.n, &paths);
+    for (size_t i = 0; r == 0 && i < g.n; i++) {
+        if (p->paths && !(paths[i] && ws_path_inside(paths[i], p->paths)))
+            continue;
+        r = ws_stage_view(p->ws, p->view, g.inos[i], &from);
+        if (r == 0)
+            r = ws_map_put(&p->brought, g.inos[i], from);
+    }
+    ws_paths_free(paths, paths ? g.n : 0);
+    free(g.inos);
+    return r;
+}
+
+static void drop_brought(struct ws_plan *p)
+{
+    for (size_t i = 0; i < p->brought.cap; i++)
+        if (p->brought.keys[i])
+            ws_stage_drop(p->ws, p->brought.vals[i]);
+    ws_map_clear(&p->brought);
+}
+
 static int find_snapshot(struct dmt_ws *ws, const char *name, uint64_t *ret_seq,
                          struct dmt_err *err)
 {
@@ -343,7 +402,9 @@ int dmt_ws_rollback(struct dmt_ws *ws, struct dmt_rollback *rb, struct dmt_err *
     if (r < 0)
         return r;
     if (!rb->dry_run) {
-        r = hold(ws, rb, &saved);
+        r = stage_given_up(&p);
+        if (r == 0)
+            r = hold(ws, rb, &saved);
         holding = r == 0;
     }
     if (r == 0)
@@ -356,6 +417,7 @@ int dmt_ws_rollback(struct dmt_ws *ws, struct dmt_rollback *rb, struct dmt_err *
         (void)dmt_ws_snap_delete(ws, rb->saved_as, NULL);
         rb->saved_as[0] = '\0';
     }
+    drop_brought(&p);
     free_plan(&p);
     if (r < 0 && (!err || err->code == 0))
         dmt_err_set(err, r, "rollback to \"%s\" failed: %s", rb->snapshot, dmt_strerror(r));

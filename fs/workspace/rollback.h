@@ -30,13 +30,15 @@ struct ws_plan {
     uint8_t *lose, *gain; /* per name: remove it from now, add it from then */
     size_t cap_flags;
     struct ws_map fresh;   /* inode then -> its new number */
+    struct ws_map brought; /* inode then -> file without a name that has its content */
     struct ws_map outside; /* inodes with a new name outside the paths */
     struct ws_restore *restores;
     size_t n_restores, cap_restores;
     struct ws_staged *staged;
     size_t n_staged, cap_staged;
     struct ws_map stage_head; /* inode now -> first staged + 1 */
-    uint64_t next_ino, staging, begin_seq, count;
+    struct ws_group group;
+    uint64_t next_ino, staging;
 };
 
 /* Lock held, writers stopped: appends BEGIN .. END and applies it. */

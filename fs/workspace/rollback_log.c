@@ -23,10 +23,7 @@
 
 static int put(struct ws_plan *p, const struct dmt_body *b)
 {
-    struct dmt_rec r;
-    int e = ws_append(p->ws, NULL, b, 0, &r);
-    p->count += e == 0;
-    return e;
+    return ws_group_put(p->ws, &p->group, b);
 }
 
 static uint64_t now_of(const struct ws_plan *p, uint64_t then)
@@ -202,11 +199,12 @@ static int put_contents(struct ws_plan *p)
     int r = 0;
     for (size_t i = 0; r == 0 && i < p->n_restores; i++) {
         const struct ws_restore *t = &p->restores[i];
+        uint64_t brought = ws_map_get(&p->brought, t->then);
         struct dmt_body b = {
             .type = DMT_REC_CONTENT,
             .CONTENT = {.ino = t->now,
-                        .src = t->then,
-                        .view = p->view,
+                        .src = brought ? brought : t->then,
+                        .view = brought ? DMT_LIVE : p->view,
                         .size = t->row.size,
                         .mtime = t->row.mtime},
         };
@@ -280,21 +278,8 @@ static int put_all(struct ws_plan *p)
 
 int ws_plan_log(struct ws_plan *p, const char *snapshot)
 {
-    struct dmt_op op = {0};
     char what[160];
     (void)snprintf(what, sizeof(what), "rollback to %s", snapshot);
-    struct dmt_body begin = {.type = DMT_REC_BEGIN, .BEGIN.what = ws_span(what)};
-    int r = ws_log(p->ws, &op, &begin, 0);
-    if (r < 0)
-        return r;
-    p->begin_seq = op.seq;
-    r = put_all(p);
-    struct dmt_body end = {
-        .type = DMT_REC_END,
-        .END = {.count = r == 0 ? p->count : 0, .begin_seq = p->begin_seq},
-    };
-    int e = ws_log(p->ws, &op, &end, 0);
-    if (e < 0)
-        ws_fail(p->ws, "the rollback's last record cannot be written: %s", dmt_strerror(e));
-    return r < 0 ? r : e;
+    int r = ws_group_begin(p->ws, &p->group, what);
+    return r < 0 ? r : ws_group_end(p->ws, &p->group, put_all(p));
 }

@@ -182,12 +182,41 @@ static void lengthen_files(struct dmt_ws *ws)
     }
 }
 
+static int is_ino(void *ctx, const struct dmt_rec_INCOMPLETE *i)
+{
+    return i->ino == *(const uint64_t *)ctx;
+}
+
+/* Says of each inode whose bytes are given up that they are: what a snapshot shows of it is not the
+ * same everywhere from now on (rollback.c). Those settled have been reported. Lock held. */
+static int report_rest(struct dmt_ws *ws)
+{
+    struct dmt_missing m;
+    uint64_t ino = 0, off = 0;
+    struct dmt_body b = {.type = DMT_REC_INCOMPLETE};
+    int r = 0, more = 1;
+    while (r == 0 && more > 0) {
+        more = dmt_store_missing_next(ws->st, ino, off, &m);
+        bool same = more > 0 && m.ino == b.INCOMPLETE.ino;
+        if (!same && b.INCOMPLETE.ino && !ws_incomplete_each(ws, true, is_ino, &b.INCOMPLETE.ino))
+            r = ws_log(ws, NULL, &b, 0);
+        if (more <= 0)
+            break;
+        b.INCOMPLETE.missing_bytes = m.len + (same ? b.INCOMPLETE.missing_bytes : 0);
+        b.INCOMPLETE.ino = ino = m.ino;
+        off = m.off + m.len;
+    }
+    return r < 0 ? r : more;
+}
+
 /* Ranges that only snapshots show (the switch point's among them) will not come any more: this
  * store stops asking for them. Its own list, so no record. Lock held. */
 static int give_up_rest(struct dmt_ws *ws)
 {
     struct dmt_missing m;
-    int r;
+    int r = report_rest(ws);
+    if (r < 0)
+        return r;
     while ((r = dmt_store_missing_next(ws->st, 0, 0, &m)) == 1) {
         r = dmt_store_mark(ws->st, m.ino, UINT64_MAX, true);
         if (r < 0)

@@ -268,6 +268,10 @@ struct dmt_ws_status {
     struct dmt_journal_stats journal;
 };
 void dmt_ws_status(struct dmt_ws *ws, struct dmt_ws_status *ret);
+/* Puts back the content of a file that settling left incomplete, at once, and takes the attribute away; read gives its bytes from
+ * off on (0 = the end, < 0 = -errno). -EEXIST: it is not as position `at` left it. [blocks] */
+typedef ssize_t (*dmt_content_fn)(void *ctx, void *buf, size_t n, uint64_t off);
+int dmt_ws_heal(struct dmt_ws *ws, uint64_t ino, uint64_t at, dmt_content_fn read, void *ctx, uint64_t size, uint64_t mtime);
 /* INCOMPLETE reports, of files that still bear the attribute. */
 int dmt_ws_incomplete_each(struct dmt_ws *ws, int (*fn)(void *ctx, const struct dmt_rec_INCOMPLETE *r), void *ctx);
 

@@ -184,8 +184,22 @@ int ws_room(struct dmt_ws *ws, uint64_t bytes, uint64_t adds);
 uint64_t ws_time(struct dmt_ws *ws);
 /* Appends the record and applies it. op may be NULL. time_ns 0 = now. Sets op->seq. */
 int ws_log(struct dmt_ws *ws, struct dmt_op *op, const struct dmt_body *b, uint64_t time_ns);
-/* The same without apply: records inside a group. */
+/* The same without apply. */
 int ws_append(struct dmt_ws *ws, struct dmt_op *op, const struct dmt_body *b, uint64_t time_ns, struct dmt_rec *ret);
+/* Records that are applied as one, when the group ends. The lock is held from begin to end; whoever has begun must end it. r < 0:
+ * nothing of it happens; returned. */
+struct ws_group {
+    uint64_t begin_seq, count;
+};
+int ws_group_begin(struct dmt_ws *ws, struct ws_group *g, const char *what);
+int ws_group_put(struct dmt_ws *ws, struct ws_group *g, const struct dmt_body *b);
+int ws_group_end(struct dmt_ws *ws, const struct ws_group *g, int r);
+
+/* --- replace.c ---------------------------------------------------------------------------------------------------------- */
+/* A file without a name with that content, durable, to take content from: *ret_ino, until ws_stage_drop. Lock NOT held. */
+int ws_stage(struct dmt_ws *ws, dmt_content_fn read, void *ctx, uint64_t *ret_ino);
+int ws_stage_view(struct dmt_ws *ws, uint64_t view, uint64_t ino, uint64_t *ret_ino);
+void ws_stage_drop(struct dmt_ws *ws, uint64_t ino);
 
 /* --- resend.c ----------------------------------------------------------------------------------------------------------- */
 /* A record of so many bytes has become the tail: moves the floor along. */
@@ -266,7 +280,7 @@ int ws_has_caps(struct dmt_ws *ws, const struct dmt_inode *n);
 /* Which seq of by-reference data a sync of ino has to cover. */
 uint64_t ws_ref_seq(struct dmt_ws *ws, uint64_t ino);
 void ws_runs_synced(struct dmt_ws *ws, uint64_t ino);
-/* Reads [off, off+len) of a view. Lock NOT held. Returns bytes (clipped to the size) or -errno. */
+/* Reads [off, off+len) of a view. Lock NOT held. Bytes (clipped to the size) or an error; DMT_E_GONE: given up here. */
 ssize_t ws_view_read(struct dmt_ws *ws, uint64_t view, uint64_t ino, void *buf, size_t len, uint64_t off, bool nowait);
 int ws_view_link_locked(struct dmt_ws *ws, uint64_t view, const struct dmt_inode *n, char buf[4096]); /* target of a symlink */
 bool ws_reserved(uint64_t parent, const char *name); /* .snapshots in the root */

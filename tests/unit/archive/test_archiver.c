@@ -240,7 +240,7 @@ static void bulk_of_a_snapshot(void **state)
 }
 
 /* Written, replaced, rolled back, and the snapshot is gone before the archive's turn comes: the
- * content came from nowhere but that snapshot. While the snapshot is there nothing is sent twice. */
+ * content came from nowhere but that snapshot. While that is there nothing is sent twice. */
 static void bulk_that_was_rolled_back(void **state)
 {
     struct fx *f = *state;
