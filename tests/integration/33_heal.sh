@@ -70,6 +70,9 @@ check_eq "status counts only that one" "$(get a .incomplete_files)" 1
 setfattr -x user.dumont.incomplete "$M/touched"
 check_eq "taking the attribute away settles it" "$(get a .incomplete_files)" 0
 check_status "a file that is whole: nothing to heal" 2 at a dumont heal "$M/new"
+check "rolled back to what only this machine has" at a dumont rollback w "switch/epoch-${E%.*}.0" /touched
+check "it is whole" cmp "$M/touched" "$SCRATCH/touched"
+check "in sync again" wait_until 60 pair_in_sync a w
 check "on the other machine it is the same" at ctl dumont verify w
 check "the archive of the new history is well" bash -c "[ $(get a .archive.error_since_ns) = 0 ]"
 check "and restores to the same" at a dumont verify w --archive
