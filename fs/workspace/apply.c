@@ -71,8 +71,7 @@ static int apply_snap_del(struct dmt_ws *ws, const struct dmt_rec_SNAP_DEL *s)
     return dmt_store_snap_del(ws->st, name);
 }
 
-/* The newest report of a file takes the place of an older one. */
-static int apply_incomplete(struct dmt_ws *ws, const struct dmt_body *b)
+static int drop_report(struct dmt_ws *ws, uint64_t ino)
 {
     struct dmt_buf list = {0};
     struct dmt_cur c = dmt_cur_of(ws->incomplete.p, ws->incomplete.len);
@@ -85,15 +84,27 @@ static int apply_incomplete(struct dmt_ws *ws, const struct dmt_body *b)
             dmt_buf_free(&list);
             return r;
         }
-        if (old.INCOMPLETE.ino != b->INCOMPLETE.ino)
+        if (old.INCOMPLETE.ino != ino)
             dmt_put_bytes(&list, p, n);
     }
-    dmt_buf_reset(&ws->scratch);
-    dmt_body_encode(b, &ws->scratch);
-    dmt_put_bytes(&list, ws->scratch.p, ws->scratch.len);
     dmt_buf_free(&ws->incomplete);
     ws->incomplete = list;
-    return list.bad || ws->scratch.bad ? -ENOMEM : 0;
+    return list.bad ? -ENOMEM : 0;
+}
+
+/* The newest report of a file takes the place of an older one. */
+static int apply_incomplete(struct dmt_ws *ws, const struct dmt_body *b)
+{
+    uint64_t ino = b->INCOMPLETE.ino;
+    if (ino == 0)
+        return DMT_E_CORRUPT;
+    int r = ws_map_has(&ws->reported, ino) ? drop_report(ws, ino) : 0;
+    if (r == 0)
+        r = ws_map_put(&ws->reported, ino, 1);
+    dmt_buf_reset(&ws->scratch);
+    dmt_body_encode(b, &ws->scratch);
+    dmt_put_bytes(&ws->incomplete, ws->scratch.p, ws->scratch.len);
+    return r < 0 ? r : ws->incomplete.bad || ws->scratch.bad ? -ENOMEM : 0;
 }
 
 int ws_apply_one(struct dmt_ws *ws, const struct dmt_rec *r, const struct dmt_body *b)

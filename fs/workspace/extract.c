@@ -478,6 +478,7 @@ static void close_scratch(struct extract *x)
         dmt_store_close(x->scratch.st);
     pthread_mutex_destroy(&x->scratch.lock);
     dmt_buf_free(&x->scratch.incomplete);
+    ws_map_clear(&x->scratch.reported);
     dmt_buf_free(&x->scratch.scratch);
     ws_map_clear(&x->scratch.orphans);
     if (x->dir[0])

@@ -182,11 +182,6 @@ static void lengthen_files(struct dmt_ws *ws)
     }
 }
 
-static int is_ino(void *ctx, const struct dmt_rec_INCOMPLETE *i)
-{
-    return i->ino == *(const uint64_t *)ctx;
-}
-
 /* Says of each inode whose bytes are given up that they are: what a snapshot shows of it is not the
  * same everywhere from now on (rollback.c). Those settled have been reported. Lock held. */
 static int report_rest(struct dmt_ws *ws)
@@ -198,7 +193,7 @@ static int report_rest(struct dmt_ws *ws)
     while (r == 0 && more > 0) {
         more = dmt_store_missing_next(ws->st, ino, off, &m);
         bool same = more > 0 && m.ino == b.INCOMPLETE.ino;
-        if (!same && b.INCOMPLETE.ino && !ws_incomplete_each(ws, true, is_ino, &b.INCOMPLETE.ino))
+        if (!same && b.INCOMPLETE.ino && !ws_map_has(&ws->reported, b.INCOMPLETE.ino))
             r = ws_log(ws, NULL, &b, 0);
         if (more <= 0)
             break;

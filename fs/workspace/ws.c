@@ -136,6 +136,12 @@ static int last_epoch(void *ctx, const struct dmt_epoch_row *e)
     return 0;
 }
 
+static int note_reported(void *ctx, const struct dmt_rec_INCOMPLETE *i)
+{
+    struct dmt_ws *ws = ctx;
+    return i->ino ? ws_map_put(&ws->reported, i->ino, 1) : DMT_E_CORRUPT;
+}
+
 static int load_incomplete(struct dmt_ws *ws)
 {
     void *p;
@@ -144,7 +150,7 @@ static int load_incomplete(struct dmt_ws *ws)
     if (r == 0 && len > 0)
         dmt_put_raw(&ws->incomplete, p, len);
     free(p);
-    return r;
+    return r < 0 ? r : ws_incomplete_each(ws, true, note_reported, ws);
 }
 
 static int load_epoch_store(struct dmt_ws *ws)
@@ -221,6 +227,7 @@ void ws_memory_clear(struct dmt_ws *ws)
     ws_map_clear(&ws->orphans);
     ws_map_clear(&ws->ref_seqs);
     dmt_buf_reset(&ws->incomplete);
+    ws_map_clear(&ws->reported);
     memset(ws->runs, 0, WS_RUNS * sizeof(*ws->runs));
     memset(ws->hints, 0, WS_HINTS * sizeof(*ws->hints));
     ws->group_begin = 0;
@@ -278,6 +285,7 @@ static void free_ws(struct dmt_ws *ws)
     ws_map_clear(&ws->tmpfiles);
     ws_map_clear(&ws->stale);
     dmt_buf_free(&ws->incomplete);
+    ws_map_clear(&ws->reported);
     dmt_buf_free(&ws->enc);
     dmt_buf_free(&ws->scratch);
     pthread_mutex_destroy(&ws->lock);

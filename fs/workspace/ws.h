@@ -120,6 +120,7 @@ struct dmt_ws {
     uint64_t lost_before;   /* resume: lookup counts of inodes below it are not known */
     struct ws_map ref_seqs; /* ino -> seq of its last by-reference write since epoch_seq */
     struct dmt_buf incomplete; /* encoded INCOMPLETE bodies, one per file: u32 length, body */
+    struct ws_map reported;    /* inodes in it */
     struct ws_run *runs;
     uint64_t sync_gen;
     struct ws_hint { uint64_t ino, parent; } *hints;
