@@ -18,10 +18,15 @@
 
 #define TAKEOVER_POLL_MS 10
 
-static json_t *snapshot_json(const struct dmt_snapshot *s)
+static json_t *snapshot_json(struct dmt_ws *ws, const struct dmt_snapshot *s)
 {
-    return json_pack("{s:s, s:I, s:I, s:I, s:s}", "name", s->name, "serial", (json_int_t)s->serial,
-                     "seq", (json_int_t)s->seq, "time_ns", (json_int_t)s->time_ns, "note", s->note);
+    struct dmt_lockfn lk = dmt_ws_lockfn(ws);
+    lk.lock(lk.ctx);
+    uint64_t lost = dmt_store_lost_bytes(dmt_ws_store(ws), s->seq, 0);
+    lk.unlock(lk.ctx);
+    return json_pack("{s:s, s:I, s:I, s:I, s:s, s:I}", "name", s->name, "serial",
+                     (json_int_t)s->serial, "seq", (json_int_t)s->seq, "time_ns",
+                     (json_int_t)s->time_ns, "note", s->note, "lost_bytes", (json_int_t)lost);
 }
 
 static json_t *snap_create(struct call *c)
@@ -29,12 +34,18 @@ static json_t *snap_create(struct call *c)
     struct dmt_snapshot s;
     if (dmt_ws_snap_create(c->ws, verb_arg(c, "name"), verb_arg(c, "note"), &s, c->err) != 0)
         return NULL;
-    return snapshot_json(&s);
+    return snapshot_json(c->ws, &s);
 }
+
+struct snapshot_list {
+    json_t *list;
+    struct dmt_ws *ws;
+};
 
 static int snap_add(void *ctx, const struct dmt_snapshot *s)
 {
-    return json_array_append_new(ctx, snapshot_json(s));
+    struct snapshot_list *l = ctx;
+    return json_array_append_new(l->list, snapshot_json(l->ws, s));
 }
 
 struct branch_list {
@@ -67,7 +78,7 @@ static int branch_add(void *ctx, const char *name, uint64_t first, uint64_t last
 static json_t *snap_list(struct call *c)
 {
     json_t *list = json_array();
-    dmt_ws_snap_each(c->ws, snap_add, list);
+    dmt_ws_snap_each(c->ws, snap_add, &(struct snapshot_list){list, c->ws});
     dmt_ws_branches(c->ws, branch_add, &(struct branch_list){c, list});
     return list;
 }
@@ -203,7 +214,7 @@ static void going_back(void *ctx, const char *what, uint64_t done, uint64_t tota
 }
 
 /* What has not reached the archive cannot be restored from it: first it gets there. */
-static int rollback_to(struct call *c, struct dmt_rollback *rb, uint64_t *ret_incomplete)
+static int rollback_to(struct call *c, struct dmt_rollback *rb)
 {
     struct past p = {.app = c->app, .ws = c->ws, .rb = rb, .progress = going_back, .ctx = c};
     int rc = past_time(&p, verb_arg(c, "to"), c->err);
@@ -214,7 +225,7 @@ static int rollback_to(struct call *c, struct dmt_rollback *rb, uint64_t *ret_in
         rc = wait_archive(c, dmt_journal_tail(dmt_ws_journal(c->ws)).seq, true);
     if (rc == 0)
         rc = rollback_to_time(&p, c->err);
-    *ret_incomplete = p.incomplete;
+    rb->incomplete = p.incomplete;
     return rc;
 }
 
@@ -246,18 +257,16 @@ static json_t *rollback(struct call *c)
                               .dry_run = json_is_true(json_object_get(c->req, "dry_run")),
                               .fn = verb_change_add,
                               .ctx = changes};
-    uint64_t incomplete = 0;
     int rc = *verb_arg(c, "to") ? 0 : paths_exist(c, paths, rb.snapshot);
     if (rc == 0)
-        rc = *verb_arg(c, "to") ? rollback_to(c, &rb, &incomplete)
-                                : dmt_ws_rollback(c->ws, &rb, c->err);
+        rc = *verb_arg(c, "to") ? rollback_to(c, &rb) : dmt_ws_rollback(c->ws, &rb, c->err);
     free(paths);
     if (rc != 0) {
         json_decref(changes);
         return NULL;
     }
     return json_pack("{s:I, s:s, s:I, s:o}", "changed", (json_int_t)rb.changed, "saved_as",
-                     rb.saved_as, "incomplete", (json_int_t)incomplete, "changes", changes);
+                     rb.saved_as, "incomplete", (json_int_t)rb.incomplete, "changes", changes);
 }
 
 /* --- the rest --------------------------------------------------------------------------------- */

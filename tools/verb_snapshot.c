@@ -19,6 +19,11 @@ static void print_one(const json_t *s)
     printf("%-32s  %-19s  position %-10" PRIu64 "  %s\n", json_str(s, "name"),
            branch ? "-" : local_time(json_u64(s, "time_ns"), t), json_u64(s, "seq"),
            json_str(s, "note"));
+    if (json_u64(s, "lost_bytes"))
+        printf("%-32s  incomplete here: %" PRIu64
+               " bytes were lost in a failover, reading them is an error; the machine that wrote "
+               "them may have them\n",
+               "", json_u64(s, "lost_bytes"));
 }
 
 static int snap_create(int argc, char **argv)
@@ -183,9 +188,12 @@ static int run_rollback(int argc, char **argv)
             print_changes(json_object_get(r, "changes"));
         printf("%" PRIu64 " files %s\n", json_u64(r, "changed"), dry ? "would change" : "changed");
         if (json_u64(r, "incomplete"))
-            printf("%" PRIu64 " files have older content than that: their bulk data of that moment "
-                   "was not archived\n",
-                   json_u64(r, "incomplete"));
+            printf("%" PRIu64 " files %s\n", json_u64(r, "incomplete"),
+                   to ? "have older content than that: their bulk data of that moment was not "
+                        "archived"
+                      : "have zeros where this machine lost their bytes in a failover; the machine "
+                        "that wrote them may have them: hand the workspace over to it, then roll "
+                        "back there");
         if (!dry)
             printf("the state before is kept as snapshot %s: roll back to it to undo this\n",
                    json_str(r, "saved_as"));

@@ -17,7 +17,8 @@
 #include "fs/base/hash.h"
 #include "fs/base/log.h"
 
-#define REREAD_MAX 8 /* a piece that changes under our hands so often is left out */
+#define REREAD_MAX 8     /* a piece that changes under our hands so often is left out */
+#define LOST_STEP  4096u /* how finely bytes lost in a failover are told from others */
 
 struct gather {
     const struct archive_hdr *h; /* of what the bulk objects belong to */
@@ -68,7 +69,8 @@ static int bulk_item(struct dmt_archiver *a, struct gather *g, uint64_t off, uin
                : 0;
 }
 
-/* The first stretch of [off, end) that in g's view is from the write: 1, 0 when there is none. */
+/* The first stretch of [off, end) that in g's view is from the write: 1, 0 when there is none.
+ * DMT_E_GONE: something of it is lost here. */
 static int next_stretch(struct dmt_archiver *a, const struct gather *g, uint64_t off, uint64_t end,
                         struct stretch *ret)
 {
@@ -86,7 +88,7 @@ static int next_stretch(struct dmt_archiver *a, const struct gather *g, uint64_t
     }
     lk.unlock(lk.ctx);
     dmt_store_pieces_free(st, &ps);
-    return r == -ENOENT || r == DMT_E_GONE ? 0 : r < 0 ? r : ret->end > 0;
+    return r == -ENOENT ? 0 : r < 0 ? r : ret->end > 0;
 }
 
 /* Cuts s down to its first part that has not been uploaded; false when all of it has. */
@@ -119,16 +121,23 @@ static int note_got(struct gather *g, uint64_t off, uint64_t n)
 static int gather_view(struct dmt_archiver *a, struct gather *g, struct dmt_err *err)
 {
     const struct pack_ref *ref = g->ref;
-    uint64_t off = ref->off, end = ref->off + ref->len, n;
+    uint64_t off = ref->off, end = ref->off + ref->len, step = DMT_WRITE_MAX, n;
     int again = 0;
     while (off < end && !archiver_stopped(a)) {
         struct stretch s;
-        int r = next_stretch(a, g, off, end, &s);
+        uint64_t to = end - off > step ? off + step : end;
+        int r = next_stretch(a, g, off, to, &s);
+        if (r == DMT_E_GONE && step > LOST_STEP) { /* look closer */
+            step = LOST_STEP;
+            continue;
+        }
+        if (r == DMT_E_GONE)
+            r = 0;
         if (r < 0)
             return dmt_err_set(err, r, "cannot look up inode %llu: %s",
                                (unsigned long long)ref->ino, dmt_strerror(r));
         if (!r) { /* nothing of this write in the next stretch */
-            off = end - off > DMT_WRITE_MAX ? off + DMT_WRITE_MAX : end;
+            off = to;
             continue;
         }
         uint64_t piece_end = s.end;

@@ -161,6 +161,7 @@ struct mrow { /* one missing range; key (ino, off, seq) */
     uint32_t serial;
     uint8_t fill;
     bool shared;      /* taken over with shared content: another row may name the same place */
+    bool lost;        /* died, and will not come any more: only pinned positions show it, as an error */
     struct dmt_list fill_link; /* in the list of filled rows */
     uint64_t died;    /* 0: of the live file; else kept for pinned positions in [seq, died) */
     struct op *op;    /* its pending put in the active log */
@@ -181,7 +182,7 @@ struct op {
         struct dmt_snapshot *snap;
         struct dmt_epoch_row *epoch;
         struct { uint64_t ino, src, view, size, mtime; } keep;
-        struct { uint64_t ino, off, len, seq, owner, foff, died; uint32_t serial; bool shared; } missing;
+        struct { uint64_t ino, off, len, seq, owner, foff, died; uint32_t serial; uint8_t flags; } missing;
         struct { uint64_t ino, view; } share;
         struct { uint64_t ino, hwm; uint32_t serial; } file; /* an older serial that history may still need */
     };
@@ -315,7 +316,7 @@ struct dmt_store {
     struct sweep sweep;   /* the checkpointer's */
 
     struct tree missing;
-    uint64_t missing_bytes, missing_shared_n;
+    uint64_t missing_bytes, missing_shared_n, missing_lost_n; /* bytes without the lost */
     uint64_t missing_len_max; /* of any row so far: how far before a range a row can start that reaches into it */
     struct dmt_list filled; /* rows whose bytes are there but not durable */
 
@@ -414,6 +415,8 @@ void store_missing_add(struct dmt_store *st, uint64_t ino, uint64_t off, uint64_
                        bool shared);
 void store_missing_cut(struct dmt_store *st, struct node *n, uint64_t off, uint64_t end, uint64_t seq);
 uint64_t store_missing_place_end(struct dmt_store *st, uint64_t owner, uint32_t serial);
+/* Is a part of p, which position `view` shows of ino, lost? */
+bool store_missing_lost(struct dmt_store *st, uint64_t view, uint64_t ino, const struct piece *p);
 bool store_missing_any(struct dmt_store *st, uint64_t ino); /* of the live file */
 void store_missing_filter(struct dmt_store *st);           /* drops ranges kept for positions that are gone */
 int store_missing_load(struct dmt_store *st);

@@ -6,9 +6,11 @@
  * are in memory, in a tree by (ino, off, seq); changes go to the checkpoint through the log of
  * small changes. A row is never changed: trimming removes it and adds what is left. When a missing
  * range is overwritten while a pinned position shows it, the part stays, marked with the position
- * it died at, until it arrives or nobody needs it. Fill: bytes are taken only where a row asks for
- * exactly that position; the row goes after fill_sync. Failure modes: write errors leave the row; a
- * failed sync makes its rows "missing" again, so that the bytes are pulled and written once more.
+ * it died at, until it arrives or nobody needs it. A promotion that gives such parts up makes them
+ * lost: nobody is asked for them, and who reads them through that position gets an error.
+ * Fill: bytes are taken only where a row asks for exactly that position; the row goes after
+ * fill_sync. Failure modes: write errors leave the row; a failed sync makes its rows "missing"
+ * again, so that the bytes are pulled and written once more.
  * Thread: workspace lock; dmt_store_fill_sync takes it itself.
  */
 #include <errno.h>
@@ -17,6 +19,10 @@
 #include "fs/store/internal.h"
 
 #define MROW_OF(tn_) DMT_CONTAINER((tn_), struct mrow, tn)
+
+/* column "shared" */
+#define ROW_SHARED 1u
+#define ROW_LOST   2u
 
 static int key_cmp(uint64_t ino, uint64_t off, uint64_t seq, const struct mrow *m)
 {
@@ -60,7 +66,8 @@ static void row_link(struct dmt_store *st, struct mrow *m)
         link = c < 0 ? &up->left : &up->right;
     }
     store_tree_link(&st->missing, up, link, &m->tn);
-    st->missing_bytes += m->end - m->off;
+    st->missing_bytes += m->lost ? 0 : m->end - m->off;
+    st->missing_lost_n += m->lost;
     if (m->end - m->off > st->missing_len_max)
         st->missing_len_max = m->end - m->off;
     st->missing_shared_n += m->shared;
@@ -89,7 +96,7 @@ static struct mrow *row_add(struct dmt_store *st, const struct mrow *like, uint6
     m->op->missing.serial = m->serial;
     m->op->missing.foff = m->foff;
     m->op->missing.died = m->died;
-    m->op->missing.shared = m->shared;
+    m->op->missing.flags = (uint8_t)((m->shared ? ROW_SHARED : 0) | (m->lost ? ROW_LOST : 0));
     return m;
 }
 
@@ -103,7 +110,8 @@ static void row_remove(struct dmt_store *st, struct mrow *m)
         op->missing.off = m->off;
         op->missing.seq = m->seq;
     }
-    st->missing_bytes -= m->end - m->off;
+    st->missing_bytes -= m->lost ? 0 : m->end - m->off;
+    st->missing_lost_n -= m->lost;
     st->missing_shared_n -= m->shared;
     store_tree_erase(&st->missing, &m->tn);
     dmt_list_del(&m->fill_link);
@@ -264,7 +272,7 @@ static int is_live_unfilled(void *ctx, struct mrow *m)
  * any more wait for the next freeze to drop them. */
 static bool worth_asking(struct dmt_store *st, const struct mrow *m)
 {
-    if (m->fill != FILL_NONE)
+    if (m->fill != FILL_NONE || m->lost)
         return false;
     return !m->died ||
            (still_needed(st, m) && !store_missing_each(st, m->ino, is_live_unfilled, NULL));
@@ -428,7 +436,16 @@ int dmt_store_fill_sync(struct dmt_store *st, const struct dmt_lockfn *lk)
     return r;
 }
 
-int dmt_store_mark(struct dmt_store *st, uint64_t ino, uint64_t upto_seq, bool complete_here)
+static void row_lose(struct dmt_store *st, struct mrow *m)
+{
+    struct mrow lost = *m;
+    lost.lost = true;
+    row_remove(st, m);
+    row_add(st, &lost, lost.off, lost.end);
+}
+
+int dmt_store_mark(struct dmt_store *st, uint64_t ino, uint64_t upto_seq, bool complete_here,
+                   uint64_t own_after)
 {
     struct node *n;
     int r = store_node(st, ino, &n);
@@ -444,7 +461,9 @@ int dmt_store_mark(struct dmt_store *st, uint64_t ino, uint64_t upto_seq, bool c
                 /* nobody shows it any more: what a replay does must not hang on whether it was
                  * swept */
                 m);
-        else if (seq <= upto_seq)
+        else if (seq <= upto_seq && seq <= own_after && m->died && m->fill == FILL_NONE)
+            row_lose(st, m);
+        else if (seq <= upto_seq && !m->lost)
             row_arrived(st, m);
         m = row_from(st, ino, off, seq + 1);
     }
@@ -454,6 +473,54 @@ int dmt_store_mark(struct dmt_store *st, uint64_t ino, uint64_t upto_seq, bool c
         n->own = true;
     store_keep_complete(st, n);
     return 0;
+}
+
+void dmt_store_give_up_pinned(struct dmt_store *st, uint64_t upto_seq)
+{
+    for (struct mrow *m = row_from(st, 0, 0, 0), *next; m; m = next) {
+        next = row_next(m);
+        if (m->died && !m->lost && m->seq <= upto_seq && m->fill == FILL_NONE &&
+            still_needed(st, m))
+            row_lose(st, m);
+    }
+}
+
+struct lost_of {
+    uint64_t view, bytes;
+    const struct piece *p; /* NULL: all places */
+};
+
+static int count_lost(void *ctx, struct mrow *m)
+{
+    struct lost_of *l = ctx;
+    uint64_t lo = m->foff, hi = m->foff + (m->end - m->off);
+    if (!m->lost || m->seq > l->view || l->view >= m->died)
+        return 0;
+    if (l->p) {
+        uint64_t p_end = l->p->foff + (l->p->end - l->p->off);
+        if (m->owner != l->p->owner || m->serial != l->p->serial)
+            return 0;
+        lo = lo > l->p->foff ? lo : l->p->foff;
+        hi = hi < p_end ? hi : p_end;
+    }
+    l->bytes += lo < hi ? hi - lo : 0;
+    return 0;
+}
+
+uint64_t dmt_store_lost_bytes(struct dmt_store *st, uint64_t view, uint64_t ino)
+{
+    struct lost_of l = {.view = view};
+    if (st->missing_lost_n > 0)
+        (void)store_missing_each(st, ino, count_lost, &l);
+    return l.bytes;
+}
+
+bool store_missing_lost(struct dmt_store *st, uint64_t view, uint64_t ino, const struct piece *p)
+{
+    struct lost_of l = {.view = view, .p = p};
+    if (st->missing_lost_n > 0)
+        (void)store_missing_each_in(st, ino, p->off, p->end, count_lost, &l);
+    return l.bytes > 0;
 }
 
 void store_missing_filter(struct dmt_store *st)
@@ -479,7 +546,8 @@ int store_missing_load(struct dmt_store *st)
         m->serial = store_col32(s, 5);
         m->foff = store_col(s, 6);
         m->died = store_col(s, 7);
-        m->shared = store_col(s, 8) != 0;
+        m->shared = store_col(s, 8) & ROW_SHARED;
+        m->lost = store_col(s, 8) & ROW_LOST && m->died;
         row_link(st, m);
         r = 0;
     }
@@ -494,5 +562,5 @@ void store_missing_drop(struct dmt_store *st)
         free(MROW_OF(n));
     }
     dmt_list_init(&st->filled);
-    st->missing_bytes = st->missing_shared_n = 0;
+    st->missing_bytes = st->missing_shared_n = st->missing_lost_n = 0;
 }

@@ -99,7 +99,7 @@ int store_op_write(struct store_db *db, const struct op *op)
         return store_exec(db, SQL_MISSING_PUT, "iiiiiiiii", op->missing.ino, op->missing.off,
                           op->missing.seq, op->missing.len, op->missing.owner,
                           (uint64_t)op->missing.serial, op->missing.foff, op->missing.died,
-                          (uint64_t)op->missing.shared);
+                          (uint64_t)op->missing.flags);
     case OP_MISSING_DEL:
         return store_exec(db, SQL_MISSING_DEL, "iii", op->missing.ino, op->missing.off,
                           op->missing.seq);

@@ -36,7 +36,7 @@ struct mapping {
     struct dmt_store *st;
     struct dmt_pieces *ps;
     uint8_t *buf;
-    uint64_t off;
+    uint64_t off, view, ino;
 };
 
 static int add_piece(struct dmt_pieces *ps, const struct dmt_piece *p)
@@ -66,18 +66,17 @@ static int map_piece(void *ctx, const struct piece *p)
     struct dmt_piece out = {.off = p->off, .len = p->end - p->off, .born = p->born};
     struct dfile *f = NULL;
     if (p->kind == PIECE_FILE) {
+        if (store_missing_lost(m->st, m->view, m->ino, p))
+            return DMT_E_GONE;
         f = store_file_get(m->st, p->owner, p->serial);
         int r = store_file_open(m->st, f, false);
         if (r < 0) {
             store_file_put(m->st, f);
             f = NULL;
             memset(to, 0, out.len);
-            if (r != -ENOENT)
-                return r;
-            /* Of a file that is awaited no byte may have arrived yet. One that is awaited no more
-             * (a promotion gave its bytes up) is what a pinned position cannot show. */
-            if (store_missing_place_end(m->st, p->owner, p->serial) < p->foff)
-                return DMT_E_GONE;
+            /* Of a file that is awaited no byte may have arrived yet. */
+            if (r != -ENOENT || store_missing_place_end(m->st, p->owner, p->serial) < p->foff)
+                return r == -ENOENT ? -EIO : r;
         }
         out.file = f;
         out.foff = p->foff;
@@ -96,7 +95,7 @@ int dmt_store_map(struct dmt_store *st, uint64_t view, uint64_t ino, uint64_t of
                   uint64_t len, struct dmt_pieces *ret)
 {
     memset(ret, 0, sizeof(*ret));
-    struct mapping m = {.st = st, .ps = ret, .buf = buf, .off = off};
+    struct mapping m = {.st = st, .ps = ret, .buf = buf, .off = off, .view = view, .ino = ino};
     int r = compose_view(st, view, ino, off, off + len, map_piece, &m);
     if (r < 0)
         dmt_store_pieces_free(st, ret);

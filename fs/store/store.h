@@ -209,8 +209,14 @@ int dmt_store_ref_sync(struct dmt_store *st, const struct dmt_lockfn *lk, uint64
 /* After an own crash: does a data file end before bytes that were written by reference into it? Then what was not synced did not
  * survive, same boot or not (the disk failed and came back). Lock held; looks at the disk. */
 bool dmt_store_ref_short(struct dmt_store *st);
-/* MARK: rows of ino with seq <= upto are dropped (holder). Other readers call it with complete_here = false: rows stay. */
-int dmt_store_mark(struct dmt_store *st, uint64_t ino, uint64_t upto_seq, bool complete_here);
+/* MARK: rows of ino with seq <= upto are dropped (holder). Other readers call it with complete_here = false: rows stay. Up to
+ * own_after the bytes are another holder's: what is missing of those is not dropped but lost, as below. */
+int dmt_store_mark(struct dmt_store *st, uint64_t ino, uint64_t upto_seq, bool complete_here, uint64_t own_after);
+/* Promotion: what is missing of pinned positions alone, written up to upto_seq, is lost from now on: not missing, and DMT_E_GONE
+ * for who maps it there. */
+void dmt_store_give_up_pinned(struct dmt_store *st, uint64_t upto_seq);
+/* Bytes that position `view` shows of ino (0 = of all files) and that are lost here. */
+uint64_t dmt_store_lost_bytes(struct dmt_store *st, uint64_t view, uint64_t ino);
 /* To be called before the record removes or changes `replaced`. Rename of `ino` over `replaced` at seq: an incomplete `ino`
  * inherits the replaced file's content (or its fallback) as fallback. */
 int dmt_store_keep_replace(struct dmt_store *st, uint64_t ino, uint64_t replaced, uint64_t seq);

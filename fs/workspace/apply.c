@@ -45,6 +45,8 @@ static int apply_epoch(struct dmt_ws *ws, const struct dmt_rec *r, const struct 
     };
     copy_span(row.node, sizeof(row.node), e->node);
     copy_span(row.reason, sizeof(row.reason), e->reason);
+    if (memcmp(ws->epoch_store, e->store_id, sizeof(ws->epoch_store)) != 0)
+        ws->own_after = e->switch_seq;
     ws->epoch = e->epoch;
     memcpy(ws->epoch_store, e->store_id, sizeof(ws->epoch_store));
     ws->epoch_mine = memcmp(e->store_id, dmt_store_ident(ws->st)->store_id, 16) == 0;

@@ -68,7 +68,7 @@ static int apply_alloc(struct dmt_ws *ws, const struct dmt_rec *r, const struct 
 
 static int apply_mark(struct dmt_ws *ws, const struct dmt_rec_MARK *m)
 {
-    return dmt_store_mark(ws->st, m->ino, m->upto, ws->epoch_mine);
+    return dmt_store_mark(ws->st, m->ino, m->upto, ws->epoch_mine, ws->own_after);
 }
 
 /* The whole content on the list of missing ranges (see the essay). */

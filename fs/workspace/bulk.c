@@ -14,6 +14,8 @@
 
 #include "fs/workspace/ws.h"
 
+#define LOST_STEP 4096u /* how finely lost bytes are told from others */
+
 struct range {
     uint64_t view, ino, off, len, seq;
     bool last; /* nobody reads it from here again soon */
@@ -36,11 +38,16 @@ static int right_bytes(struct dmt_ws *ws, const struct range *g, void *buf, stru
         len = n.size - g->off;
     r = dmt_store_map(ws->st, g->view, g->ino, g->off, buf, len, ps);
     if (r == DMT_E_GONE && g->view != DMT_LIVE) {
-        /* Given up at a promotion: nobody will ever have it, so what asks for it must come to an
-         * end. It gets what other such places read as here. */
-        memset(buf, 0, len);
-        *ret_n = len;
-        return 0;
+        /* Lost at a promotion, here: what asks for it must come to an end, and gets zeros; not for
+         * what lies around it. */
+        uint64_t step = LOST_STEP - g->off % LOST_STEP;
+        len = len < step ? len : step;
+        r = dmt_store_map(ws->st, g->view, g->ino, g->off, buf, len, ps);
+        if (r == DMT_E_GONE) {
+            memset(buf, 0, len);
+            *ret_n = len;
+            return 0;
+        }
     }
     for (int i = 0; r == 0 && i < ps->n; i++) {
         const struct dmt_piece *p = &ps->v[i];

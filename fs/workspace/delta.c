@@ -131,7 +131,10 @@ int ws_content_differs(struct dmt_ws *ws, uint64_t a, const struct dmt_inode *na
     for (uint64_t off = 0; r == 0 && off < na->size; off += CHUNK) {
         ssize_t x = ws_view_read(ws, a, na->ino, p, CHUNK, off, false);
         ssize_t y = x < 0 ? x : ws_view_read(ws, b, nb->ino, p + CHUNK, CHUNK, off, false);
-        r = y < 0 ? (int)y : x != y || memcmp(p, p + CHUNK, (size_t)x) != 0;
+        if (y == DMT_E_GONE)
+            r = 1; /* lost here: nobody can say that it is the same */
+        else
+            r = y < 0 ? (int)y : x != y || memcmp(p, p + CHUNK, (size_t)x) != 0;
     }
     free(p);
     return r;

@@ -285,6 +285,8 @@ int dmt_ws_begin_epoch(struct dmt_ws *ws, uint64_t epoch, const char *node, cons
      * not go down: all bytes are here. */
     if (ws->role != WS_HOLDER)
         ws->bulk_ok = ws->conf.resume || dmt_store_missing_next(ws->st, 0, 0, &any) == 0;
+    if (ws->conf.resume)
+        dmt_store_give_up_pinned(ws->st, ws->own_after); /* no checkpoint may know it yet */
     if (ws->conf.resume && ws->bulk_since_ns == 0)
         ws->bulk_since_ns = ws_mono(ws);
     uint64_t seq = ws->applied.seq;

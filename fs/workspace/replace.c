@@ -15,6 +15,8 @@
 
 #include "fs/workspace/ws.h"
 
+#define LOST_STEP 4096u /* how finely lost bytes are told from others */
+
 static bool all_zero(const uint8_t *p, size_t n)
 {
     return n == 0 || (p[0] == 0 && memcmp(p, p + 1, n - 1) == 0);
@@ -64,27 +66,37 @@ struct of_view {
     struct dmt_ws *ws;
     uint64_t view;
     struct dmt_inode n;
+    uint64_t lost;
 };
 
-/* Bytes that this machine has given up itself are zeros. */
+/* Bytes that are lost here are zeros; what lies around them is not. */
 static ssize_t read_view(void *ctx, void *buf, size_t n, uint64_t off)
 {
     struct of_view *v = ctx;
     ssize_t got = ws_view_read(v->ws, v->view, v->n.ino, buf, n, off, false);
     if (got != DMT_E_GONE || off >= v->n.size)
         return got;
+    n = n < LOST_STEP - off % LOST_STEP ? n : LOST_STEP - off % LOST_STEP;
     n = n < v->n.size - off ? n : (size_t)(v->n.size - off);
+    got = ws_view_read(v->ws, v->view, v->n.ino, buf, n, off, false);
+    if (got != DMT_E_GONE)
+        return got;
     memset(buf, 0, n);
+    v->lost += n;
     return (ssize_t)n;
 }
 
-int ws_stage_view(struct dmt_ws *ws, uint64_t view, uint64_t ino, uint64_t *ret_ino)
+int ws_stage_view(struct dmt_ws *ws, uint64_t view, uint64_t ino, uint64_t *ret_ino,
+                  uint64_t *ret_lost)
 {
     struct of_view v = {.ws = ws, .view = view};
     ws_lock(ws);
     int r = dmt_store_inode_get(ws->st, view, ino, &v.n);
     ws_unlock(ws);
-    return r < 0 ? r : ws_stage(ws, read_view, &v, ret_ino);
+    if (r == 0)
+        r = ws_stage(ws, read_view, &v, ret_ino);
+    *ret_lost = v.lost;
+    return r;
 }
 
 /* --- healing -------------------------------------------------------------------------------- */

@@ -197,7 +197,7 @@ static int content_wanted(struct ws_plan *p, struct ws_restore *t)
 {
     if (!S_ISREG(t->row.mode))
         return 0;
-    if (t->fresh)
+    if (t->fresh || ws_map_has(&p->brought, t->then))
         return t->row.size > 0;
     const struct dmt_inode *now = &ws_delta_node(&p->d, t->now)->a;
     if (t->row.size > SMALL || now->size != t->row.size)
@@ -342,11 +342,11 @@ static int note_given_up(void *ctx, const struct dmt_rec_INCOMPLETE *i)
 
 /* Before writers are stopped: what a promotion gave up of a file, on whichever machine, a CONTENT
  * record cannot name (replace.c). */
-static int stage_given_up(struct ws_plan *p)
+static int stage_given_up(struct ws_plan *p, uint64_t *ret_incomplete)
 {
     struct given_up g = {.p = p};
     char **paths = NULL;
-    uint64_t from;
+    uint64_t from, lost;
     ws_lock(p->ws);
     int r = ws_incomplete_each(p->ws, true, note_given_up, &g);
     ws_unlock(p->ws);
@@ -355,7 +355,8 @@ static int stage_given_up(struct ws_plan *p)
     for (size_t i = 0; r == 0 && i < g.n; i++) {
         if (p->paths && !(paths[i] && ws_path_inside(paths[i], p->paths)))
             continue;
-        r = ws_stage_view(p->ws, p->view, g.inos[i], &from);
+        r = ws_stage_view(p->ws, p->view, g.inos[i], &from, &lost);
+        *ret_incomplete += r == 0 && lost > 0;
         if (r == 0)
             r = ws_map_put(&p->brought, g.inos[i], from);
     }
@@ -394,7 +395,7 @@ int dmt_ws_rollback(struct dmt_ws *ws, struct dmt_rollback *rb, struct dmt_err *
     bool holding = false;
     if (err)
         *err = (struct dmt_err){0};
-    rb->changed = 0;
+    rb->changed = rb->incomplete = 0;
     rb->saved_as[0] = '\0';
     int r = find_snapshot(ws, rb->snapshot, &p.view, err);
     if (r == 0)
@@ -402,7 +403,7 @@ int dmt_ws_rollback(struct dmt_ws *ws, struct dmt_rollback *rb, struct dmt_err *
     if (r < 0)
         return r;
     if (!rb->dry_run) {
-        r = stage_given_up(&p);
+        r = stage_given_up(&p, &rb->incomplete);
         if (r == 0)
             r = hold(ws, rb, &saved);
         holding = r == 0;

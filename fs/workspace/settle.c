@@ -164,24 +164,6 @@ static int settle_file(struct dmt_ws *ws, const struct lost *f, const char *path
     return r < 0 ? r : ws_log(ws, NULL, &change, 0);
 }
 
-/* What will not come reads as zeros, where a snapshot shows it; so its data file must reach as far
- * as the rows say, or whoever copies this store, or checks it, takes it for damaged. The last byte
- * of each range is enough. Lock held; a disk that is full for it must not stop a promotion. */
-static void lengthen_files(struct dmt_ws *ws)
-{
-    struct dmt_missing m;
-    uint64_t ino = 0, off = 0, used;
-    while (dmt_store_missing_next(ws->st, ino, off, &m) == 1) {
-        struct dmt_missing last = {.ino = m.ino, .off = m.off + m.len - 1, .len = 1, .seq = m.seq};
-        ino = m.ino;
-        off = m.off + m.len;
-        int r = dmt_store_missing_fill(ws->st, &last, "", &used);
-        if (r < 0)
-            dmt_warn("a data file of inode %" PRIu64 " cannot be made as long as what it lacks: %s",
-                     m.ino, dmt_strerror(r));
-    }
-}
-
 /* Says of each inode whose bytes are given up that they are: what a snapshot shows of it is not the
  * same everywhere from now on (rollback.c). Those settled have been reported. Lock held. */
 static int report_rest(struct dmt_ws *ws)
@@ -204,16 +186,17 @@ static int report_rest(struct dmt_ws *ws)
     return r < 0 ? r : more;
 }
 
-/* Ranges that only snapshots show (the switch point's among them) will not come any more: this
- * store stops asking for them. Its own list, so no record. Lock held. */
+/* Ranges that only snapshots show (the switch point's among them) will not come any more: they are
+ * lost here, and this store stops asking for them. Its own list, so no record. Lock held. */
 static int give_up_rest(struct dmt_ws *ws)
 {
     struct dmt_missing m;
     int r = report_rest(ws);
     if (r < 0)
         return r;
+    dmt_store_give_up_pinned(ws->st, UINT64_MAX);
     while ((r = dmt_store_missing_next(ws->st, 0, 0, &m)) == 1) {
-        r = dmt_store_mark(ws->st, m.ino, UINT64_MAX, true);
+        r = dmt_store_mark(ws->st, m.ino, UINT64_MAX, true, ws->own_after);
         if (r < 0)
             break;
     }
@@ -239,7 +222,7 @@ int dmt_ws_keep_own(struct dmt_ws *ws, uint64_t *ret_seq, struct dmt_err *err)
     ws_lock(ws);
     *ret_seq = ws->applied.seq;
     for (uint64_t at = 0; r == 0 && dmt_store_missing_next(ws->st, at, 0, &m) == 1; at = m.ino + 1)
-        r = dmt_store_mark(ws->st, m.ino, UINT64_MAX, true);
+        r = dmt_store_mark(ws->st, m.ino, UINT64_MAX, true, ws->own_after);
     ws_unlock(ws);
     if (r == 0)
         r = ws_ckpt_now(ws, false, err);
@@ -250,7 +233,6 @@ int dmt_ws_keep_own(struct dmt_ws *ws, uint64_t *ret_seq, struct dmt_err *err)
 
 static int settle_all(struct dmt_ws *ws, const struct losses *l)
 {
-    struct dmt_lockfn lk = dmt_ws_lockfn(ws);
     uint64_t *inos = calloc(l->n + 1, sizeof(*inos));
     char **paths = NULL;
     int r = inos ? 0 : -ENOMEM;
@@ -261,12 +243,6 @@ static int settle_all(struct dmt_ws *ws, const struct losses *l)
     ws_lock(ws);
     for (size_t i = 0; r == 0 && i < l->n; i++)
         r = settle_file(ws, &l->v[i], paths[i]);
-    if (r == 0)
-        lengthen_files(ws);
-    ws_unlock(ws);
-    if (r == 0 && dmt_store_fill_sync(ws->st, &lk) < 0)
-        dmt_warn("data files that were made longer are not durable");
-    ws_lock(ws);
     if (r == 0)
         r = give_up_rest(ws);
     ws->bulk_ok |= r == 0;
@@ -294,10 +270,12 @@ int dmt_ws_settle(struct dmt_ws *ws, bool own_crash_same_boot, struct dmt_err *e
                  "unsynced bulk data counts as lost");
         own_crash_same_boot = false;
     }
-    if (r == 0 && own_crash_same_boot)
+    if (r == 0 && own_crash_same_boot) {
         ws->bulk_ok = true;
-    else if (r == 0)
+        dmt_store_give_up_pinned(ws->st, ws->own_after); /* no checkpoint may know it yet */
+    } else if (r == 0) {
         r = find_losses(ws, &l);
+    }
     ws_unlock(ws);
     if (r == 0 && l.n > 0)
         r = ws_ckpt_now(ws, false, err);

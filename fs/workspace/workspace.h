@@ -196,6 +196,7 @@ struct dmt_rollback {
     dmt_diff_fn fn;             /* what changes (or would); may be NULL */
     void *ctx;
     uint64_t changed;           /* out */
+    uint64_t incomplete;        /* out: files of which this machine has lost bytes; they have zeros there */
     char saved_as[129];         /* out: name of the automatic snapshot taken before */
 };
 int dmt_ws_rollback(struct dmt_ws *ws, struct dmt_rollback *rb, struct dmt_err *err); /* [blocks] */

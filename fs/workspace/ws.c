@@ -186,6 +186,8 @@ int ws_meta_load(struct dmt_ws *ws, struct dmt_err *err)
     ws->recent.next = ws->applied.seq;
     ws->recent.bytes = 0;
     if (r == 0)
+        r = dmt_store_meta_u64(ws->st, "ws.own_after", none, &ws->own_after);
+    if (r == 0)
         r = load_orphans(ws);
     if (r == 0)
         r = load_incomplete(ws);
@@ -209,6 +211,8 @@ int ws_meta_save(struct dmt_ws *ws)
         r = dmt_store_meta_put_u64(ws->st, "ws.last_time", ws->last_time);
     if (r == 0)
         r = dmt_store_meta_put_u64(ws->st, "ws.recent", ws->recent.floor);
+    if (r == 0)
+        r = dmt_store_meta_put_u64(ws->st, "ws.own_after", ws->own_after);
     if (r == 0)
         r = dmt_store_meta_put(ws->st, "ws.epoch_store", ws->epoch_store, sizeof(ws->epoch_store));
     if (r == 0)

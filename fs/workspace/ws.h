@@ -121,6 +121,7 @@ struct dmt_ws {
     struct ws_map ref_seqs; /* ino -> seq of its last by-reference write since epoch_seq */
     struct dmt_buf incomplete; /* encoded INCOMPLETE bodies, one per file: u32 length, body */
     struct ws_map reported;    /* inodes in it */
+    uint64_t own_after;        /* where the last holder's epochs began: up to there bytes are another's */
     struct ws_run *runs;
     uint64_t sync_gen;
     struct ws_hint { uint64_t ino, parent; } *hints;
@@ -199,7 +200,8 @@ int ws_group_end(struct dmt_ws *ws, const struct ws_group *g, int r);
 /* --- replace.c ---------------------------------------------------------------------------------------------------------- */
 /* A file without a name with that content, durable, to take content from: *ret_ino, until ws_stage_drop. Lock NOT held. */
 int ws_stage(struct dmt_ws *ws, dmt_content_fn read, void *ctx, uint64_t *ret_ino);
-int ws_stage_view(struct dmt_ws *ws, uint64_t view, uint64_t ino, uint64_t *ret_ino);
+/* *ret_lost: bytes that are lost here, in their place zeros. */
+int ws_stage_view(struct dmt_ws *ws, uint64_t view, uint64_t ino, uint64_t *ret_ino, uint64_t *ret_lost);
 void ws_stage_drop(struct dmt_ws *ws, uint64_t ino);
 
 /* --- resend.c ----------------------------------------------------------------------------------------------------------- */

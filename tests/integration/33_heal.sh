@@ -43,6 +43,11 @@ size=$(stat -c %s "$B/new")
 check "what it has is right" cmp -n "$size" "$B/new" "$SCRATCH/new"
 check_status "healing here is not possible" 2 at b dumont heal "$B/new"
 check_eq "and says where they are" "$(at b dumont heal "$B/new" 2>&1 | grep -c 'a wrote them: when it is back, they come as branch')" 1
+check "what is lost of a snapshot is an error, not zeros" not cat "$B/.snapshots/switch~epoch-${E%.*}.0/new" >/dev/null
+check "the rest of it can be read" cmp -n "$size" "$B/.snapshots/switch~epoch-${E%.*}.0/new" "$SCRATCH/new"
+lost() { at "$1" dumont snapshot list w --json | jq '[.[].lost_bytes // 0] | add'; }
+check "the list of snapshots says so" test "$(lost b)" -gt 0
+check "for people, too" test "$(at b dumont snapshot list w | grep -c 'incomplete here: [1-9][0-9]* bytes')" -gt 0
 # somebody works on with one of them, with the same length
 printf 'changed since' | dd of="$B/touched" conv=notrunc 2>/dev/null
 cp "$B/touched" "$SCRATCH/touched.now"
@@ -58,6 +63,7 @@ check "the report is still there" test "$(get a .incomplete_files)" -ge 2
 for f in new touched old; do
     check "the old holder asked nobody for what it had of $f itself" cmp "$M/.snapshots/switch~epoch-${E%.*}.0/$f" "$SCRATCH/$f"
 done
+check_eq "and this machine has lost none of it" "$(lost a)" 0
 check "heal the new file" at a dumont heal "$M/new"
 check "it is whole" cmp "$M/new" "$SCRATCH/new"
 check "and says nothing any more" not getfattr -n user.dumont.incomplete "$M/new"

@@ -6,8 +6,21 @@
 #include "tests/property/store/model.h"
 
 enum m_kind {
-    M_CREATE, M_UNLINK, M_RENAME, M_WRITE, M_REF, M_TRUNCATE, M_PUNCH, M_ATTR, M_XATTR, M_MARK, M_SNAP, M_SNAP_DEL, M_FROM,
-    M_META, M_KINDS,
+    M_CREATE,
+    M_UNLINK,
+    M_RENAME,
+    M_WRITE,
+    M_REF,
+    M_TRUNCATE,
+    M_PUNCH,
+    M_ATTR,
+    M_XATTR,
+    M_MARK,
+    M_SNAP,
+    M_SNAP_DEL,
+    M_FROM,
+    M_META,
+    M_KINDS,
 };
 
 struct m_op { /* = a record of the log */
@@ -47,7 +60,8 @@ static inline void fill_bytes(uint32_t fill, uint8_t *p, size_t n)
 
 /* --- on the model --------------------------------------------------------------------------------------------------------- */
 
-static inline void m_set(struct m_file *f, uint64_t off, uint64_t len, const uint8_t *p, uint64_t ver, uint64_t lacks)
+static inline void m_set(struct m_file *f, uint64_t off, uint64_t len, const uint8_t *p,
+                         uint64_t ver, uint64_t lacks)
 {
     for (uint64_t i = 0; i < len; i++) {
         f->data[off + i] = p ? p[i] : 0;
@@ -76,11 +90,17 @@ static inline void m_drop(struct world *w, uint64_t ino, uint64_t seq)
         }
 }
 
-static inline void m_enter(struct world *w, uint64_t dir, int name, uint64_t ino, uint32_t cookie, uint64_t seq)
+static inline void m_enter(struct world *w, uint64_t dir, int name, uint64_t ino, uint32_t cookie,
+                           uint64_t seq)
 {
     for (int i = 0; i < M_DENTS; i++)
         if (!w->d[i].ino) {
-            w->d[i] = (struct m_dent){.parent = dir, .ino = ino, .born = seq, .cookie = cookie, .type = S_IFREG, .name = name};
+            w->d[i] = (struct m_dent){.parent = dir,
+                                      .ino = ino,
+                                      .born = seq,
+                                      .cookie = cookie,
+                                      .type = S_IFREG,
+                                      .name = name};
             struct m_file *d = m_find(w, dir);
             d->row.next_cookie = cookie + 1;
             m_touch(d, seq);
@@ -202,7 +222,8 @@ static inline void model_do(struct world *w, struct m_snap *snaps, const struct 
     case M_SNAP:
         for (int i = 0; i < M_SNAPS; i++)
             if (!snaps[i].used) {
-                snaps[i] = (struct m_snap){.used = true, .serial = op->val, .seq = op->seq, .w = world_copy(w)};
+                snaps[i] = (struct m_snap){
+                    .used = true, .serial = op->val, .seq = op->seq, .w = world_copy(w)};
                 break;
             }
         break;
@@ -213,7 +234,8 @@ static inline void model_do(struct world *w, struct m_snap *snaps, const struct 
         break;
     }
     case M_FROM:
-        m_from(f, m_find(op->view == DMT_LIVE ? w : m_snap_of(snaps, op->view)->w, op->src), op->seq);
+        m_from(f, m_find(op->view == DMT_LIVE ? w : m_snap_of(snaps, op->view)->w, op->src),
+               op->seq);
         m_touch(f, op->seq);
         break;
     case M_META:
@@ -228,7 +250,8 @@ static inline void model_do(struct world *w, struct m_snap *snaps, const struct 
 
 #define OK(call) assert_int_equal((call), 0)
 
-static inline void put_touched(struct dmt_store *st, uint64_t ino, uint64_t seq, struct dmt_inode *n)
+static inline void put_touched(struct dmt_store *st, uint64_t ino, uint64_t seq,
+                               struct dmt_inode *n)
 {
     n->seq = seq;
     n->mtime = seq * 10;
@@ -301,7 +324,9 @@ static inline void store_xattr_do(struct dmt_store *st, const struct m_op *op)
         dmt_store_xattr_del(st, op->ino, m_xname((int)op->val), op->seq);
     n.flags = 0;
     for (int i = 0; i < M_XATTRS; i++)
-        n.flags |= dmt_store_xattr_get(st, DMT_LIVE, op->ino, m_xname(i), NULL, 0, &len) == 0 ? DMT_INO_XATTR : 0;
+        n.flags |= dmt_store_xattr_get(st, DMT_LIVE, op->ino, m_xname(i), NULL, 0, &len) == 0
+                       ? DMT_INO_XATTR
+                       : 0;
     put_touched(st, op->ino, op->seq, &n);
 }
 
@@ -367,7 +392,7 @@ static inline void store_do(struct dmt_store *st, const struct m_op *op)
         store_xattr_do(st, op);
         break;
     case M_MARK:
-        OK(dmt_store_mark(st, op->ino, op->val, true));
+        OK(dmt_store_mark(st, op->ino, op->val, true, 0));
         break;
     case M_SNAP:
     case M_SNAP_DEL:
