@@ -22,7 +22,7 @@ static json_t *snapshot_json(struct dmt_ws *ws, const struct dmt_snapshot *s)
 {
     struct dmt_lockfn lk = dmt_ws_lockfn(ws);
     lk.lock(lk.ctx);
-    uint64_t lost = dmt_store_lost_bytes(dmt_ws_store(ws), s->seq, 0);
+    uint64_t lost = dmt_store_lost_bytes(dmt_ws_store(ws), s->seq);
     lk.unlock(lk.ctx);
     return json_pack("{s:s, s:I, s:I, s:I, s:s, s:I}", "name", s->name, "serial",
                      (json_int_t)s->serial, "seq", (json_int_t)s->seq, "time_ns",

@@ -315,8 +315,8 @@ struct dmt_store {
     bool sweep_wanted;
     struct sweep sweep;   /* the checkpointer's */
 
-    struct tree missing;
-    uint64_t missing_bytes, missing_shared_n, missing_lost_n; /* bytes without the lost */
+    struct tree missing, lost;
+    uint64_t missing_bytes, missing_shared_n;
     uint64_t missing_len_max; /* of any row so far: how far before a range a row can start that reaches into it */
     struct dmt_list filled; /* rows whose bytes are there but not durable */
 

@@ -7,7 +7,8 @@
  * small changes. A row is never changed: trimming removes it and adds what is left. When a missing
  * range is overwritten while a pinned position shows it, the part stays, marked with the position
  * it died at, until it arrives or nobody needs it. A promotion that gives such parts up makes them
- * lost: nobody is asked for them, and who reads them through that position gets an error.
+ * lost, rows of a tree of their own: nobody is asked for them, and who reads them through that
+ * position gets an error.
  * Fill: bytes are taken only where a row asks for exactly that position; the row goes after
  * fill_sync. Failure modes: write errors leave the row; a failed sync makes its rows "missing"
  * again, so that the bytes are pulled and written once more.
@@ -34,9 +35,9 @@ static int key_cmp(uint64_t ino, uint64_t off, uint64_t seq, const struct mrow *
 }
 
 /* First row >= (ino, off, seq). */
-static struct mrow *row_from(const struct dmt_store *st, uint64_t ino, uint64_t off, uint64_t seq)
+static struct mrow *row_in(const struct tree *t, uint64_t ino, uint64_t off, uint64_t seq)
 {
-    struct tnode *n = st->missing.root;
+    struct tnode *n = t->root;
     struct mrow *best = NULL;
     while (n) {
         struct mrow *m = MROW_OF(n);
@@ -50,6 +51,11 @@ static struct mrow *row_from(const struct dmt_store *st, uint64_t ino, uint64_t 
     return best;
 }
 
+static struct mrow *row_from(const struct dmt_store *st, uint64_t ino, uint64_t off, uint64_t seq)
+{
+    return row_in(&st->missing, ino, off, seq);
+}
+
 static struct mrow *row_next(const struct mrow *m)
 {
     struct tnode *n = store_tree_next(&m->tn);
@@ -58,16 +64,16 @@ static struct mrow *row_next(const struct mrow *m)
 
 static void row_link(struct dmt_store *st, struct mrow *m)
 {
-    struct tnode **link = &st->missing.root, *up = NULL;
+    struct tree *t = m->lost ? &st->lost : &st->missing;
+    struct tnode **link = &t->root, *up = NULL;
     while (*link) {
         up = *link;
         int c = key_cmp(m->ino, m->off, m->seq, MROW_OF(up));
         DMT_ASSERT(c != 0);
         link = c < 0 ? &up->left : &up->right;
     }
-    store_tree_link(&st->missing, up, link, &m->tn);
+    store_tree_link(t, up, link, &m->tn);
     st->missing_bytes += m->lost ? 0 : m->end - m->off;
-    st->missing_lost_n += m->lost;
     if (m->end - m->off > st->missing_len_max)
         st->missing_len_max = m->end - m->off;
     st->missing_shared_n += m->shared;
@@ -111,9 +117,8 @@ static void row_remove(struct dmt_store *st, struct mrow *m)
         op->missing.seq = m->seq;
     }
     st->missing_bytes -= m->lost ? 0 : m->end - m->off;
-    st->missing_lost_n -= m->lost;
     st->missing_shared_n -= m->shared;
-    store_tree_erase(&st->missing, &m->tn);
+    store_tree_erase(m->lost ? &st->lost : &st->missing, &m->tn);
     dmt_list_del(&m->fill_link);
     free(m);
 }
@@ -272,7 +277,7 @@ static int is_live_unfilled(void *ctx, struct mrow *m)
  * any more wait for the next freeze to drop them. */
 static bool worth_asking(struct dmt_store *st, const struct mrow *m)
 {
-    if (m->fill != FILL_NONE || m->lost)
+    if (m->fill != FILL_NONE)
         return false;
     return !m->died ||
            (still_needed(st, m) && !store_missing_each(st, m->ino, is_live_unfilled, NULL));
@@ -463,7 +468,7 @@ int dmt_store_mark(struct dmt_store *st, uint64_t ino, uint64_t upto_seq, bool c
                 m);
         else if (seq <= upto_seq && seq <= own_after && m->died && m->fill == FILL_NONE)
             row_lose(st, m);
-        else if (seq <= upto_seq && !m->lost)
+        else if (seq <= upto_seq)
             row_arrived(st, m);
         m = row_from(st, ino, off, seq + 1);
     }
@@ -479,57 +484,63 @@ void dmt_store_give_up_pinned(struct dmt_store *st, uint64_t upto_seq)
 {
     for (struct mrow *m = row_from(st, 0, 0, 0), *next; m; m = next) {
         next = row_next(m);
-        if (m->died && !m->lost && m->seq <= upto_seq && m->fill == FILL_NONE &&
-            still_needed(st, m))
+        if (m->died && m->seq <= upto_seq && m->fill == FILL_NONE && still_needed(st, m))
             row_lose(st, m);
     }
 }
 
-struct lost_of {
-    uint64_t view, bytes;
-    const struct piece *p; /* NULL: all places */
-};
-
-static int count_lost(void *ctx, struct mrow *m)
+/* The lost rows of ino (0: all) that may overlap [off, end), and that position `view` shows. */
+static int lost_each(struct dmt_store *st, uint64_t view, uint64_t ino, uint64_t off, uint64_t end,
+                     int (*fn)(void *ctx, struct mrow *m), void *ctx)
 {
-    struct lost_of *l = ctx;
-    uint64_t lo = m->foff, hi = m->foff + (m->end - m->off);
-    if (!m->lost || m->seq > l->view || l->view >= m->died)
-        return 0;
-    if (l->p) {
-        uint64_t p_end = l->p->foff + (l->p->end - l->p->off);
-        if (m->owner != l->p->owner || m->serial != l->p->serial)
-            return 0;
-        lo = lo > l->p->foff ? lo : l->p->foff;
-        hi = hi < p_end ? hi : p_end;
-    }
-    l->bytes += lo < hi ? hi - lo : 0;
+    uint64_t from = off > st->missing_len_max ? off - st->missing_len_max : 0;
+    int r = 0;
+    for (struct mrow *m = row_in(&st->lost, ino, from, 0);
+         r == 0 && m && (!ino || (m->ino == ino && m->off < end)); m = row_next(m))
+        if (m->end > off && m->seq <= view && view < m->died)
+            r = fn(ctx, m);
+    return r;
+}
+
+static int add_bytes(void *ctx, struct mrow *m)
+{
+    *(uint64_t *)ctx += m->end - m->off;
     return 0;
 }
 
-uint64_t dmt_store_lost_bytes(struct dmt_store *st, uint64_t view, uint64_t ino)
+uint64_t dmt_store_lost_bytes(struct dmt_store *st, uint64_t view)
 {
-    struct lost_of l = {.view = view};
-    if (st->missing_lost_n > 0)
-        (void)store_missing_each(st, ino, count_lost, &l);
-    return l.bytes;
+    uint64_t n = 0;
+    (void)lost_each(st, view, 0, 0, UINT64_MAX, add_bytes, &n);
+    return n;
+}
+
+static int same_place(void *ctx, struct mrow *m)
+{
+    const struct piece *p = ctx;
+    return m->owner == p->owner && m->serial == p->serial &&
+           m->foff < p->foff + (p->end - p->off) && p->foff < m->foff + (m->end - m->off);
 }
 
 bool store_missing_lost(struct dmt_store *st, uint64_t view, uint64_t ino, const struct piece *p)
 {
-    struct lost_of l = {.view = view, .p = p};
-    if (st->missing_lost_n > 0)
-        (void)store_missing_each_in(st, ino, p->off, p->end, count_lost, &l);
-    return l.bytes > 0;
+    struct piece place = *p;
+    return st->lost.root && lost_each(st, view, ino, p->off, p->end, same_place, &place) != 0;
 }
 
-void store_missing_filter(struct dmt_store *st)
+static void filter(struct dmt_store *st, struct tree *t)
 {
-    for (struct mrow *m = row_from(st, 0, 0, 0), *next; m; m = next) {
+    for (struct mrow *m = row_in(t, 0, 0, 0), *next; m; m = next) {
         next = row_next(m);
         if (m->died && !still_needed(st, m))
             row_remove(st, m);
     }
+}
+
+void store_missing_filter(struct dmt_store *st)
+{
+    filter(st, &st->missing);
+    filter(st, &st->lost);
 }
 
 int store_missing_load(struct dmt_store *st)
@@ -554,13 +565,19 @@ int store_missing_load(struct dmt_store *st)
     return r;
 }
 
-void store_missing_drop(struct dmt_store *st)
+static void drop(struct tree *t)
 {
     struct tnode *n;
-    while ((n = st->missing.root) != NULL) {
-        store_tree_erase(&st->missing, n);
+    while ((n = t->root) != NULL) {
+        store_tree_erase(t, n);
         free(MROW_OF(n));
     }
+}
+
+void store_missing_drop(struct dmt_store *st)
+{
+    drop(&st->missing);
+    drop(&st->lost);
     dmt_list_init(&st->filled);
-    st->missing_bytes = st->missing_shared_n = st->missing_lost_n = 0;
+    st->missing_bytes = st->missing_shared_n = 0;
 }

@@ -7,8 +7,8 @@
  * they are never overwritten in place and never punched, only unlinked with their whole file. Bytes
  * that the source lacks are missing in the target too, at the new position and the same place.
  * Ranges that are equal stay untouched, so rolling back a large file costs what changed in it.
- * Failure modes: a position that is no longer pinned is DMT_E_GONE; SQLite errors; in both cases
- * nothing has changed. Thread: workspace lock.
+ * Failure modes: a position that is no longer pinned, or shows what is lost here, is DMT_E_GONE;
+ * SQLite errors; in all cases nothing has changed. Thread: workspace lock.
  */
 #include <stdlib.h>
 
@@ -145,8 +145,11 @@ static int source_map(struct dmt_store *st, struct node *src, uint64_t view, str
         return store_compose(src, 0, UINT64_MAX, copy_piece, want);
     const struct pmap *m;
     r = store_view(st, src, view, &m);
-    for (const struct piece *p = r == 0 ? store_pmap_first(m) : NULL; p; p = store_pmap_next(p))
+    for (const struct piece *p = r == 0 ? store_pmap_first(m) : NULL; p; p = store_pmap_next(p)) {
+        if (store_missing_lost(st, view, src->ino, p))
+            return DMT_E_GONE; /* the caller asks for all of it anew */
         copy_piece(want, p);
+    }
     return r;
 }
 

@@ -215,8 +215,8 @@ int dmt_store_mark(struct dmt_store *st, uint64_t ino, uint64_t upto_seq, bool c
 /* Promotion: what is missing of pinned positions alone, written up to upto_seq, is lost from now on: not missing, and DMT_E_GONE
  * for who maps it there. */
 void dmt_store_give_up_pinned(struct dmt_store *st, uint64_t upto_seq);
-/* Bytes that position `view` shows of ino (0 = of all files) and that are lost here. */
-uint64_t dmt_store_lost_bytes(struct dmt_store *st, uint64_t view, uint64_t ino);
+/* Bytes that position `view` shows and that are lost here. */
+uint64_t dmt_store_lost_bytes(struct dmt_store *st, uint64_t view);
 /* To be called before the record removes or changes `replaced`. Rename of `ino` over `replaced` at seq: an incomplete `ino`
  * inherits the replaced file's content (or its fallback) as fallback. */
 int dmt_store_keep_replace(struct dmt_store *st, uint64_t ino, uint64_t replaced, uint64_t seq);

@@ -211,7 +211,7 @@ static void read_through(struct fx *f, uint64_t view, uint64_t ino, uint64_t *re
 static uint64_t lost_bytes(struct fx *f, uint64_t view)
 {
     ws_lock(f->ws);
-    uint64_t n = dmt_store_lost_bytes(dmt_ws_store(f->ws), view, 0);
+    uint64_t n = dmt_store_lost_bytes(dmt_ws_store(f->ws), view);
     ws_unlock(f->ws);
     return n;
 }
