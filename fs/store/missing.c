@@ -515,6 +515,18 @@ uint64_t dmt_store_lost_bytes(struct dmt_store *st, uint64_t view)
     return n;
 }
 
+static int is_one(void *ctx, struct mrow *m)
+{
+    (void)ctx, (void)m;
+    return 1;
+}
+
+bool dmt_store_lost_at(struct dmt_store *st, uint64_t view, uint64_t ino, uint64_t off,
+                       uint64_t len)
+{
+    return lost_each(st, view, ino, off, off + len, is_one, NULL) != 0;
+}
+
 static int same_place(void *ctx, struct mrow *m)
 {
     const struct piece *p = ctx;

@@ -217,6 +217,8 @@ int dmt_store_mark(struct dmt_store *st, uint64_t ino, uint64_t upto_seq, bool c
 void dmt_store_give_up_pinned(struct dmt_store *st, uint64_t upto_seq);
 /* Bytes that position `view` shows and that are lost here. */
 uint64_t dmt_store_lost_bytes(struct dmt_store *st, uint64_t view);
+/* Is one of the bytes [off, off + len) that it shows of ino lost? */
+bool dmt_store_lost_at(struct dmt_store *st, uint64_t view, uint64_t ino, uint64_t off, uint64_t len);
 /* To be called before the record removes or changes `replaced`. Rename of `ino` over `replaced` at seq: an incomplete `ino`
  * inherits the replaced file's content (or its fallback) as fallback. */
 int dmt_store_keep_replace(struct dmt_store *st, uint64_t ino, uint64_t replaced, uint64_t seq);

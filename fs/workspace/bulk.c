@@ -37,17 +37,17 @@ static int right_bytes(struct dmt_ws *ws, const struct range *g, void *buf, stru
     if (len > n.size - g->off)
         len = n.size - g->off;
     r = dmt_store_map(ws->st, g->view, g->ino, g->off, buf, len, ps);
-    if (r == DMT_E_GONE && g->view != DMT_LIVE) {
+    if (r == DMT_E_GONE && dmt_store_lost_at(ws->st, g->view, g->ino, g->off, len)) {
         /* Lost at a promotion, here: what asks for it must come to an end, and gets zeros; not for
-         * what lies around it. */
+         * what lies around it, nor where only the snapshot has gone a moment ago. */
         uint64_t step = LOST_STEP - g->off % LOST_STEP;
         len = len < step ? len : step;
-        r = dmt_store_map(ws->st, g->view, g->ino, g->off, buf, len, ps);
-        if (r == DMT_E_GONE) {
+        if (dmt_store_lost_at(ws->st, g->view, g->ino, g->off, len)) {
             memset(buf, 0, len);
             *ret_n = len;
             return 0;
         }
+        r = dmt_store_map(ws->st, g->view, g->ino, g->off, buf, len, ps);
     }
     for (int i = 0; r == 0 && i < ps->n; i++) {
         const struct dmt_piece *p = &ps->v[i];

@@ -78,9 +78,11 @@ static ssize_t read_view(void *ctx, void *buf, size_t n, uint64_t off)
         return got;
     n = n < LOST_STEP - off % LOST_STEP ? n : LOST_STEP - off % LOST_STEP;
     n = n < v->n.size - off ? n : (size_t)(v->n.size - off);
-    got = ws_view_read(v->ws, v->view, v->n.ino, buf, n, off, false);
-    if (got != DMT_E_GONE)
-        return got;
+    ws_lock(v->ws);
+    bool lost = dmt_store_lost_at(v->ws->st, v->view, v->n.ino, off, n);
+    ws_unlock(v->ws);
+    if (!lost)
+        return ws_view_read(v->ws, v->view, v->n.ino, buf, n, off, false);
     memset(buf, 0, n);
     v->lost += n;
     return (ssize_t)n;
