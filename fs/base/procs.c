@@ -79,17 +79,26 @@ static bool cut_gone(char *path)
     return cut;
 }
 
+/* Held while it is looked at: the process may put something else behind the link meanwhile (a shell
+ * does with every redirection), and the name would be that one's. */
 static bool link_uses(const char *link, uint64_t dev, struct dmt_proc *p)
 {
     struct statx st;
-    if (statx(AT_FDCWD, link, AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT, STATX_NLINK, &st) != 0 ||
-        makedev(st.stx_dev_major, st.stx_dev_minor) != dev)
-        return false;
-    ssize_t n = readlink(link, p->file, sizeof p->file - 1);
-    p->file[n > 0 ? n : 0] = '\0';
-    if (st.stx_nlink > 0) /* the kernel has forgotten the name, not more */
-        cut_gone(p->file);
-    return true;
+    char own[PROC_PATH_SIZE];
+    int fd = open(link, O_PATH | O_CLOEXEC);
+    bool uses = fd >= 0 &&
+                statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_NLINK, &st) == 0 &&
+                makedev(st.stx_dev_major, st.stx_dev_minor) == dev;
+    if (uses) {
+        snprintf(own, sizeof own, "/proc/self/fd/%d", fd);
+        ssize_t n = readlink(own, p->file, sizeof p->file - 1);
+        p->file[n > 0 ? n : 0] = '\0';
+        if (st.stx_nlink > 0) /* the kernel has forgotten the name, not more */
+            cut_gone(p->file);
+    }
+    if (fd >= 0)
+        close(fd);
+    return uses;
 }
 
 static bool fds_use(uint64_t dev, struct dmt_proc *p)

@@ -151,6 +151,31 @@ static void a_file_without_a_name_says_so(void **state)
     assert_int_equal(set_up(NULL), 0);
 }
 
+/* What shells do all the time: the file stands at a number for a moment, then another does. */
+static void the_name_is_of_what_was_found(void **state)
+{
+    (void)state;
+    pid_t pid = fork();
+    if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        int other = open("/dev/null", O_RDWR);
+        for (;;) {
+            int fd = open(file, O_RDWR);
+            if (fd < 0 || dup2(other, fd) < 0 || close(fd) < 0)
+                _exit(1);
+        }
+    }
+    struct dmt_proc p;
+    int seen = 0;
+    for (int i = 0; i < 3000 && seen < 300; i++)
+        if (find(pid, 0, &p)) {
+            seen++;
+            assert_string_equal(p.file, file);
+        }
+    end(pid);
+    assert_true(seen > 0);
+}
+
 static void stopped_means_all_threads(void **state)
 {
     struct dmt_proc p;
@@ -180,6 +205,7 @@ int main(void)
         cmocka_unit_test(every_way_of_using_is_found),
         cmocka_unit_test(an_ancestor_of_who_asks_is_spared),
         cmocka_unit_test(a_file_without_a_name_says_so),
+        cmocka_unit_test(the_name_is_of_what_was_found),
         cmocka_unit_test(stopped_means_all_threads),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
