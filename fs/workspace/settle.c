@@ -270,12 +270,10 @@ int dmt_ws_settle(struct dmt_ws *ws, bool own_crash_same_boot, struct dmt_err *e
                  "unsynced bulk data counts as lost");
         own_crash_same_boot = false;
     }
-    if (r == 0 && own_crash_same_boot) {
+    if (r == 0 && own_crash_same_boot)
         ws->bulk_ok = true;
-        dmt_store_give_up_pinned(ws->st, ws->own_after); /* no checkpoint may know it yet */
-    } else if (r == 0) {
+    else if (r == 0)
         r = find_losses(ws, &l);
-    }
     ws_unlock(ws);
     if (r == 0 && l.n > 0)
         r = ws_ckpt_now(ws, false, err);

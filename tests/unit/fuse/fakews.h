@@ -312,8 +312,9 @@ int dmt_ws_link(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, uint64_t pa
 
 int dmt_ws_unlink(struct dmt_ws *ws, struct dmt_op *op, uint64_t parent, const char *name, bool dir)
 {
-    if (ws->handles)
-        ws->handles(parent, name);
+    void (*handles)(uint64_t node, const char *name) = FAKE_GET(handles);
+    if (handles)
+        handles(parent, name);
     pthread_mutex_lock(&ws->lock);
     struct fake_node *n = fake_find(parent, name);
     if (!n)
@@ -394,8 +395,9 @@ int dmt_ws_stale(struct dmt_ws *ws, uint64_t **ret, size_t *ret_n)
 int dmt_ws_write(struct dmt_ws *ws, struct dmt_op *op, uint64_t node, const void *p, size_t len,
                  uint64_t off, bool kill_suidgid)
 {
-    if (ws->handles)
-        ws->handles(node, NULL);
+    void (*handles)(uint64_t node, const char *name) = FAKE_GET(handles);
+    if (handles)
+        handles(node, NULL);
     pthread_mutex_lock(&ws->lock);
     struct fake_node *n = fake_get(node);
     if (!n)

@@ -695,7 +695,7 @@ static void handlers_may_tell_the_kernel(void **state)
 {
     (void)state;
     client(make_f);
-    fake.handles = told_inside;
+    FAKE_SET(handles, told_inside);
     client(write_and_unlink);
 }
 
