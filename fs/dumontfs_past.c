@@ -300,7 +300,6 @@ struct source {
     struct dmt_ws *ws;
     int fd;
     uint64_t node;
-    uint64_t size, mtime;
 };
 
 static ssize_t take(void *ctx, void *buf, size_t n, uint64_t off)

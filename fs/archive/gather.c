@@ -17,8 +17,7 @@
 #include "fs/base/hash.h"
 #include "fs/base/log.h"
 
-#define REREAD_MAX 8     /* a piece that changes under our hands so often is left out */
-#define LOST_STEP  4096u /* how finely bytes lost in a failover are told from others */
+#define REREAD_MAX 8 /* a piece that changes under our hands so often is left out */
 
 struct gather {
     const struct archive_hdr *h; /* of what the bulk objects belong to */
@@ -127,8 +126,8 @@ static int gather_view(struct dmt_archiver *a, struct gather *g, struct dmt_err 
         struct stretch s;
         uint64_t to = end - off > step ? off + step : end;
         int r = next_stretch(a, g, off, to, &s);
-        if (r == DMT_E_GONE && step > LOST_STEP) { /* look closer */
-            step = LOST_STEP;
+        if (r == DMT_E_GONE && step > DMT_LOST_STEP) { /* look closer */
+            step = DMT_LOST_STEP;
             continue;
         }
         if (r == DMT_E_GONE)

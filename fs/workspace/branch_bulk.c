@@ -4,10 +4,10 @@
  * The new holder settles such files when it is promoted, and reports them; the machine that wrote
  * them learns of the reports by following, and still shows them whole in the snapshot of the switch
  * point (dmt_ws_keep_own). Happy path: each file that is still reported, and was settled at that
- * turn, is read from the snapshot into WRITE records and one SETATTR (its time), in a journal that
- * begins at the switch point. So it can be listed, compared, written out and healed from like any
- * branch, and on any machine that has a copy; extract.c lays it below the branch of the same switch
- * point, whose records may change parts of such a file.
+ * turn, is read from the snapshot into WRITE records and one SETATTR (size and time), in a journal
+ * that begins at the switch point. So it can be listed, compared, written out and healed from like
+ * any branch, and on any machine that has a copy; extract.c lays it below the branch of the same
+ * switch point, whose records may change parts of such a file.
  * Failure: the disk (nothing is left of the branch but NAME.new); a snapshot that is gone: there is
  * nothing to save. Thread: pool; blocks.
  */

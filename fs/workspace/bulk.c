@@ -14,8 +14,6 @@
 
 #include "fs/workspace/ws.h"
 
-#define LOST_STEP 4096u /* how finely lost bytes are told from others */
-
 struct range {
     uint64_t view, ino, off, len, seq;
     bool last; /* nobody reads it from here again soon */
@@ -40,7 +38,7 @@ static int right_bytes(struct dmt_ws *ws, const struct range *g, void *buf, stru
     if (r == DMT_E_GONE && dmt_store_lost_at(ws->st, g->view, g->ino, g->off, len)) {
         /* Lost at a promotion, here: what asks for it must come to an end, and gets zeros; not for
          * what lies around it, nor where only the snapshot has gone a moment ago. */
-        uint64_t step = LOST_STEP - g->off % LOST_STEP;
+        uint64_t step = DMT_LOST_STEP - g->off % DMT_LOST_STEP;
         len = len < step ? len : step;
         if (dmt_store_lost_at(ws->st, g->view, g->ino, g->off, len)) {
             memset(buf, 0, len);

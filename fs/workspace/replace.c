@@ -15,8 +15,6 @@
 
 #include "fs/workspace/ws.h"
 
-#define LOST_STEP 4096u /* how finely lost bytes are told from others */
-
 static bool all_zero(const uint8_t *p, size_t n)
 {
     return n == 0 || (p[0] == 0 && memcmp(p, p + 1, n - 1) == 0);
@@ -76,7 +74,7 @@ static ssize_t read_view(void *ctx, void *buf, size_t n, uint64_t off)
     ssize_t got = ws_view_read(v->ws, v->view, v->n.ino, buf, n, off, false);
     if (got != DMT_E_GONE || off >= v->n.size)
         return got;
-    n = n < LOST_STEP - off % LOST_STEP ? n : LOST_STEP - off % LOST_STEP;
+    n = n < DMT_LOST_STEP - off % DMT_LOST_STEP ? n : DMT_LOST_STEP - off % DMT_LOST_STEP;
     n = n < v->n.size - off ? n : (size_t)(v->n.size - off);
     ws_lock(v->ws);
     bool lost = dmt_store_lost_at(v->ws->st, v->view, v->n.ino, off, n);

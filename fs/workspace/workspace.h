@@ -29,6 +29,8 @@
 /* On a file that lost unsynced bulk data; the last word of its value is the position of its version then. Removing it says that
  * the loss is dealt with. */
 #define DMT_INCOMPLETE_ATTR "user.dumont.incomplete"
+/* How finely who meets DMT_E_GONE in a snapshot tells the bytes that a failover lost from those around them. */
+#define DMT_LOST_STEP 4096u
 
 struct dmt_ws;
 

@@ -95,6 +95,28 @@ static inline void pair_equal(struct fx *a, struct fx *b, uint64_t view)
     assert_string_equal(da, db);
 }
 
+static inline int pair_feed(void *ctx, const void *p, size_t len)
+{
+    return dmt_store_import_feed(ctx, p, len, NULL);
+}
+
+/* The state of `from` as a store made anew for `to`, open as follower. */
+static inline void pair_resync(struct fx *from, struct fx *to)
+{
+    struct dmt_err err = {0};
+    struct dmt_import *im;
+    struct dmt_pos at, got;
+    struct dmt_store_ident id = *dmt_store_ident(dmt_ws_store(to->ws));
+    struct dmt_store_conf sc = {.io = dmt_io_real(), .clock = dmt_clock_real(), .dir = to->store};
+    fx_close(to);
+    fx_check(dmt_store_import_begin(&im, &sc, &id, &err), &err);
+    fx_check(dmt_ws_export(from->ws, &at, pair_feed, im, &err), &err);
+    fx_check(dmt_store_import_finish(im, &got, &err), &err);
+    assert_true(at.seq == got.seq && at.chain == got.chain);
+    fx_shell("rm -rf %s/journal", to->store);
+    fx_open(to, true);
+}
+
 static inline void pair_promote(struct fx *f, const char *node, uint64_t epoch)
 {
     struct dmt_err err = {0};

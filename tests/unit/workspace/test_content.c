@@ -216,27 +216,6 @@ static uint64_t lost_bytes(struct fx *f, uint64_t view)
     return n;
 }
 
-static int feed(void *ctx, const void *p, size_t len)
-{
-    return dmt_store_import_feed(ctx, p, len, NULL);
-}
-
-/* The state of b as a store made anew for a. */
-static void copy_store(struct pair *p)
-{
-    struct dmt_err err = {0};
-    struct dmt_import *im;
-    struct dmt_pos at, got;
-    struct dmt_store_ident id = *dmt_store_ident(dmt_ws_store(p->a.ws));
-    struct dmt_store_conf sc = {.io = dmt_io_real(), .clock = dmt_clock_real(), .dir = p->a.store};
-    fx_close(&p->a);
-    fx_check(dmt_store_import_begin(&im, &sc, &id, &err), &err);
-    fx_check(dmt_ws_export(p->b.ws, &at, feed, im, &err), &err);
-    fx_check(dmt_store_import_finish(im, &got, &err), &err);
-    fx_shell("rm -rf %s/journal", p->a.store);
-    fx_open(&p->a, true);
-}
-
 /* What a snapshot shows and this machine has lost is an error, to the byte, never zeros; for as
  * long as that snapshot is there, over restarts. The machine that wrote it reads it. */
 static void lost_bytes_of_a_snapshot_are_an_error(void **state)
@@ -266,7 +245,7 @@ static void lost_bytes_of_a_snapshot_are_an_error(void **state)
     struct dmt_ws_status s;
     dmt_ws_status(p->b.ws, &s);
     assert_int_equal(s.missing_bytes, 0); /* nobody is asked for them */
-    copy_store(p);
+    pair_resync(&p->b, &p->a);
     read_through(&p->a, early.seq, x, &all, &lost);
     assert_int_equal(all, good);
     assert_int_equal(pair_pull(&p->b, &p->a, 1 << 20), 0);

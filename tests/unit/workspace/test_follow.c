@@ -660,28 +660,6 @@ static void loser_pulls_fallback_content_it_no_longer_has(void **state)
 
 /* --- first synchronisation -------------------------------------------------------------------- */
 
-static int feed(void *ctx, const void *p, size_t len)
-{
-    return dmt_store_import_feed(ctx, p, len, NULL);
-}
-
-/* The state of a as a store made anew for b, open as follower. */
-static void resync(struct pair *p)
-{
-    struct dmt_err err = {0};
-    struct dmt_import *im;
-    struct dmt_pos at, got;
-    struct dmt_store_ident id = *dmt_store_ident(dmt_ws_store(p->b.ws));
-    struct dmt_store_conf sc = {.io = dmt_io_real(), .clock = dmt_clock_real(), .dir = p->b.store};
-    fx_close(&p->b);
-    fx_check(dmt_store_import_begin(&im, &sc, &id, &err), &err);
-    fx_check(dmt_ws_export(p->a.ws, &at, feed, im, &err), &err);
-    fx_check(dmt_store_import_finish(im, &got, &err), &err);
-    assert_true(at.seq == got.seq && at.chain == got.chain);
-    fx_shell("rm -rf %s/journal", p->b.store);
-    fx_open(&p->b, true);
-}
-
 static void resynchronised_store_follows_and_takes_over(void **state)
 {
     struct pair *p = *state;
@@ -695,7 +673,7 @@ static void resynchronised_store_follows_and_takes_over(void **state)
     uint64_t open_file = fx_file(&p->a, DMT_ROOT, "open");
     dmt_ws_ref(p->a.ws, open_file);
     fx_unlink(&p->a, DMT_ROOT, "open");
-    resync(p);
+    pair_resync(&p->a, &p->b);
     pair_equal(&p->a, &p->b, DMT_LIVE);
     pair_equal(&p->a, &p->b, s.seq);
     some_work(&p->a, "three");
