@@ -67,6 +67,14 @@ check_eq "FILTER" "$RC $(tail -n 1 "$SCRATCH/out")" "0 1 passed, 0 failed, 0 ski
 run_tests 20_skip
 check_eq "only skipped is not passed" "$RC" 1
 
+# Programs and scripts run side by side: each of the two waits for the other.
+clear_tests
+meet='touch "$2"; for i in $(seq 200); do [ -e "$3" ] && exit 0; sleep 0.1; done; exit 1'
+program test_one <<<"set -- _ '$SCRATCH/one' '$SCRATCH/two'; $meet"
+script 10_two <<<"set -- _ '$SCRATCH/two' '$SCRATCH/one'; $meet"
+run_tests
+check_eq "a program and a script at the same time" "$RC $(tail -n 1 "$SCRATCH/out")" "0 2 passed, 0 failed, 0 skipped"
+
 # A hanging test: it and its child end, its cleanup runs.
 clear_tests
 script 10_hang <<EOF2
@@ -102,8 +110,9 @@ check_eq "a deaf test is killed" "$(tail -n 1 "$SCRATCH/out")" "0 passed, 1 fail
 check "and is gone" not alive "$(cat "$SCRATCH/deaf")"
 cp "$ROOT/tests/run" "$R/tests/run"
 
-# Ending the runner ends the test that is running.
+# Ending the runner ends the tests that are running.
 clear_tests
+program test_long <<<"echo \$\$ >'$SCRATCH/program'; sleep 1000 & wait"
 script 10_long <<EOF2
 $LIB
 cleanup_fn touch "$SCRATCH/cleaned2"
@@ -113,9 +122,11 @@ wait
 EOF2
 start runner env -u SAN -u FILTER BUILD=build "$R/tests/run"
 check "the test began" wait_until 10 test -e "$SCRATCH/begun"
+check "and the program" wait_until 10 test -s "$SCRATCH/program"
 stop runner TERM
 check_eq "the runner says it was interrupted" "$STATUS $(tail -n 1 "$SCRATCH/runner.log")" "130 interrupted"
 check "the test cleaned up" test -e "$SCRATCH/cleaned2"
+check "the program is gone" not alive "$(cat "$SCRATCH/program")"
 
 # The helpers.
 clear_tests
