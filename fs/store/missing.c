@@ -489,15 +489,15 @@ void dmt_store_give_up_pinned(struct dmt_store *st, uint64_t upto_seq)
     }
 }
 
-/* The lost rows of ino (0: all) that may overlap [off, end), and that position `view` shows. */
-static int lost_each(struct dmt_store *st, uint64_t view, uint64_t ino, uint64_t off, uint64_t end,
-                     int (*fn)(void *ctx, struct mrow *m), void *ctx)
+/* The rows of ino (0: all) in that tree that overlap [off, end), and that position `view` shows. */
+static int shown_each(struct dmt_store *st, const struct tree *t, uint64_t view, uint64_t ino,
+                      uint64_t off, uint64_t end, int (*fn)(void *ctx, struct mrow *m), void *ctx)
 {
     uint64_t from = off > st->missing_len_max ? off - st->missing_len_max : 0;
     int r = 0;
-    for (struct mrow *m = row_in(&st->lost, ino, from, 0);
+    for (struct mrow *m = row_in(t, ino, from, 0);
          r == 0 && m && (!ino || (m->ino == ino && m->off < end)); m = row_next(m))
-        if (m->end > off && m->seq <= view && view < m->died)
+        if (m->end > off && m->seq <= view && (!m->died || view < m->died))
             r = fn(ctx, m);
     return r;
 }
@@ -511,7 +511,7 @@ static int add_bytes(void *ctx, struct mrow *m)
 uint64_t dmt_store_lost_bytes(struct dmt_store *st, uint64_t view)
 {
     uint64_t n = 0;
-    (void)lost_each(st, view, 0, 0, UINT64_MAX, add_bytes, &n);
+    (void)shown_each(st, &st->lost, view, 0, 0, UINT64_MAX, add_bytes, &n);
     return n;
 }
 
@@ -524,7 +524,19 @@ static int is_one(void *ctx, struct mrow *m)
 bool dmt_store_lost_at(struct dmt_store *st, uint64_t view, uint64_t ino, uint64_t off,
                        uint64_t len)
 {
-    return lost_each(st, view, ino, off, off + len, is_one, NULL) != 0;
+    return shown_each(st, &st->lost, view, ino, off, off + len, is_one, NULL) != 0;
+}
+
+static int is_unfilled(void *ctx, struct mrow *m)
+{
+    (void)ctx;
+    return m->fill == FILL_NONE;
+}
+
+bool dmt_store_missing_at(struct dmt_store *st, uint64_t view, uint64_t ino, uint64_t off,
+                          uint64_t len)
+{
+    return shown_each(st, &st->missing, view, ino, off, off + len, is_unfilled, NULL) != 0;
 }
 
 static int same_place(void *ctx, struct mrow *m)
@@ -537,7 +549,8 @@ static int same_place(void *ctx, struct mrow *m)
 bool store_missing_lost(struct dmt_store *st, uint64_t view, uint64_t ino, const struct piece *p)
 {
     struct piece place = *p;
-    return st->lost.root && lost_each(st, view, ino, p->off, p->end, same_place, &place) != 0;
+    return st->lost.root &&
+           shown_each(st, &st->lost, view, ino, p->off, p->end, same_place, &place) != 0;
 }
 
 static void filter(struct dmt_store *st, struct tree *t)

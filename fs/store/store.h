@@ -199,6 +199,8 @@ struct dmt_missing {
 int dmt_store_missing_next(struct dmt_store *st, uint64_t ino, uint64_t off, struct dmt_missing *ret);
 uint64_t dmt_store_missing_bytes(struct dmt_store *st); /* sum; O(1) */
 bool dmt_store_missing_ino(struct dmt_store *st, uint64_t ino, uint64_t upto_seq); /* any with seq <= upto? */
+/* Is one of the bytes [off, off + len) that `view` shows of ino missing and not filled yet? Says nothing on the holder. */
+bool dmt_store_missing_at(struct dmt_store *st, uint64_t view, uint64_t ino, uint64_t off, uint64_t len);
 /* Puts arrived bytes in place where the list asks for exactly seq; *ret_used = bytes wanted. Rows stay until fill_sync. */
 int dmt_store_missing_fill(struct dmt_store *st, const struct dmt_missing *m, const void *p, uint64_t *ret_used);
 /* fdatasync of what was filled since the last call [nolock inside: takes a lock callback], then drops those rows. */

@@ -43,6 +43,16 @@ ssize_t ws_view_read(struct dmt_ws *ws, uint64_t view, uint64_t ino, void *buf, 
     return read_inode(ws, view, &n, buf, len, off, nowait);
 }
 
+/* A look at a standby: what is still on its way must not be read as zeros. Lock held. */
+static bool on_its_way(struct dmt_ws *ws, const struct ws_at *at, const struct dmt_inode *n,
+                       size_t len, uint64_t off)
+{
+    if (ws->role != WS_FOLLOWER || off >= n->size)
+        return false;
+    uint64_t left = n->size - off;
+    return dmt_store_missing_at(ws->st, at->view, at->ino, off, len < left ? len : left);
+}
+
 ssize_t dmt_ws_read(struct dmt_ws *ws, uint64_t node, void *buf, size_t len, uint64_t off,
                     bool nowait)
 {
@@ -52,6 +62,8 @@ ssize_t dmt_ws_read(struct dmt_ws *ws, uint64_t node, void *buf, size_t len, uin
     int r = ws_inode(ws, node, &at, &n);
     if (r == 0 && !S_ISREG(n.mode))
         r = S_ISDIR(n.mode) ? -EISDIR : -EINVAL;
+    if (r == 0 && on_its_way(ws, &at, &n, len, off))
+        r = -EIO;
     if (r < 0) {
         ws_unlock(ws);
         return dmt_err_errno(r);

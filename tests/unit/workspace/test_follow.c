@@ -166,6 +166,46 @@ static void bulk_is_pulled_and_becomes_equal(void **state)
     pair_equal(&p->a, &p->b, DMT_LIVE);
 }
 
+/* `node` read on that machine at off, one byte. */
+static ssize_t read_at(struct fx *f, uint64_t node, uint64_t off)
+{
+    char byte;
+    return dmt_ws_read(f->ws, node, &byte, 1, off, false);
+}
+
+/* Who looks at a standby gets what is there, and an error for what is still on its way. */
+static void what_is_on_its_way_is_not_read_as_zeros(void **state)
+{
+    struct pair *p = *state;
+    struct dmt_missing m;
+    struct dmt_snapshot snap;
+    struct dmt_err err = {0};
+    uint64_t x = fx_file(&p->a, DMT_ROOT, "x");
+    fx_fill(&p->a, x, 2u << 20, 0, 256u << 10, 1);
+    fx_text(&p->a, x, "the end", 3u << 20);
+    fx_check(dmt_ws_snap_create(p->a.ws, "s", "", &snap, &err), &err);
+    fx_fill(&p->a, x, 256u << 10, 1u << 20, 256u << 10, 2); /* in the snapshot it is another one */
+    pair_send(&p->a, &p->b, UINT64_MAX);
+    pair_apply(&p->b);
+    uint64_t past = dmt_ws_snap_node(&snap, x);
+    assert_int_equal(dmt_ws_missing_next(p->b.ws, x, 0, &m), 1);
+    assert_int_equal(m.off, 1u << 20); /* what came before was short enough for records */
+    assert_int_equal(read_at(&p->a, x, m.off), 1);
+    assert_int_equal(read_at(&p->b, x, m.off - 1), 1);
+    assert_int_equal(read_at(&p->b, x, m.off), -EIO);
+    assert_int_equal(read_at(&p->b, x, m.off + m.len), -EIO);
+    assert_int_equal(read_at(&p->b, x, 5u << 19), 1); /* a hole */
+    assert_int_equal(read_at(&p->b, x, 3u << 20), 1);
+    assert_int_equal(pair_pull(&p->a, &p->b, 1), 1);
+    assert_int_equal(read_at(&p->b, x, m.off), 1);
+    assert_int_equal(read_at(&p->b, x, m.off + m.len), -EIO);
+    assert_int_equal(read_at(&p->b, past, m.off), -EIO);
+    assert_int_equal(read_at(&p->b, past, 3u << 20), 1);
+    pair_pull(&p->a, &p->b, 1000);
+    assert_int_equal(read_at(&p->b, x, m.off + m.len), 1);
+    assert_int_equal(read_at(&p->b, past, m.off), 1);
+}
+
 static void overwritten_ranges_are_gone_for_the_reader(void **state)
 {
     struct pair *p = *state;
@@ -737,6 +777,7 @@ int main(void)
         T(who_is_promoted_takes_nothing_more),
         T(promotion_reaps_what_was_open_there),
         T(bulk_is_pulled_and_becomes_equal),
+        T(what_is_on_its_way_is_not_read_as_zeros),
         T(overwritten_ranges_are_gone_for_the_reader),
         T(marks_of_the_holder_do_not_complete_the_follower),
         T(new_file_is_cut_at_the_first_missing_byte),
