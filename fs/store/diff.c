@@ -11,7 +11,8 @@
  * everything is sent, as if the other side had nothing); one pass counts, the second sends. In the
  * order of inode numbers: history rows that ended later; GONE for what is no more; for a changed
  * inode its row, its attributes, then its entries or bytes in order: KEPT for a run of those that
- * are there, the others themselves. A range of a data file that is missing here goes without bytes.
+ * are there, the others themselves. A range of a data file that is missing or lost here goes
+ * without bytes.
  * Failure modes: those of an export; a damaged statement is DMT_E_CORRUPT. Thread: any, without the
  * lock.
  */
@@ -52,7 +53,10 @@ struct diff {
     uint64_t ino;              /* being sent */
     bool had;                  /* the other side has it */
     uint64_t run_from, run_to; /* KEPT so far */
-    struct space *missing;     /* by place */
+    struct gap {               /* missing here, or lost; by place */
+        struct space at;
+        bool lost;
+    } * missing;
     size_t missing_n, missing_cap;
     int fd;
     uint64_t fd_owner;
@@ -97,31 +101,34 @@ static int load_missing(struct diff *d)
             d->missing = realloc(d->missing, d->missing_cap * sizeof(*d->missing));
             DMT_ASSERT(d->missing);
         }
-        d->missing[d->missing_n++] = (struct space){.ino = store_col(s, 0),
-                                                    .serial = store_col32(s, 1),
-                                                    .foff = store_col(s, 2),
-                                                    .len = store_col(s, 3)};
+        d->missing[d->missing_n++] = (struct gap){{.ino = store_col(s, 0),
+                                                   .serial = store_col32(s, 1),
+                                                   .foff = store_col(s, 2),
+                                                   .len = store_col(s, 3)},
+                                                  store_col(s, 4) != 0};
         r = 0;
     }
     return r;
 }
 
-/* Is the start of the place missing? *ret_n: how far that holds, at most n. */
-static bool is_missing(const struct diff *d, const struct piece *p, uint64_t n, uint64_t *ret_n)
+/* What there is of the start of the place. *ret_n: how far that holds, at most n. A place that is
+ * both, for different files, is missing: its bytes may come. */
+static enum stream_piece what_of(const struct diff *d, const struct piece *p, uint64_t n,
+                                 uint64_t *ret_n)
 {
     *ret_n = n;
     for (size_t i = 0; p->kind == PIECE_FILE && i < d->missing_n; i++) {
-        const struct space *m = &d->missing[i];
+        const struct space *m = &d->missing[i].at;
         if (m->ino != p->owner || m->serial != p->serial || m->foff + m->len <= p->foff)
             continue;
         if (m->foff <= p->foff) {
             *ret_n = m->foff + m->len - p->foff < n ? m->foff + m->len - p->foff : n;
-            return true;
+            return d->missing[i].lost ? PIECE_LOST : PIECE_MISSING;
         }
         if (m->foff - p->foff < *ret_n)
             *ret_n = m->foff - p->foff;
     }
-    return false;
+    return PIECE_DATA;
 }
 
 static int file_open(struct diff *d, uint64_t owner, uint32_t serial)
@@ -189,11 +196,13 @@ static int send_piece(struct diff *d, struct piece p, uint64_t died)
     int r = died ? 0 : flush_run(d);
     for (uint64_t end = p.end; r == 0 && p.off < end;) {
         uint64_t n;
-        bool miss = is_missing(d, &p, end - p.off, &n);
-        if (!miss && n > STREAM_DATA_MAX)
+        enum stream_piece mode = what_of(d, &p, end - p.off, &n);
+        if (mode == PIECE_DATA && n > STREAM_DATA_MAX)
             n = STREAM_DATA_MAX;
+        if (mode == PIECE_LOST && !died)
+            mode = PIECE_MISSING; /* only the past can be lost */
         p.end = p.off + n;
-        r = put_piece(d, &p, died, miss ? PIECE_MISSING : PIECE_DATA);
+        r = put_piece(d, &p, died, mode);
         p.foff += n;
         p.off += n;
     }

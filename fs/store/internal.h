@@ -152,6 +152,10 @@ struct dfile { /* one data file */
     uint64_t side_from; /* side file: space below was tried by a failed checkpoint */
 };
 
+/* Column "shared" of table missing. */
+#define STORE_ROW_SHARED 1u
+#define STORE_ROW_LOST   2u
+
 enum fill_state { FILL_NONE, FILL_DONE, FILL_SYNCING };
 struct op;
 struct mrow { /* one missing range; key (ino, off, seq) */

@@ -21,10 +21,6 @@
 
 #define MROW_OF(tn_) DMT_CONTAINER((tn_), struct mrow, tn)
 
-/* column "shared" */
-#define ROW_SHARED 1u
-#define ROW_LOST   2u
-
 static int key_cmp(uint64_t ino, uint64_t off, uint64_t seq, const struct mrow *m)
 {
     if (ino != m->ino)
@@ -102,7 +98,8 @@ static struct mrow *row_add(struct dmt_store *st, const struct mrow *like, uint6
     m->op->missing.serial = m->serial;
     m->op->missing.foff = m->foff;
     m->op->missing.died = m->died;
-    m->op->missing.flags = (uint8_t)((m->shared ? ROW_SHARED : 0) | (m->lost ? ROW_LOST : 0));
+    m->op->missing.flags =
+        (uint8_t)((m->shared ? STORE_ROW_SHARED : 0) | (m->lost ? STORE_ROW_LOST : 0));
     return m;
 }
 
@@ -582,8 +579,8 @@ int store_missing_load(struct dmt_store *st)
         m->serial = store_col32(s, 5);
         m->foff = store_col(s, 6);
         m->died = store_col(s, 7);
-        m->shared = store_col(s, 8) & ROW_SHARED;
-        m->lost = store_col(s, 8) & ROW_LOST && m->died;
+        m->shared = store_col(s, 8) & STORE_ROW_SHARED;
+        m->lost = store_col(s, 8) & STORE_ROW_LOST && m->died;
         row_link(st, m);
         r = 0;
     }

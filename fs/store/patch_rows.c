@@ -558,7 +558,7 @@ static int take_old_range(struct dmt_patch *p, const struct range *g)
     return r < 0 ? r
                  : store_exec(&p->db, SQL_MISSING_PUT, "iiiiiiiii", p->ino, q.off, q.born,
                               q.end - q.off, q.owner, (uint64_t)q.serial, q.foff, g->died,
-                              (uint64_t)0);
+                              (uint64_t)(g->mode == PIECE_LOST ? STORE_ROW_LOST : 0));
 }
 
 static int take_piece(struct dmt_patch *p, struct dmt_cur *c)
@@ -573,8 +573,9 @@ static int take_piece(struct dmt_patch *p, struct dmt_cur *c)
     g.mode = dmt_get_u8(c);
     g.data = dmt_get_bytes(c, &n);
     if (dmt_cur_end(c) || len == 0 || g.q.off > DMT_FILE_SIZE_MAX || len > DMT_FILE_SIZE_MAX ||
-        g.q.flags & (uint8_t)~PIECE_INLINE || g.mode > PIECE_KEPT ||
-        (g.mode == PIECE_KEPT && !g.died) || (g.mode == PIECE_MISSING && g.q.flags) ||
+        g.q.flags & (uint8_t)~PIECE_INLINE || g.mode >= PIECE_MODES ||
+        ((g.mode == PIECE_KEPT || g.mode == PIECE_LOST) && !g.died) ||
+        ((g.mode == PIECE_MISSING || g.mode == PIECE_LOST) && g.q.flags) ||
         n != (g.mode == PIECE_DATA ? len : 0))
         return DMT_E_CORRUPT;
     g.q.end = g.q.off + len;

@@ -117,7 +117,7 @@
     X(XATTR_ROWS, "SELECT name,value,born,ino FROM xattr WHERE ino=?1 ORDER BY name")                                    \
     X(INODE_VERSIONS, "SELECT ino,epoch,seq,alloc FROM inode ORDER BY ino")                                              \
     X(DENTRY_COUNT, "SELECT count(*) FROM dentry")                                                                       \
-    X(MISSING_PLACES, "SELECT owner,serial,foff,len FROM missing ORDER BY 1,2,3")                                        \
+    X(MISSING_PLACES, "SELECT owner,serial,foff,len,died<>0 AND shared&2<>0 FROM missing ORDER BY 1,2,3,5")                 \
     X(MISSING_LIVE, "SELECT off,len,seq,owner,serial,foff,shared FROM missing WHERE ino=?1 AND died=0 AND off<?3 "       \
                     "AND off+len>?2 ORDER BY off")                                                                       \
     X(EPOCH_OF_SEQ, "SELECT epoch FROM epoch WHERE switch_seq<?1 ORDER BY switch_seq DESC LIMIT 1")                      \

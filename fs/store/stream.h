@@ -34,6 +34,6 @@ enum stream_kind {
     STREAM_PIECE,    /* U64 ino, off, len, born, died, U32 flags, U8 mode (enum stream_piece), BYTES data */
     STREAM_KINDS
 };
-enum stream_piece { PIECE_DATA, PIECE_MISSING, PIECE_KEPT };
+enum stream_piece { PIECE_DATA, PIECE_MISSING, PIECE_KEPT, PIECE_LOST, PIECE_MODES };
 
 #endif

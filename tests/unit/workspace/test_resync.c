@@ -329,6 +329,62 @@ static void from_nothing(void **state)
     follows_again(p, &w);
 }
 
+static uint64_t lost_bytes(struct fx *f, uint64_t view)
+{
+    struct dmt_ws_status s;
+    dmt_ws_status(f->ws, &s);
+    assert_int_equal(s.missing_bytes, 0);
+    return dmt_store_lost_bytes(dmt_ws_store(f->ws), view);
+}
+
+/* What a promotion lost of a snapshot is lost on a machine that is made equal to it, too: nobody
+ * has those bytes, and zeros are not what they were. */
+static void what_is_lost_stays_lost(void **state)
+{
+    struct pair *p = *state;
+    struct dmt_err err = {0};
+    struct dmt_snapshot early;
+    struct dmt_setattr cut = {.mask = DMT_SET_SIZE};
+    struct dmt_op op = FX_OP(0);
+    struct dmt_attr at;
+    struct wire wire = {.left = -1};
+    char byte;
+    uint64_t x = fx_file(&p->a, DMT_ROOT, "x");
+    fx_fill(&p->a, x, 4u << 20, 0, 256u << 10, 6);
+    fx_check(dmt_ws_snap_create(p->a.ws, "early", "", &early, &err), &err);
+    assert_int_equal(dmt_ws_setattr(p->a.ws, &op, x, &cut, &at), 0);
+    fx_text(&p->a, x, "replaced", 0);
+    pair_send(&p->a, &p->b, UINT64_MAX);
+    pair_apply(&p->b);
+    pair_pull(&p->a, &p->b, 3);
+    pair_promote(&p->b, "beta", FX_EPOCH(2, 0));
+    assert_int_equal(dmt_ws_settle(p->b.ws, false, &err), 0);
+    uint64_t lost = lost_bytes(&p->b, early.seq);
+    assert_true(lost > 1u << 20 && lost < 3u << 20);
+
+    /* a is another machine from now on */
+    struct dmt_store_ident id = stop(&p->a);
+    fx_shell("rm -rf %s", p->a.store);
+    fx_create_store(p->a.store, 7, 1);
+    fx_open(&p->a, true);
+    (void)stop(&p->a);
+    assert_int_equal(attempt(&p->b, &p->a, &id, 0, &wire), 0);
+    take_over(&p->a);
+    pair_equal(&p->a, &p->b, DMT_LIVE);
+    assert_int_equal(pair_pull(&p->b, &p->a, 1000), 0);
+    assert_int_equal(lost_bytes(&p->a, early.seq), lost);
+    for (uint64_t off = 0; off < 4u << 20; off += 64u << 10)
+        assert_int_equal(ws_view_read(p->a.ws, early.seq, x, &byte, 1, off, false),
+                         ws_view_read(p->b.ws, early.seq, x, &byte, 1, off, false));
+    wire = (struct wire){.left = -1}; /* and once more, with what it has itself */
+    id = stop(&p->a);
+    fx_text(&p->b, x, "goes on", 100);
+    assert_int_equal(attempt(&p->b, &p->a, &id, UINT64_MAX, &wire), 0);
+    take_over(&p->a);
+    assert_int_equal(pair_pull(&p->b, &p->a, 1000), 0);
+    assert_int_equal(lost_bytes(&p->a, early.seq), lost);
+}
+
 /* The old state is what it was until the new one has taken its place. */
 static void the_old_state_stays(void **state)
 {
@@ -444,6 +500,7 @@ int main(void)
         cmocka_unit_test(a_transfer_cut_again_and_again),
         cmocka_unit_test(histories_that_parted),
         cmocka_unit_test_setup_teardown(from_nothing, pair_setup, pair_teardown),
+        cmocka_unit_test_setup_teardown(what_is_lost_stays_lost, pair_setup, pair_teardown),
         cmocka_unit_test_setup_teardown(the_old_state_stays, pair_setup, pair_teardown),
         cmocka_unit_test_setup_teardown(renamed_entries, pair_setup, pair_teardown),
         cmocka_unit_test_setup_teardown(little_is_sent_for_little, pair_setup, pair_teardown),
