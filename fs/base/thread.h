@@ -2,7 +2,7 @@
  *
  * Threads of dumontfs                 | owns / does
  *   fuse     (1; a 2nd from 4 cores)  | reads requests, runs check -> log -> apply, replies at once where allowed
- *   commit   (fs/journal)             | fdatasync of the journal; calls on_durable
+ *   commit   (fs/journal)             | fdatasync of the journal; calls on_durable (a fuse reader does both for a lone caller)
  *   ckpt     (fs/workspace)           | checkpoints
  *   loop     (fs/replica, libuv)      | peer connection and its timers
  *   control  (fs/dumontfs_control.c)  | accepts; one thread more per connection runs its commands

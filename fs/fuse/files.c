@@ -201,7 +201,7 @@ static void do_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t siz
     p->written = size;
     fuse_acknowledge(p, op.seq);
     if (op.sync_due) /* the disk works while the reply and the fsync are under way */
-        dmt_ws_sync_ahead(f->ws, op.seq);
+        dmt_ws_sync_ahead(f->ws, op.seq, fuse_me->alone >= FUSE_ALONE);
 }
 
 static void do_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)

@@ -24,6 +24,7 @@
 
 #define FUSE_FOREVER_S      1e9   /* cache timeout: one writer, and we tell the kernel about the rest */
 #define FUSE_READERS_MAX    2
+#define FUSE_ALONE          16    /* so many requests in a row from one thread: there is no other */
 #define FUSE_UNMATCHED      64u   /* interrupts that came before their request was parked */
 #define FUSE_SYNCERS_MAX    8     /* own processes inside syncfs() at once */
 #define FUSE_OP_STATX       52u   /* newer than the headers this is built with */
@@ -43,6 +44,7 @@ struct fuse_reader {
     const struct fuse_in_header *h; /* the request being handled, raw */
     struct fuse_pending *spare;
     atomic_bool running;
+    uint32_t caller, alone;         /* thread of the last request; how many came from it in a row before this one */
 };
 /* The reader that runs on this thread. */
 extern __thread struct fuse_reader *fuse_me;

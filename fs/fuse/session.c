@@ -99,6 +99,8 @@ static void dispatch(struct dmt_fuse *f, uint8_t *buf, size_t len)
     const struct fuse_interrupt_in *intr;
 
     fuse_me->h = h;
+    fuse_me->alone = h->pid == fuse_me->caller ? fuse_me->alone + 1 : 0;
+    fuse_me->caller = h->pid;
     atomic_fetch_add_explicit(&f->n.requests, 1, memory_order_relaxed);
     if (f->conf.dma_latency)
         fuse_latency_touch(f);

@@ -5,8 +5,8 @@
  * group); give up the lock; fdatasync the segments written to, the folder too if a segment got its
  * name since; take the lock; durable = the tail remembered; wake everybody. Appends go on meanwhile
  * and form the next group. Who syncs: the committer for those who only kick; a thread in
- * dmt_journal_wait() itself when nobody syncs, which saves two switches of thread for a lone
- * waiter.
+ * dmt_journal_wait() or dmt_journal_sync() itself when nobody syncs, which saves two switches of
+ * thread for a lone waiter.
  *
  * Failure (J5): after a failed fdatasync the kernel calls the pages clean, so a second one on that
  * file would succeed without having written them. All records that are not durable are therefore
@@ -183,6 +183,7 @@ static void count_sync(struct dmt_journal *j, uint64_t began_ns)
     uint64_t took = j->conf.clock->monotonic_ns(j->conf.clock->ctx) - began_ns;
     j->syncs++;
     j->sync_ns_total += took;
+    j->sync_ns_recent = (j->sync_ns_recent * 7 + took) / 8;
     if (took > j->sync_ns_max)
         j->sync_ns_max = took;
 }
@@ -222,22 +223,24 @@ int journal_commit(struct dmt_journal *j)
     }
     j->syncing = false;
     pthread_cond_broadcast(&j->done);
-    pthread_cond_broadcast(&j->work);
     return r;
 }
 
-/* Tells on_durable if there is news; gives up the lock for that. */
+/* Tells on_durable if there is news; gives up the lock for that. One thread tells at a time, until
+ * there is no more news, so the other one may go on. */
 static bool report(struct dmt_journal *j)
 {
     uint64_t seq = j->durable.seq;
     int error = j->error;
-    if (!j->conf.on_durable || (seq == j->reported && error == j->reported_error))
+    if (!j->conf.on_durable || j->telling || (seq == j->reported && error == j->reported_error))
         return false;
+    j->telling = true;
     j->reported = seq;
     j->reported_error = error;
     pthread_mutex_unlock(&j->lock);
     j->conf.on_durable(j->conf.ctx, seq, error);
     pthread_mutex_lock(&j->lock);
+    j->telling = false;
     return true;
 }
 
@@ -300,6 +303,24 @@ void dmt_journal_kick(struct dmt_journal *j, uint64_t seq)
         pthread_cond_signal(&j->work);
 }
 
+void dmt_journal_sync(struct dmt_journal *j, uint64_t seq)
+{
+    pthread_mutex_lock(&j->lock);
+    bool here = !j->syncing && j->error == 0 && j->durable.seq < seq &&
+                j->sync_ns_recent < JOURNAL_QUICK_MS * DMT_MS;
+    if (here) {
+        (void)journal_commit(j);
+        while (report(j))
+            continue;
+        /* The committer has nothing to tell. But if it looked meanwhile, it waits without end. */
+        if (!j->watching || j->want > j->durable.seq)
+            pthread_cond_signal(&j->work);
+    }
+    pthread_mutex_unlock(&j->lock);
+    if (!here)
+        dmt_journal_kick(j, seq);
+}
+
 /* own: the caller syncs if nobody does. */
 static int wait_durable(struct dmt_journal *j, uint64_t seq, bool own)
 {
@@ -313,8 +334,10 @@ static int wait_durable(struct dmt_journal *j, uint64_t seq, bool own)
             r = DMT_E_STALE;
         else if (j->syncing || !own)
             pthread_cond_wait(&j->done, &j->lock);
-        else
+        else {
             (void)journal_commit(j);
+            pthread_cond_signal(&j->work); /* to tell it */
+        }
     }
     pthread_mutex_unlock(&j->lock);
     return r;

@@ -44,6 +44,7 @@
 #define JOURNAL_READ_CHUNK  (256u << 10)
 #define JOURNAL_SPARES      2u    /* recycled files kept */
 #define JOURNAL_SYNC_MS     1000u /* an append is synced after that without being asked */
+#define JOURNAL_QUICK_MS    2u    /* where syncs take longer, dmt_journal_sync() leaves them to the committer */
 #define JOURNAL_RAW_SYNCS   8u           /* so many syncs of a raw segment, */
 #define JOURNAL_RAW_BYTES   (1u << 20)   /* or so many bytes in it, and it is left for a better one */
 #define JOURNAL_PATH_MAX    (DMT_PATH_MAX + 64u)
@@ -184,7 +185,8 @@ struct dmt_journal {
     uint64_t claim;          /* highest durable_seq stated on disk */
     uint64_t dirty_since_ns; /* CLOCK_MONOTONIC of the first append that is not durable */
     bool watching;           /* the committer looks by itself when an append now would be due */
-    uint64_t reported;       /* what on_durable was told */
+    bool telling;            /* on_durable is being told */
+    uint64_t reported;       /* what it was told */
     int reported_error;
     uint64_t cuts; /* how many times records were taken away */
     struct journal_ring ring;
@@ -203,6 +205,7 @@ struct dmt_journal {
     int prepare_error;            /* of the last try to prepare a spare */
 
     uint64_t syncs, sync_ns_total, sync_ns_max;
+    uint64_t sync_ns_recent; /* moving average of the last eight or so */
 };
 
 struct dmt_jreader {

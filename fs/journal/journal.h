@@ -62,7 +62,8 @@ struct dmt_journal_conf {
                                 starts later than floor.seq + 1 is DMT_E_GONE; an empty one starts at floor */
     uint64_t segment_bytes;  /* of new segments: 0 = DMT_SEGMENT_BYTES, else a multiple of 4096 from 16 KiB to 1 GiB */
     bool start_over;         /* forget what is there and start empty at floor, durably (a resync that replaced the store) */
-    /* Called on the committer thread, no lock held, after durable moved (err = 0) or the journal failed (err < 0). */
+    /* Called on the committer thread or in dmt_journal_sync(), by one at a time, no lock held, after durable moved (err = 0) or
+     * the journal failed (err < 0). */
     void (*on_durable)(void *ctx, uint64_t durable_seq, int err);
     void *ctx;
 };
@@ -80,6 +81,8 @@ int dmt_journal_append(struct dmt_journal *j, struct dmt_rec *r, const struct io
 int dmt_journal_append_raw(struct dmt_journal *j, const void *records, size_t len, struct dmt_err *err);
 /* Asks the committer to make everything up to seq durable; on_durable tells. */
 void dmt_journal_kick(struct dmt_journal *j, uint64_t seq);
+/* The same, but the calling thread does it and tells on_durable, if nobody is at it and syncs have been quick of late. */
+void dmt_journal_sync(struct dmt_journal *j, uint64_t seq);
 /* Blocks until durable >= seq. 0 or the journal's error. Not for handler threads. */
 int dmt_journal_wait(struct dmt_journal *j, uint64_t seq);
 /* The same, but leaves the syncing to others (a kick, the committer's own timer): for whoever only has to tell it on. */

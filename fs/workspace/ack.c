@@ -237,16 +237,19 @@ struct sync_job {
     struct ws_ack ack;
 };
 
-void dmt_ws_sync_ahead(struct dmt_ws *ws, uint64_t seq)
+void dmt_ws_sync_ahead(struct dmt_ws *ws, uint64_t seq, bool here)
 {
     ws->gate.wanted(ws->gate.ctx, seq);
-    dmt_journal_kick(ws->j, seq);
+    if (here)
+        dmt_journal_sync(ws->j, seq);
+    else
+        dmt_journal_kick(ws->j, seq);
 }
 
 /* Journal part: both disks at the same time, then answer or park. */
 static void sync_journal(struct dmt_ws *ws, const struct ws_ack *a)
 {
-    dmt_ws_sync_ahead(ws, a->seq);
+    dmt_ws_sync_ahead(ws, a->seq, false);
     int r = park_safely(ws, a);
     if (r != 0)
         a->fn(a->arg, r < 0 ? r : 0);

@@ -105,9 +105,10 @@ int dmt_ws_ack(struct dmt_ws *ws, uint64_t seq, dmt_ack_fn fn, void *arg);
 /* fsync of ino (0 = sync of everything): by-reference data durable, MARK, journal durable, gate. Always answers through fn.
  * Names-only: datasync of a directory. */
 void dmt_ws_sync(struct dmt_ws *ws, uint64_t ino, dmt_ack_fn fn, void *arg);
-/* Begins what a sync would: both journals make seq durable, nobody waits. For after the reply to a write with sync_due, so that
- * the disk works while the caller is on its way to its fsync. */
-void dmt_ws_sync_ahead(struct dmt_ws *ws, uint64_t seq);
+/* Begins what a sync would: both journals make seq durable. For after the reply to a write with sync_due, so that the disk
+ * works while the caller is on its way to its fsync. Nobody waits; with `here` this thread syncs the journal itself, if that is
+ * quick. */
+void dmt_ws_sync_ahead(struct dmt_ws *ws, uint64_t seq, bool here);
 int dmt_ws_sync_wait(struct dmt_ws *ws, uint64_t ino); /* [blocks] */
 /* The gate's answer may have changed: looks at parked acks again. Any thread. */
 void dmt_ws_poke(struct dmt_ws *ws);

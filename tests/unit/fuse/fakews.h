@@ -42,7 +42,7 @@ struct dmt_ws {
     /* what happened */
     struct dmt_op last;
     bool last_kill;
-    uint64_t truncates, syncs_all, syncs_ino, writes, ahead_seq;
+    uint64_t truncates, syncs_all, syncs_ino, writes, ahead_seq, ahead_here;
     struct {
         dmt_ack_fn fn;
         void *arg;
@@ -78,14 +78,14 @@ static void fake_reset(void)
         pthread_mutex_unlock(&fake.lock);                                                          \
     } while (0)
 
-static void fake_rename(uint64_t ino, const char *name)
+static inline void fake_rename(uint64_t ino, const char *name)
 {
     pthread_mutex_lock(&fake.lock);
     snprintf(fake.n[ino].name, sizeof(fake.n[ino].name), "%s", name);
     pthread_mutex_unlock(&fake.lock);
 }
 
-static void fake_let_read(void)
+static inline void fake_let_read(void)
 {
     pthread_mutex_lock(&fake.lock);
     fake.hold_cold = false;
@@ -93,7 +93,7 @@ static void fake_let_read(void)
     pthread_mutex_unlock(&fake.lock);
 }
 
-static int fake_parked(void)
+static inline int fake_parked(void)
 {
     pthread_mutex_lock(&fake.lock);
     int n = fake.n_parked;
@@ -195,10 +195,11 @@ void dmt_ws_sync(struct dmt_ws *ws, uint64_t ino, dmt_ack_fn fn, void *arg)
         fn(arg, 0);
 }
 
-void dmt_ws_sync_ahead(struct dmt_ws *ws, uint64_t seq)
+void dmt_ws_sync_ahead(struct dmt_ws *ws, uint64_t seq, bool here)
 {
     pthread_mutex_lock(&ws->lock);
     ws->ahead_seq = seq;
+    ws->ahead_here += here;
     pthread_mutex_unlock(&ws->lock);
 }
 

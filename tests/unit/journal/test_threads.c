@@ -10,8 +10,9 @@ struct shared {
     pthread_cond_t cond;
     uint64_t durable; /* as on_durable said */
     int calls;
+    pthread_t teller;
     unsigned per_thread;
-    bool kick;
+    bool kick, lone;
     atomic_bool stop;
 };
 
@@ -23,6 +24,7 @@ static void on_durable(void *ctx, uint64_t durable_seq, int err)
     assert_true(durable_seq > s->durable);
     s->durable = durable_seq;
     s->calls++;
+    s->teller = pthread_self();
     pthread_cond_broadcast(&s->cond);
     pthread_mutex_unlock(&s->lock);
 }
@@ -56,7 +58,7 @@ static void *append_and_wait(void *arg)
     for (unsigned i = 0; i < s->per_thread; i++) {
         uint64_t seq = append_one(s);
         if (s->kick) {
-            dmt_journal_kick(s->t->j, seq);
+            (s->lone ? dmt_journal_sync : dmt_journal_kick)(s->t->j, seq);
             pthread_mutex_lock(&s->lock);
             while (s->durable < seq)
                 pthread_cond_wait(&s->cond, &s->lock);
@@ -78,13 +80,14 @@ static void run_threads(struct shared *s, void *(*fn)(void *))
         pthread_join(threads[i], NULL);
 }
 
-static void group_commit(bool kick)
+static void group_commit(bool kick, bool lone)
 {
     struct shared s;
     struct dmt_journal_stats st;
     start(&s, 256u << 10);
     s.per_thread = 200;
     s.kick = kick;
+    s.lone = lone;
     tj_open(s.t);
     run_threads(&s, append_and_wait);
     dmt_journal_stats(s.t->j, &st);
@@ -101,13 +104,20 @@ static void group_commit(bool kick)
 static void group_commit_waiters(void **state)
 {
     (void)state;
-    group_commit(false);
+    group_commit(false, false);
 }
 
 static void group_commit_kicks(void **state)
 {
     (void)state;
-    group_commit(true);
+    group_commit(true, false);
+}
+
+/* Each thinks that it is alone. */
+static void group_commit_lone_ones(void **state)
+{
+    (void)state;
+    group_commit(true, true);
 }
 
 /* One fdatasync serves all who came while the one before it ran. */
@@ -154,6 +164,96 @@ static void timer_syncs(void **state)
     pthread_mutex_unlock(&s.lock);
     assert_true(journal_now_ns() - began < 20 * DMT_S); /* generous: a busy machine */
     assert_int_equal(s.calls, 1);
+    tj_free(s.t);
+}
+
+static void wait_durable(struct shared *s, uint64_t seq)
+{
+    struct timespec until;
+    int r = 0;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += 20; /* generous: a busy machine */
+    pthread_mutex_lock(&s->lock);
+    while (s->durable < seq && r == 0)
+        r = pthread_cond_timedwait(&s->cond, &s->lock, &until);
+    pthread_mutex_unlock(&s->lock);
+    assert_int_equal(r, 0);
+}
+
+static void *sync_first(void *arg)
+{
+    struct shared *s = arg;
+    dmt_journal_sync(s->t->j, 1);
+    return NULL;
+}
+
+static bool flag(struct shared *s, const bool *of_journal)
+{
+    pthread_mutex_lock(&s->t->j->lock);
+    bool set = *of_journal;
+    pthread_mutex_unlock(&s->t->j->lock);
+    return set;
+}
+
+/* *ctx ns pass between two looks at it. */
+static uint64_t own_clock(void *ctx)
+{
+    static atomic_uint_fast64_t now;
+    return atomic_fetch_add(&now, *(const uint64_t *)ctx);
+}
+
+/* Who is alone syncs and tells on its own thread. What comes meanwhile is not forgotten, also when
+ * the committer has just looked, and waits without end since somebody was syncing. */
+static void a_lone_caller_syncs(void **state)
+{
+    (void)state;
+    struct shared s;
+    pthread_t first;
+    uint64_t step = 0; /* what is held below shall not count as slow */
+    struct dmt_clock own = {&step, dmt_clock_real()->realtime_ns, own_clock};
+    start(&s, 1u << 20);
+    s.t->conf.clock = &own;
+    tj_open(s.t);
+    faultio_match(s.t->f, ".seg");
+    append_one(&s);
+    faultio_hold(s.t->f, FAULTIO_SYNC);
+    assert_int_equal(pthread_create(&first, NULL, sync_first, &s), 0);
+    faultio_wait_held(s.t->f, 1);
+    while (flag(&s, &s.t->j->watching)) /* until its period is over: it has looked */
+        usleep(500);
+    append_one(&s);
+    faultio_release(s.t->f);
+    pthread_join(first, NULL);
+    wait_durable(&s, 2);
+    while (flag(&s, &s.t->j->telling))
+        usleep(500);
+
+    uint64_t seq = append_one(&s);
+    dmt_journal_sync(s.t->j, seq);
+    assert_int_equal(dmt_journal_durable(s.t->j), seq);
+    assert_true(s.durable == seq && pthread_equal(s.teller, pthread_self()));
+    int calls = s.calls;
+    dmt_journal_sync(s.t->j, seq); /* it is */
+    assert_int_equal(s.calls, calls);
+    tj_free(s.t);
+}
+
+/* Where a sync takes long it is the committer's: the caller has others to serve. */
+static void slow_syncs_are_left_to_the_committer(void **state)
+{
+    (void)state;
+    struct shared s;
+    uint64_t step = 5 * DMT_MS;
+    struct dmt_clock own = {&step, dmt_clock_real()->realtime_ns, own_clock};
+    start(&s, 1u << 20);
+    s.t->conf.clock = &own;
+    tj_open(s.t);
+    for (int i = 0; i < 16; i++) {
+        uint64_t seq = append_one(&s);
+        dmt_journal_sync(s.t->j, seq);
+        wait_durable(&s, seq);
+    }
+    assert_false(pthread_equal(s.teller, pthread_self()));
     tj_free(s.t);
 }
 
@@ -284,9 +384,15 @@ static void everything_at_once(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(group_commit_waiters), cmocka_unit_test(group_commit_kicks),
-        cmocka_unit_test(one_sync_serves_all),  cmocka_unit_test(timer_syncs),
-        cmocka_unit_test(full_ring_waits),      cmocka_unit_test(everything_at_once),
+        cmocka_unit_test(group_commit_waiters),
+        cmocka_unit_test(group_commit_kicks),
+        cmocka_unit_test(group_commit_lone_ones),
+        cmocka_unit_test(one_sync_serves_all),
+        cmocka_unit_test(timer_syncs),
+        cmocka_unit_test(full_ring_waits),
+        cmocka_unit_test(everything_at_once),
+        cmocka_unit_test(a_lone_caller_syncs),
+        cmocka_unit_test(slow_syncs_are_left_to_the_committer),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
