@@ -283,8 +283,10 @@ int dmt_ws_begin_epoch(struct dmt_ws *ws, uint64_t epoch, const char *node, cons
         r = reap_orphans(ws);
     /* Ranges of a time before are settled first. But a mount that goes on says that the machine did
      * not go down: all bytes are here. */
-    if (ws->role != WS_HOLDER)
+    if (ws->role != WS_HOLDER) {
         ws->bulk_ok = ws->conf.resume || dmt_store_missing_next(ws->st, 0, 0, &any) == 0;
+        ws_runs_forget(ws);
+    }
     if (ws->conf.resume)
         dmt_store_give_up_pinned(ws->st, ws->own_after); /* no checkpoint may know it yet */
     if (ws->conf.resume && ws->bulk_since_ns == 0)

@@ -13,6 +13,7 @@
  */
 #include <errno.h>
 #include <linux/falloc.h>
+#include <string.h>
 
 #include "fs/base/hash.h"
 #include "fs/workspace/ws.h"
@@ -46,6 +47,11 @@ void ws_runs_synced(struct dmt_ws *ws, uint64_t ino)
         return;
     }
     end_run(run);
+}
+
+void ws_runs_forget(struct dmt_ws *ws)
+{
+    memset(ws->runs, 0, WS_RUNS * sizeof(*ws->runs));
 }
 
 /* Whoever has synced after equally many writes a few times will do so again (decision 0027). */

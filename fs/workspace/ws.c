@@ -232,7 +232,7 @@ void ws_memory_clear(struct dmt_ws *ws)
     ws_map_clear(&ws->ref_seqs);
     dmt_buf_reset(&ws->incomplete);
     ws_map_clear(&ws->reported);
-    memset(ws->runs, 0, WS_RUNS * sizeof(*ws->runs));
+    ws_runs_forget(ws);
     memset(ws->hints, 0, WS_HINTS * sizeof(*ws->hints));
     ws->group_begin = 0;
     ws->snap_serial = 0;

@@ -283,6 +283,8 @@ int ws_has_caps(struct dmt_ws *ws, const struct dmt_inode *n);
 /* Which seq of by-reference data a sync of ino has to cover. */
 uint64_t ws_ref_seq(struct dmt_ws *ws, uint64_t ino);
 void ws_runs_synced(struct dmt_ws *ws, uint64_t ino);
+/* Another machine may have synced any file meanwhile. */
+void ws_runs_forget(struct dmt_ws *ws);
 /* Reads [off, off+len) of a view. Lock NOT held. Bytes (clipped to the size) or an error; DMT_E_GONE: given up here. */
 ssize_t ws_view_read(struct dmt_ws *ws, uint64_t view, uint64_t ino, void *buf, size_t len, uint64_t off, bool nowait);
 int ws_view_link_locked(struct dmt_ws *ws, uint64_t view, const struct dmt_inode *n, char buf[4096]); /* target of a symlink */

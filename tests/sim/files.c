@@ -344,8 +344,13 @@ void files_reload(struct node *n, int upto)
             n->place[r][b].fill = 0;
         }
     files_apply(n, upto);
+}
+
+/* Who becomes the holder does not know which files the holder before has synced. */
+void files_forget_syncs(struct node *n)
+{
     for (int i = 0; i < NAMES; i++)
-        n->f.v[i].synced = n->f.v[i].c.size > 0; /* nobody remembers */
+        n->f.v[i].synced = n->f.v[i].c.size > 0;
 }
 
 bool files_can_cut(const struct node *n, int keep)

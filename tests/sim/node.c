@@ -349,6 +349,8 @@ static bool begin_epoch(struct node *n, uint64_t epoch)
     if (!n->has_ws)
         return false;
     files_apply(n, n->tail);
+    if (!n->opened)
+        files_forget_syncs(n);
     if (!journal_append(n, epoch, true, NULL))
         return false;
     journal_sync(n);

@@ -439,6 +439,7 @@ void files_say(const struct node *n, const struct rec *r);
 void files_wrote(struct node *n, const struct rec *r);
 void files_checkpoint(struct node *n);
 void files_reload(struct node *n, int upto);
+void files_forget_syncs(struct node *n);
 bool files_can_cut(const struct node *n, int keep);
 void files_import(struct node *n);
 void files_clear(struct node *n);

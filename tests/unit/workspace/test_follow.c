@@ -495,6 +495,40 @@ static void synced_inline_content_is_fallen_back_to(void **state)
     fx_expect_pattern(&p->b, x, 2u << 20, 2u << 20, 1);
 }
 
+/* What the other machine's sync acknowledged meanwhile: who holds the workspace again does not go
+ * by what he remembers of the file, so what it replaces then does not come back. */
+static void what_the_other_one_synced_is_not_given_up(void **state)
+{
+    struct pair *p = *state;
+    struct dmt_err err = {0};
+    uint64_t at, y = complete_file(p, "y"), x = fx_file(&p->a, DMT_ROOT, "x");
+    fx_fill(&p->a, x, 3u << 20, 0, 256u << 10, 1); /* and no sync */
+    pair_send(&p->a, &p->b, UINT64_MAX);
+    pair_apply(&p->b);
+    pair_pull(&p->a, &p->b, 1000);
+    pair_promote(&p->b, "beta", FX_EPOCH(2, 0));
+    settle(&p->b, 0);
+    dmt_ws_demote(p->a.ws);
+    fx_check(dmt_ws_keep_own(p->a.ws, &at, &err), &err);
+    fx_fill(&p->b, x, 512u << 10, 3u << 20, 128u << 10, 1);
+    assert_int_equal(dmt_ws_sync_wait(p->b.ws, x), 0);
+    pair_send(&p->b, &p->a, UINT64_MAX);
+    pair_apply(&p->a);
+    dmt_ws_demote(p->b.ws);
+    pair_promote(&p->a, "alpha", FX_EPOCH(3, 0));
+    settle(&p->a, 0);
+    fx_fill(&p->a, x, 4u << 20, 7u << 19, 256u << 10, 1);
+    fx_rename(&p->a, DMT_ROOT, "x", DMT_ROOT, "y");
+    fx_check(dmt_ws_keep_own(p->b.ws, &at, &err), &err);
+    pair_send(&p->a, &p->b, UINT64_MAX);
+    pair_apply(&p->b);
+    assert_true(dmt_ws_missing_ino(p->b.ws, x, UINT64_MAX));
+    pair_promote(&p->b, "beta", FX_EPOCH(4, 0));
+    struct reports r = settle(&p->b, 1);
+    assert_true(y != x && r.size >= 7u << 19);
+    fx_expect_pattern(&p->b, x, 7u << 19, 0, 1);
+}
+
 /* A sync after "truncate, write a little" is a new generation: the one before does not come
  * back. */
 static void synced_small_content_is_not_given_up_for_an_older_one(void **state)
@@ -787,6 +821,7 @@ int main(void)
         T(synced_half_stands_against_the_replaced_content_after_a_start),
         T(appended_file_keeps_all_up_to_the_first_missing_byte),
         T(synced_inline_content_is_fallen_back_to),
+        T(what_the_other_one_synced_is_not_given_up),
         T(synced_small_content_is_not_given_up_for_an_older_one),
         T(synced_content_is_not_given_up_while_more_is_written),
         T(overwritten_in_place_falls_back),
