@@ -287,11 +287,23 @@ static bool hopeless(void)
     return alive == 0 || (w.block && alive < reg->insync_n);
 }
 
+/* A pair that blocks, and a standby that the register names but that needs a resync: a person's,
+ * too (docs/protocol.md, "Weakest arguments left"). */
+static bool needs_solo(void)
+{
+    bool yes = false;
+    for (int i = 0; i < 2; i++)
+        yes = yes ||
+              (w.n[i].s.peer_wants_resync && lease_core_state(&w.n[i].s) != DMT_LEASE_HOLDER_ALONE);
+    return w.block && yes;
+}
+
 void judge_end(void)
 {
     /* With a bucket, a disk lost in the midst of an attempt blocks for ever (R18). And who has let
      * go for a lineage whose only disk is lost since waits for a person's force. */
-    if (w.bad[0] || (w.disks && hopeless()) || (w.bucket && w.disk_lost) || w.founder_lost)
+    if (w.bad[0] || (w.disks && hopeless()) || (w.bucket && w.disk_lost) || w.founder_lost ||
+        needs_solo())
         return;
     const char *a = dmt_lease_state_name(lease_core_state(&w.n[0].s));
     const char *b = dmt_lease_state_name(lease_core_state(&w.n[1].s));
