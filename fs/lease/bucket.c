@@ -2,11 +2,12 @@
  *
  * Owns nothing but the state it is given. Whenever the bucket is free, `advance` picks what matters
  * most: the peer's test, our attempt, the question of the lease core, our note, the self-test. What
- * comes back goes to the same job again. Happy path of a failover: PROMOTE is asked, the attempt is
- * recorded, claim/E is put and read back, solo/E is a 404, the new epoch is recorded, granted: one
- * PUT and two GETs. Failure modes: anything but a definite answer (UNKNOWN: timeout, 5xx, 403, no
- * such bucket) changes nothing, is asked again after a while, and is told as "the arbiter is away";
- * a READ then stays unanswered, so a follower stays follower (R13).
+ * comes back goes to the same job again; how a pair is tested and opened: bucket_pair.c. Happy path
+ * of a failover: PROMOTE is asked, the attempt is recorded, claim/E is put and read back, solo/E is
+ * a 404, the new epoch is recorded, granted: one PUT and two GETs. Failure modes: anything but a
+ * definite answer (UNKNOWN: timeout, 5xx, 403, no such bucket) changes nothing, is asked again
+ * after a while, and is told as "the arbiter is away"; a READ then stays unanswered, so a follower
+ * stays follower (R13).
  *
  * Why at most one of the two gets out of pair epoch E (R17, R18): each reads the other's mark only
  * after a GET has shown its own. If both read "absent", each read came before the other's PUT was
@@ -15,23 +16,19 @@
  * that. An attempt is durable before its mark and always finished, so nobody lives on in an epoch
  * whose marks may stand in the bucket. Thread: the caller's.
  */
-#include "fs/lease/bucket.h"
+#include "fs/lease/bucket_int.h"
 
 #include <stdarg.h>
-
 #include <stdio.h>
 #include <string.h>
 
 #include "fs/base/log.h"
 
-#define RETRY_NS       (500 * DMT_MS)
-#define UNFIT_NS       (10 * DMT_S)
-#define WAIT_NS        (500 * DMT_MS)
-#define SAY_NS         (500 * DMT_MS)
-#define PAIR_NS        (15 * DMT_S)
-#define UNFIT_RETRY_MS 10000u
+#define RETRY_NS (500 * DMT_MS)
+#define UNFIT_NS (10 * DMT_S)
+#define WAIT_NS  (500 * DMT_MS)
 
-static struct bucket_action *act(struct bucket_actions *out, enum bucket_act type)
+struct bucket_action *bucket_add(struct bucket_actions *out, enum bucket_act type)
 {
     DMT_ASSERT(out->n < BUCKET_ACTIONS_MAX);
     struct bucket_action *a = &out->a[out->n++];
@@ -40,21 +37,21 @@ static struct bucket_action *act(struct bucket_actions *out, enum bucket_act typ
     return a;
 }
 
-static void write_record(struct bucket_state *s, struct bucket_actions *out)
+void bucket_write_record(struct bucket_state *s, struct bucket_actions *out)
 {
-    act(out, BUCKET_ACT_WRITE)->record = s->rec;
+    bucket_add(out, BUCKET_ACT_WRITE)->record = s->rec;
 }
 
-static void wake(struct bucket_state *s, uint64_t at)
+void bucket_wake(struct bucket_state *s, uint64_t at)
 {
     if (at < s->next)
         s->next = at;
 }
 
-static void answer(struct bucket_state *s, struct bucket_actions *out, enum lease_answer how,
+void bucket_answer(struct bucket_state *s, struct bucket_actions *out, enum lease_answer how,
                    uint32_t retry_ms, const char *text)
 {
-    struct bucket_action *a = act(out, BUCKET_ACT_ANSWER);
+    struct bucket_action *a = bucket_add(out, BUCKET_ACT_ANSWER);
     a->record = s->rec;
     a->ask_id = s->ask.id;
     a->answer = how;
@@ -70,18 +67,15 @@ static void tell_up(struct bucket_state *s, struct bucket_actions *out, bool up,
         return;
     s->told = true;
     s->up = up;
-    struct bucket_action *a = act(out, BUCKET_ACT_UP);
+    struct bucket_action *a = bucket_add(out, BUCKET_ACT_UP);
     a->up = up;
     (void)snprintf(a->text, sizeof(a->text), "%s", text);
 }
 
-static void ask_bucket(struct bucket_state *s, struct bucket_actions *out, enum bucket_op op,
-                       enum bucket_act type, const char *fmt, ...)
-    __attribute__((format(printf, 5, 6)));
-static void ask_bucket(struct bucket_state *s, struct bucket_actions *out, enum bucket_op op,
-                       enum bucket_act type, const char *fmt, ...)
+void bucket_request(struct bucket_state *s, struct bucket_actions *out, enum bucket_op op,
+                    enum bucket_act type, const char *fmt, ...)
 {
-    struct bucket_action *a = act(out, type);
+    struct bucket_action *a = bucket_add(out, type);
     va_list ap;
     va_start(ap, fmt);
     (void)vsnprintf(a->key, sizeof(a->key), fmt, ap);
@@ -90,21 +84,21 @@ static void ask_bucket(struct bucket_state *s, struct bucket_actions *out, enum 
     s->op_epoch = s->rec.reg.epoch;
 }
 
-static void say(struct bucket_actions *out, enum bucket_word word, uint64_t epoch, uint64_t nonce)
+void bucket_say(struct bucket_actions *out, enum bucket_word word, uint64_t epoch, uint64_t nonce)
 {
-    struct lease_msg *m = &act(out, BUCKET_ACT_SEND)->msg;
+    struct lease_msg *m = &bucket_add(out, BUCKET_ACT_SEND)->msg;
     m->type = LEASE_BUCKET;
     m->flags = word;
     m->epoch = epoch;
     m->sent_ns = nonce;
 }
 
-static bool holds(const struct bucket_state *s)
+bool bucket_holds(const struct bucket_state *s)
 {
     return s->rec.reg.epoch && lease_id_eq(&s->rec.reg.holder, &s->rec.self);
 }
 
-static const struct lease_id *peer_of(const struct bucket_state *s)
+const struct lease_id *bucket_peer(const struct bucket_state *s)
 {
     for (int i = 0; i < s->rec.reg.insync_n; i++)
         if (!lease_id_eq(&s->rec.reg.insync[i], &s->rec.self))
@@ -128,7 +122,7 @@ static void next_epoch(struct bucket_state *s, struct bucket_actions *out,
     s->rec.yielded = false;
     s->rec.confirmed = true;
     s->noted = false;
-    write_record(s, out);
+    bucket_write_record(s, out);
 }
 
 /* --- the attempt --- */
@@ -138,7 +132,7 @@ static void begin(struct bucket_state *s, struct bucket_actions *out, enum bucke
     s->rec.attempt = what;
     s->rec.yielded = false;
     s->stage = BUCKET_MARK;
-    write_record(s, out); /* before the mark: a restart goes on with it */
+    bucket_write_record(s, out); /* before the mark: a restart goes on with it */
 }
 
 static void attempt_asks(struct bucket_state *s, struct bucket_actions *out)
@@ -146,27 +140,27 @@ static void attempt_asks(struct bucket_state *s, struct bucket_actions *out)
     bool solo = s->rec.attempt == BUCKET_SOLO;
     const char *mine = solo ? "solo" : "claim", *other = solo ? "claim" : "solo";
     uint32_t e = s->rec.reg.epoch;
-    const struct lease_id *peer = peer_of(s);
+    const struct lease_id *peer = bucket_peer(s);
     if (s->rec.yielded && s->stage < BUCKET_YIELD)
         s->stage = BUCKET_YIELD;
     switch (s->stage) {
     case BUCKET_MARK:
-        ask_bucket(s, out, BUCKET_OP_MARK, BUCKET_ACT_PUT, "%s/%u", mine, e);
+        bucket_request(s, out, BUCKET_OP_MARK, BUCKET_ACT_PUT, "%s/%u", mine, e);
         return;
     case BUCKET_CONFIRM:
-        ask_bucket(s, out, BUCKET_OP_MARK, BUCKET_ACT_GET, "%s/%u", mine, e);
+        bucket_request(s, out, BUCKET_OP_MARK, BUCKET_ACT_GET, "%s/%u", mine, e);
         return;
     case BUCKET_LOOK:
-        ask_bucket(s, out, BUCKET_OP_MARK, BUCKET_ACT_GET, "%s/%u", other, e);
+        bucket_request(s, out, BUCKET_OP_MARK, BUCKET_ACT_GET, "%s/%u", other, e);
         return;
     case BUCKET_YIELD:
-        ask_bucket(s, out, BUCKET_OP_MARK, BUCKET_ACT_PUT, "yield/%u", e);
+        bucket_request(s, out, BUCKET_OP_MARK, BUCKET_ACT_PUT, "yield/%u", e);
         return;
     case BUCKET_WAIT:
-        ask_bucket(s, out, BUCKET_OP_MARK, BUCKET_ACT_GET, "yield/%u", e);
+        bucket_request(s, out, BUCKET_OP_MARK, BUCKET_ACT_GET, "yield/%u", e);
         return;
     case BUCKET_WAIT_NOTE:
-        ask_bucket(s, out, BUCKET_OP_MARK, BUCKET_ACT_GET, "epoch/%u/%s", e + 1, peer->node);
+        bucket_request(s, out, BUCKET_OP_MARK, BUCKET_ACT_GET, "epoch/%u/%s", e + 1, peer->node);
         return;
     }
 }
@@ -176,19 +170,19 @@ static void won(struct bucket_state *s, struct bucket_actions *out)
 {
     next_epoch(s, out, &s->rec.self);
     if (s->asked)
-        answer(s, out, LEASE_GRANTED, 0, "");
+        bucket_answer(s, out, LEASE_GRANTED, 0, "");
     else
-        act(out, BUCKET_ACT_REGISTER)->record = s->rec;
+        bucket_add(out, BUCKET_ACT_REGISTER)->record = s->rec;
 }
 
 /* The peer is out of the pair, not we. */
 static void lost(struct bucket_state *s, struct bucket_actions *out)
 {
-    next_epoch(s, out, peer_of(s));
+    next_epoch(s, out, bucket_peer(s));
     if (s->asked)
-        answer(s, out, LEASE_REFUSED, 0, "the other machine went on without this one");
+        bucket_answer(s, out, LEASE_REFUSED, 0, "the other machine went on without this one");
     else
-        act(out, BUCKET_ACT_REGISTER)->record = s->rec;
+        bucket_add(out, BUCKET_ACT_REGISTER)->record = s->rec;
 }
 
 static void attempt_done(struct bucket_state *s, enum bucket_result r, struct bucket_actions *out)
@@ -206,7 +200,7 @@ static void attempt_done(struct bucket_state *s, enum bucket_result r, struct bu
             won(s, out);
         } else if (solo) { /* R18: for good, and only then said */
             s->rec.yielded = true;
-            write_record(s, out);
+            bucket_write_record(s, out);
             s->stage = BUCKET_YIELD;
         } else {
             s->stage = BUCKET_WAIT;
@@ -232,109 +226,6 @@ static void attempt_done(struct bucket_state *s, enum bucket_result r, struct bu
     }
 }
 
-/* --- pairing: the crosswise test, then OPEN --- */
-
-static void pair_refused(struct bucket_state *s, struct bucket_actions *out, const char *why)
-{
-    answer(s, out, LEASE_REFUSED, UNFIT_RETRY_MS, why);
-}
-
-/* Repeats a word until the next one comes. */
-static void pair_says(struct bucket_state *s, struct bucket_actions *out, enum bucket_word word)
-{
-    if (s->now - s->pair_began > PAIR_NS) {
-        pair_refused(s, out, "the standby does not answer the test of the bucket");
-        return;
-    }
-    if (s->now >= s->say_at) {
-        say(out, word, 0, s->pair_nonce);
-        s->say_at = s->now + SAY_NS;
-    }
-    wake(s, s->say_at);
-}
-
-static void open_pair(struct bucket_state *s, struct bucket_actions *out)
-{
-    struct lease_register *r = &s->rec.reg;
-    uint32_t epoch = (r->epoch ? r->epoch : s->ask.base) + 1;
-    r->epoch = epoch;
-    r->holder = r->insync[0] = s->rec.self;
-    r->insync[1] = s->ask.peer;
-    r->insync_n = 2;
-    s->rec.confirmed = false;
-    write_record(s, out);
-    s->pairing = 6;
-    s->say_at = s->now;
-}
-
-static void pair_asks(struct bucket_state *s, struct bucket_actions *out)
-{
-    unsigned long long n = s->pair_nonce;
-    switch (s->pairing) {
-    case 0:
-        s->pair_nonce = n = ++s->nonce;
-        s->pair_began = s->now;
-        s->say_at = 0;
-        ask_bucket(s, out, BUCKET_OP_PAIR, BUCKET_ACT_GET, "test/%016llx.b", n);
-        return;
-    case 1:
-        pair_says(s, out, BUCKET_TRY);
-        return;
-    case 2:
-        ask_bucket(s, out, BUCKET_OP_PAIR, BUCKET_ACT_PUT, "test/%016llx", n);
-        return;
-    case 3:
-        ask_bucket(s, out, BUCKET_OP_PAIR, BUCKET_ACT_GET, "test/%016llx", n);
-        return;
-    case 4:
-        pair_says(s, out, BUCKET_SEE);
-        return;
-    case 5:
-        ask_bucket(s, out, BUCKET_OP_PAIR, BUCKET_ACT_GET, "test/%016llx.b", n);
-        return;
-    default: /* OPEN is repeated by advance until CONF comes */
-        return;
-    }
-}
-
-static void pair_done(struct bucket_state *s, enum bucket_result r, struct bucket_actions *out)
-{
-    static const enum bucket_result good[] = {BUCKET_ABSENT, 0, BUCKET_STORED,
-                                              BUCKET_FOUND,  0, BUCKET_FOUND};
-    if (!s->asked || s->ask.op != LEASE_PAIR || s->pairing > 5)
-        return; /* it is over meanwhile */
-    if (r != good[s->pairing])
-        pair_refused(s, out, "the bucket does not give back what was put into it");
-    else if (s->pairing == 5)
-        open_pair(s, out);
-    else
-        s->pairing++;
-    s->say_at = s->now;
-}
-
-/* --- the other side of the test --- */
-
-static void word_asks(struct bucket_state *s, struct bucket_actions *out)
-{
-    unsigned long long n = s->word.sent_ns;
-    if (s->word_put)
-        ask_bucket(s, out, BUCKET_OP_WORD, BUCKET_ACT_PUT, "test/%016llx.b", n);
-    else
-        ask_bucket(s, out, BUCKET_OP_WORD, BUCKET_ACT_GET, "test/%016llx", n);
-}
-
-static void word_done(struct bucket_state *s, enum bucket_result r, struct bucket_actions *out)
-{
-    bool see = s->word.flags == BUCKET_SEE;
-    if (see && !s->word_put && r == BUCKET_FOUND) {
-        s->word_put = true;
-        return;
-    }
-    bool good = r == (see ? BUCKET_STORED : BUCKET_ABSENT);
-    say(out, see ? BUCKET_SEEN : BUCKET_TRIED, good ? 0 : 1, s->word.sent_ns);
-    s->word.type = 0;
-}
-
 /* --- the lease core's questions --- */
 
 static bool take_change(struct bucket_state *s, struct bucket_actions *out)
@@ -346,31 +237,31 @@ static bool take_change(struct bucket_state *s, struct bucket_actions *out)
     char why[LEASE_TEXT_MAX];
     if (!first && (r->epoch == 0 || q->base != r->epoch || DMT_EPOCH_MAJOR(q->seen) > r->epoch)) {
         (void)snprintf(why, sizeof(why), "based on epoch %u, %u is known here", q->base, r->epoch);
-        answer(s, out, LEASE_REFUSED, 0, why);
+        bucket_answer(s, out, LEASE_REFUSED, 0, why);
         return false;
     }
-    bool paired = r->insync_n > 1, mine = first || holds(s);
+    bool paired = r->insync_n > 1, mine = first || bucket_holds(s);
     if (q->op == LEASE_PROMOTE) {
         if (mine || !paired || !lease_register_has(r, &s->rec.self))
-            answer(s, out, LEASE_REFUSED, 0, "this copy is not in sync");
+            bucket_answer(s, out, LEASE_REFUSED, 0, "this copy is not in sync");
         else
             begin(s, out, BUCKET_CLAIM);
     } else if (!mine) {
-        answer(s, out, LEASE_REFUSED, 0, "the other machine holds the workspace");
+        bucket_answer(s, out, LEASE_REFUSED, 0, "the other machine holds the workspace");
     } else if (q->op == LEASE_SOLO || q->op == LEASE_RETAKE) {
         if (paired)
             begin(s, out, BUCKET_SOLO);
         else
             won(s, out); /* alone already: only a new epoch */
     } else if (q->op == LEASE_PAIR && paired) {
-        answer(s, out, LEASE_REFUSED, 0, "there is a standby in sync already");
+        bucket_answer(s, out, LEASE_REFUSED, 0, "there is a standby in sync already");
     } else if (q->op == LEASE_PAIR) {
         return true;
     } else if (paired) { /* HANDOVER */
-        say(out, BUCKET_HAND, r->epoch, 0);
+        bucket_say(out, BUCKET_HAND, r->epoch, 0);
         return true;
     } else {
-        answer(s, out, LEASE_REFUSED, 0, "the other copy is not in sync");
+        bucket_answer(s, out, LEASE_REFUSED, 0, "the other copy is not in sync");
     }
     return false;
 }
@@ -379,30 +270,30 @@ static bool take_change(struct bucket_state *s, struct bucket_actions *out)
  * there. */
 static void peek(struct bucket_state *s, struct bucket_actions *out)
 {
-    const struct lease_id *peer = peer_of(s);
-    if (!peer || (holds(s) && s->rec.reg.epoch > DMT_EPOCH_MAJOR(s->ask.seen))) {
-        answer(s, out, LEASE_GRANTED, 0, "");
+    const struct lease_id *peer = bucket_peer(s);
+    if (!peer || (bucket_holds(s) && s->rec.reg.epoch > DMT_EPOCH_MAJOR(s->ask.seen))) {
+        bucket_answer(s, out, LEASE_GRANTED, 0, "");
         return;
     }
-    ask_bucket(s, out, BUCKET_OP_PEEK, BUCKET_ACT_GET, "epoch/%u/%s", s->rec.reg.epoch + 1,
-               peer->node);
+    bucket_request(s, out, BUCKET_OP_PEEK, BUCKET_ACT_GET, "epoch/%u/%s", s->rec.reg.epoch + 1,
+                   peer->node);
 }
 
 static void peek_done(struct bucket_state *s, enum bucket_result r, struct bucket_actions *out)
 {
-    if (r == BUCKET_FOUND && peer_of(s) && s->rec.attempt == BUCKET_NO_ATTEMPT) {
+    if (r == BUCKET_FOUND && bucket_peer(s) && s->rec.attempt == BUCKET_NO_ATTEMPT) {
         lost(s, out);
         return;
     }
     if (s->asked)
-        answer(s, out, s->ask.op == LEASE_READ ? LEASE_GRANTED : LEASE_UNANSWERED, 0, "");
+        bucket_answer(s, out, s->ask.op == LEASE_READ ? LEASE_GRANTED : LEASE_UNANSWERED, 0, "");
 }
 
 static void question_asks(struct bucket_state *s, struct bucket_actions *out)
 {
     switch (s->ask.op) {
     case LEASE_PAIR:
-        pair_asks(s, out);
+        bucket_pair_asks(s, out);
         return;
     case LEASE_READ:
     case LEASE_HANDOVER:
@@ -427,83 +318,13 @@ static void on_ask(struct bucket_state *s, const struct lease_ask *q, struct buc
         (void)take_change(s, out);
 }
 
-/* --- the peer's words --- */
-
-static uint64_t store_word(const struct lease_id *id)
-{
-    return dmt_le64(id->store);
-}
-
-static void on_open(struct bucket_state *s, const struct lease_msg *m, struct bucket_actions *out)
-{
-    struct lease_register *r = &s->rec.reg;
-    if (m->sent_ns != store_word(&s->rec.self)) /* R4: the store that is meant */
-        return;
-    bool known = m->epoch == r->epoch && lease_id_eq(&r->holder, &m->from) && r->insync_n > 1;
-    if (!known && (m->epoch <= r->epoch || m->epoch > UINT32_MAX))
-        return;
-    if (!known) {
-        memset(r, 0, sizeof(*r));
-        r->epoch = (uint32_t)m->epoch;
-        r->holder = r->insync[0] = m->from;
-        r->insync[1] = s->rec.self;
-        r->insync_n = 2;
-        s->rec.attempt = BUCKET_NO_ATTEMPT; /* in an epoch that is over */
-        s->rec.yielded = false;
-        s->rec.confirmed = true;
-        write_record(s, out);
-        act(out, BUCKET_ACT_REGISTER)->record = s->rec;
-        if (s->asked)
-            answer(s, out, LEASE_REFUSED, 0, "a new pair was opened");
-    }
-    say(out, BUCKET_CONF, m->epoch, 0);
-}
-
-static void on_msg(struct bucket_state *s, const struct lease_msg *m, struct bucket_actions *out)
-{
-    bool pairing = s->asked && s->ask.op == LEASE_PAIR && m->sent_ns == s->pair_nonce;
-    switch ((enum bucket_word)m->flags) {
-    case BUCKET_TRY:
-    case BUCKET_SEE:
-        if (s->op != BUCKET_OP_WORD) {
-            s->word = *m;
-            s->word_put = false;
-        }
-        return;
-    case BUCKET_TRIED:
-    case BUCKET_SEEN:
-        if (!pairing || s->pairing != (m->flags == BUCKET_TRIED ? 1 : 4))
-            return;
-        if (m->epoch != 0)
-            pair_refused(s, out, "the two machines do not see the same bucket");
-        else
-            s->pairing++;
-        return;
-    case BUCKET_OPEN:
-        on_open(s, m, out);
-        return;
-    case BUCKET_CONF:
-        if (!holds(s) || m->epoch != s->rec.reg.epoch || s->rec.confirmed)
-            return;
-        s->rec.confirmed = true;
-        write_record(s, out);
-        if (s->asked && s->ask.op == LEASE_PAIR)
-            answer(s, out, LEASE_GRANTED, 0, "");
-        return;
-    case BUCKET_HAND:
-        if (m->epoch == s->rec.reg.epoch && lease_id_eq(&s->rec.reg.holder, &m->from))
-            act(out, BUCKET_ACT_DEATH)->msg = *m;
-        return;
-    }
-}
-
 /* --- the bucket's answers --- */
 
 static void check_asks(struct bucket_state *s, struct bucket_actions *out)
 {
     unsigned long long n = s->nonce;
-    ask_bucket(s, out, BUCKET_OP_CHECK, s->check == 1 ? BUCKET_ACT_PUT : BUCKET_ACT_GET,
-               "test/%016llx", n);
+    bucket_request(s, out, BUCKET_OP_CHECK, s->check == 1 ? BUCKET_ACT_PUT : BUCKET_ACT_GET,
+                   "test/%016llx", n);
 }
 
 static void check_done(struct bucket_state *s, enum bucket_result r, struct bucket_actions *out)
@@ -532,7 +353,7 @@ static void on_done(struct bucket_state *s, enum bucket_result r, struct bucket_
             tell_up(s, out, false, "the bucket does not answer");
         s->check = 0;
         if (s->asked && (s->ask.op == LEASE_READ || s->ask.op == LEASE_HANDOVER))
-            answer(s, out, LEASE_UNANSWERED, 0, "");
+            bucket_answer(s, out, LEASE_UNANSWERED, 0, "");
         return;
     }
     bool of_epoch = op == BUCKET_OP_MARK || op == BUCKET_OP_PEEK || op == BUCKET_OP_NOTE;
@@ -548,10 +369,10 @@ static void on_done(struct bucket_state *s, enum bucket_result r, struct bucket_
         return;
     case BUCKET_OP_WORD:
         if (s->word.type)
-            word_done(s, r, out);
+            bucket_word_done(s, r, out);
         return;
     case BUCKET_OP_PAIR:
-        pair_done(s, r, out);
+        bucket_pair_done(s, r, out);
         return;
     case BUCKET_OP_PEEK:
         peek_done(s, r, out);
@@ -564,29 +385,17 @@ static void on_done(struct bucket_state *s, enum bucket_result r, struct bucket_
     }
 }
 
-/* The pair is opened here; is it there? Said again until it is, by whichever process of ours. */
-static void repeat_open(struct bucket_state *s, struct bucket_actions *out)
-{
-    if (!holds(s) || s->rec.confirmed || s->rec.reg.insync_n < 2)
-        return;
-    if (s->now >= s->say_at) {
-        say(out, BUCKET_OPEN, s->rec.reg.epoch, store_word(peer_of(s)));
-        s->say_at = s->now + SAY_NS;
-    }
-    wake(s, s->say_at);
-}
-
 static void advance(struct bucket_state *s, struct bucket_actions *out)
 {
-    repeat_open(s, out);
+    bucket_repeat_open(s, out);
     if (s->op != BUCKET_OP_NONE)
         return;
     if (s->now < s->retry_at) {
-        wake(s, s->retry_at);
+        bucket_wake(s, s->retry_at);
         return;
     }
     if (s->word.type) {
-        word_asks(s, out);
+        bucket_word_asks(s, out);
         return;
     }
     if (s->rec.attempt != BUCKET_NO_ATTEMPT) {
@@ -597,10 +406,10 @@ static void advance(struct bucket_state *s, struct bucket_actions *out)
         question_asks(s, out);
     if (s->op != BUCKET_OP_NONE || s->asked)
         return;
-    bool alone = holds(s) && s->rec.reg.insync_n == 1;
+    bool alone = bucket_holds(s) && s->rec.reg.insync_n == 1;
     if (alone && !s->noted)
-        ask_bucket(s, out, BUCKET_OP_NOTE, BUCKET_ACT_PUT, "epoch/%u/%s", s->rec.reg.epoch,
-                   s->rec.self.node);
+        bucket_request(s, out, BUCKET_OP_NOTE, BUCKET_ACT_PUT, "epoch/%u/%s", s->rec.reg.epoch,
+                       s->rec.self.node);
     else if (s->check < 3)
         check_asks(s, out);
 }
@@ -631,7 +440,7 @@ void bucket_step(struct bucket_state *s, const struct bucket_event *e, uint64_t 
         on_done(s, e->result, out);
         break;
     case BUCKET_EV_MSG:
-        on_msg(s, &e->msg, out);
+        bucket_on_msg(s, &e->msg, out);
         break;
     }
     if (s->started)

@@ -1,5 +1,5 @@
 /* bucket.c: the arbiter `bucket`: an object store, and on each node the driver of
- * fs/lease/bucket.c.
+ * fs/lease/bucket.h.
  *
  * The store keeps what reached it; for one key a GET that starts after a PUT was confirmed sees it,
  * and nothing else is promised: a PUT may time out and take effect at once, much later or never;

@@ -16,7 +16,7 @@
  *   bulk.c     the driver of the bulk lane, both sides (fs/replica/pull.c, serve.c, part of sender.c)
  *   node.c     the driver of the lease core (fs/lease/lease.c, io.c, gate.c) and the node's program (fs/dumontfs_roles.c), client
  *   arbiter.c  the controller
- *   bucket.c   the other arbiter: an object store, and each node's driver of fs/lease/bucket.c
+ *   bucket.c   the other arbiter: an object store, and each node's driver of fs/lease/bucket.h
  *   fault.c    what goes wrong
  *   scenario.c planted runs: what losing the arbiter does (R13)
  *   test_sim.c one run, many runs, the program
