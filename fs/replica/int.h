@@ -5,7 +5,7 @@
  *   session.c  hello, messages, actions of the core
  *   sender.c   ordered lane out, acks in, wants, drain     receiver.c  ordered lane in, acks out; rep-sync and applier threads
  *   pull.c     bulk lane, the side that lacks bytes        serve.c     bulk lane, the side that has them
- *   pull_core.c, lane.c   their decisions
+ *   pull_core.c, pull_want.c, lane.c   their decisions
  *   resync.c   state stream out (export thread) and in
  *   branches.c copies of branches, both sides; branch_core.c: its decisions
  */

@@ -1,6 +1,7 @@
 /* lane.h: the decisions of the bulk lane, both sides, as pure code: no I/O, no clock, no thread; only their own memory.
  *
- *   pull_core.c  the side that lacks bytes: what to ask for, in which order, what an answer is worth, when it may be called had
+ *   pull_core.c  the side that lacks bytes: what to ask for, in which order, what an answer is worth, when to make it durable
+ *   pull_want.c  and when it may be called had
  *   lane.c       the side that has them: what syncs wait for, and in which order ranges are served
  *
  * Drivers: pull.c, serve.c, sender.c; and tests/sim, where they run against each other with everything else. */
@@ -26,7 +27,7 @@
 #define WAITING_MAX         512u
 #define GONE_HOLD_MS        1000u
 
-/* --- pull_core.c: the side that lacks bytes ------------------------------------------------------------------------------- */
+/* --- pull_core.c, pull_want.c: the side that lacks bytes ------------------------------------------------------------------ */
 
 /* What the core asks of its driver. plan, sync and fill answer later, with the gen they were given: pull_planned, pull_synced,
  * pull_filled. pull and have send; the connection may end in them (connected). */

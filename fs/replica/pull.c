@@ -1,5 +1,5 @@
 /* pull.c: the driver of the bulk lane on the side that lacks bytes: carries out what pull_core.c
- * decides.
+ * and pull_want.c decide.
  *
  * Owns nothing but its jobs. Happy path: PULL leaves on the session; BULK is unpacked, compared
  * with its checksum and handed to the core, which has it filled in by a pool job

@@ -1,5 +1,5 @@
 /* pull_core.c: the decisions of the bulk lane on the side that lacks bytes (lane.h): what to ask
- * for next, what an answer is worth, when to make it durable, what may be called had.
+ * for next, what an answer is worth, when to make it durable.
  *
  * The list of what is missing is the workspace's (ops.missing_next): rows appear when a WRITE_REF
  * is applied, shrink when the range is overwritten or cut, and go when what was filled is durable.
@@ -11,23 +11,15 @@
  *   2. BULK must be the next bytes of an outstanding ask, of its position; it is filled in.
  *   3. what was filled is synced when there is much of it, when nothing else is under way, or a
  *      WANT waits only for that.
- *   4. after it, asks that it covered are forgotten, and each WANT is looked at: all that was
- *      missing when its record was applied has come or was replaced by something that has come ->
- *      HAVE.
- *
- * A WANT waits for everything missing of its file below `hi`, the end of the last missing range at
- * the time its record was applied: so what replaces an awaited range is awaited, too
- * (docs/protocol.md, two lanes), while an appending writer does not extend the wait. Our own WANT
- * of everything moves `whole`.
+ *   4. after it, asks that it covered are forgotten, and each WANT is looked at (pull_want.c).
  *
  * Failure modes: GONE (overwritten at the holder): the record that replaced it is on its way; the
  * range is held back until it is applied. The stream ends: all asks are forgotten; rows stay in the
  * list and are asked for again; those that were filled in but not synced are no longer told of, so
- * nothing is called durable before the first sync of the next stream. The list cannot be read, or
- * is no reader's any more (this machine is being promoted): nothing is called had.
+ * nothing is called durable before the first sync of the next stream.
  * Pure: no I/O, no clock, no thread; only its own memory. Thread: the caller's.
  */
-#include "fs/replica/lane.h"
+#include "fs/replica/pull_int.h"
 
 #include <stdlib.h>
 
@@ -43,11 +35,6 @@ static bool on(const struct replica_pull *p)
 
 /* --- asks ------------------------------------------------------------------------------------- */
 
-static struct dmt_list *bucket_of(struct replica_pull *p, uint64_t ino)
-{
-    return &p->buckets[(ino * 0x9e3779b97f4a7c15ull) >> 56];
-}
-
 static struct replica_ask *ask_new(struct replica_pull *p, const struct dmt_missing *m, bool urgent)
 {
     struct replica_ask *a = calloc(1, sizeof(*a));
@@ -57,7 +44,7 @@ static struct replica_ask *ask_new(struct replica_pull *p, const struct dmt_miss
     a->len = m->len;
     a->seq = m->seq;
     a->urgent = urgent;
-    dmt_list_add_tail(bucket_of(p, a->ino), &a->bucket);
+    dmt_list_add_tail(pull_asks_of(p, a->ino), &a->bucket);
     dmt_list_add_tail(&p->asks, &a->all);
     p->asks_n++;
     return a;
@@ -80,7 +67,7 @@ static int uncovered(struct replica_pull *p, const struct dmt_missing *row, uint
         pos = row->off;
     for (bool moved = true; moved && pos < end;) {
         moved = false;
-        DMT_LIST_EACH(it, tmp, bucket_of(p, row->ino))
+        DMT_LIST_EACH(it, tmp, pull_asks_of(p, row->ino))
         {
             const struct replica_ask *a = DMT_CONTAINER(it, struct replica_ask, bucket);
             if (a->ino == row->ino && a->seq == row->seq && a->off <= pos &&
@@ -94,7 +81,7 @@ static int uncovered(struct replica_pull *p, const struct dmt_missing *row, uint
         return 0;
     if (end - pos > PULL_LEN_MAX)
         end = pos + PULL_LEN_MAX;
-    DMT_LIST_EACH(it, tmp, bucket_of(p, row->ino))
+    DMT_LIST_EACH(it, tmp, pull_asks_of(p, row->ino))
     {
         const struct replica_ask *a = DMT_CONTAINER(it, struct replica_ask, bucket);
         if (a->ino == row->ino && a->seq == row->seq && a->off > pos && a->off < end)
@@ -245,209 +232,6 @@ static void pump(struct replica_pull *p)
     maybe_sync(p);
 }
 
-/* --- WANT and whole --------------------------------------------------------------------------- */
-
-static void add_hull(struct replica_waiting *w, uint64_t ino, uint64_t hi)
-{
-    struct replica_hull *v = realloc(w->hulls, (w->n + 1) * sizeof(*v));
-    DMT_ASSERT(v);
-    w->hulls = v;
-    v[w->n++] = (struct replica_hull){ino, hi};
-}
-
-/* Of what an earlier stream has filled in we know no ranges any more: until a sync has covered all
- * of it no wait can be judged. */
-static bool is_clean(const struct replica_pull *p)
-{
-    return p->synced_no >= p->dirty_no && p->fill_jobs <= p->filling;
-}
-
-/* The list no longer tells of a range that is filled in, but it is only there once it is
- * durable. */
-static bool is_undurable(const struct replica_ask *a, const struct replica_hull *h)
-{
-    return (h->ino == 0 || (a->ino == h->ino && a->off < h->hi)) &&
-           (a->state == ASK_ARRIVED || a->state == ASK_FILLED ||
-            (a->state == ASK_OUT && a->got > 0));
-}
-
-static bool any_undurable(struct replica_pull *p, const struct replica_hull *h)
-{
-    if (h->ino == 0) {
-        DMT_LIST_EACH(it, tmp, &p->asks)
-        {
-            if (is_undurable(DMT_CONTAINER(it, struct replica_ask, all), h))
-                return true;
-        }
-        return false;
-    }
-    DMT_LIST_EACH(it, tmp, bucket_of(p, h->ino))
-    {
-        if (is_undurable(DMT_CONTAINER(it, struct replica_ask, bucket), h))
-            return true;
-    }
-    return false;
-}
-
-/* Ranges that are filled in and not durable yet count like missing ones: their files' hulls reach
- * over them. */
-static void add_hulls_of_asks(struct replica_pull *p, struct replica_waiting *w)
-{
-    struct replica_hull all = {w->ino, UINT64_MAX};
-    DMT_LIST_EACH(it, tmp, &p->asks)
-    {
-        const struct replica_ask *a = DMT_CONTAINER(it, struct replica_ask, all);
-        if (!is_undurable(a, &all))
-            continue;
-        struct replica_hull *h = NULL;
-        for (size_t i = 0; i < w->n && !h; i++)
-            h = w->hulls[i].ino == a->ino ? &w->hulls[i] : NULL;
-        if (!h && w->n < HULLS_MAX) {
-            add_hull(w, a->ino, 0);
-            h = &w->hulls[w->n - 1];
-        }
-        if (!h) { /* too many to tell apart */
-            w->n = 0;
-            add_hull(w, 0, UINT64_MAX);
-            return;
-        }
-        if (h->hi < a->off + a->len)
-            h->hi = a->off + a->len;
-    }
-}
-
-/* What the WANT waits for: the ends of what is missing now, file by file. */
-static void find_hulls(struct replica_pull *p, struct replica_waiting *w)
-{
-    struct dmt_missing m;
-    uint64_t ino = w->ino, off = 0;
-    unsigned rows = 0;
-    w->started = true;
-    int r;
-    while ((r = p->ops->missing_next(p->ctx, ino, off, &m)) == 1 &&
-           (w->ino == 0 || m.ino == w->ino)) {
-        if (w->n == 0 || w->hulls[w->n - 1].ino != m.ino) {
-            if (w->n == HULLS_MAX) { /* too many to tell apart: until nothing is missing at all */
-                w->n = 0;
-                add_hull(w, 0, UINT64_MAX);
-                return;
-            }
-            add_hull(w, m.ino, 0);
-        }
-        bool enough = ++rows >= HULL_ROWS_MAX;
-        w->hulls[w->n - 1].hi = enough ? UINT64_MAX : m.off + m.len;
-        ino = enough ? m.ino + 1 : m.ino;
-        off = enough ? 0 : m.off + m.len;
-    }
-    if (r < 0) { /* the list cannot be read: nothing is known to be here */
-        w->n = 0;
-        add_hull(w, 0, UINT64_MAX);
-        return;
-    }
-    /* Nothing is missing, but is all of it durable? */
-    struct replica_hull all = {w->ino, UINT64_MAX};
-    if (any_undurable(p, &all))
-        add_hulls_of_asks(p, w);
-}
-
-static bool hull_done(struct replica_pull *p, const struct replica_hull *h)
-{
-    struct dmt_missing m;
-    int r = p->ops->missing_next(p->ctx, h->ino, 0, &m);
-    bool more = r == 1 && (h->ino == 0 || (m.ino == h->ino && m.off < h->hi));
-    return r >= 0 && !more && !any_undurable(p, h);
-}
-
-static void waiting_free(struct replica_pull *p, struct replica_waiting *w)
-{
-    dmt_list_del(&w->node);
-    p->waiting_n--;
-    p->wanted_n -= !w->own;
-    free(w->hulls);
-    free(w);
-}
-
-static struct replica_waiting *waiting_new(struct replica_pull *p, uint64_t ino, uint64_t seq,
-                                           bool own)
-{
-    struct replica_waiting *w = calloc(1, sizeof(*w));
-    DMT_ASSERT(w);
-    w->ino = ino;
-    w->seq = seq;
-    w->own = own;
-    dmt_list_add_tail(&p->waiting, &w->node);
-    p->waiting_n++;
-    p->wanted_n += !own;
-    return w;
-}
-
-static void check_waiting(struct replica_pull *p)
-{
-    bool own = false;
-    if (!is_clean(p))
-        return;
-    DMT_LIST_EACH(it, tmp, &p->waiting)
-    {
-        struct replica_waiting *w = DMT_CONTAINER(it, struct replica_waiting, node);
-        if (!w->started && p->applied >= w->seq)
-            find_hulls(p, w);
-        for (; w->started && w->n > 0 && hull_done(p, &w->hulls[w->n - 1]); w->n--)
-            w->off = 0;
-        if (!w->started || w->n > 0) {
-            own = own || w->own;
-            continue;
-        }
-        uint64_t ino = w->ino, seq = w->seq;
-        bool is_own = w->own;
-        waiting_free(p,
-                     w); /* before anything is sent: a connection that ends frees the whole list */
-        if (is_own)
-            p->whole = seq;
-        else
-            p->ops->have(p->ctx, ino, seq);
-        if (!p->on)
-            return;
-    }
-    if (own || p->whole >= p->applied)
-        return;
-    struct replica_hull all = {0, UINT64_MAX};
-    uint64_t applied =
-        p->applied; /* read before the look: what comes later is not part of the claim */
-    if (hull_done(p, &all))
-        p->whole = applied;
-    else
-        find_hulls(p, waiting_new(p, 0, applied, true));
-}
-
-int pull_want(struct replica_pull *p, uint64_t ino, uint64_t seq, uint64_t now_ms)
-{
-    DMT_LIST_EACH(it, tmp, &p->waiting)
-    {
-        struct replica_waiting *w = DMT_CONTAINER(it, struct replica_waiting, node);
-        if (!w->own && !w->started && w->ino == ino) {
-            w->seq = seq > w->seq ? seq : w->seq;
-            return 0;
-        }
-    }
-    if (p->waiting_n >= WAITING_MAX)
-        return -EPROTO;
-    waiting_new(p, ino, seq, false);
-    pull_applied(p, p->applied, now_ms);
-    return 0;
-}
-
-void pull_applied(struct replica_pull *p, uint64_t applied, uint64_t now_ms)
-{
-    p->applied = applied;
-    p->now_ms = now_ms;
-    if (!on(p))
-        return;
-    p->plan_stale = true;
-    check_waiting(p);
-    if (on(p))
-        pump(p);
-}
-
 /* --- sync ------------------------------------------------------------------------------------- */
 
 static void forget_synced(struct replica_pull *p, uint64_t no)
@@ -542,7 +326,7 @@ bool pull_filled(struct replica_pull *p, uint64_t gen, struct replica_chunk *lis
 struct replica_ask *pull_asked(struct replica_pull *p, uint64_t ino, uint64_t off, uint64_t len,
                                uint64_t seq)
 {
-    DMT_LIST_EACH(it, tmp, bucket_of(p, ino))
+    DMT_LIST_EACH(it, tmp, pull_asks_of(p, ino))
     {
         struct replica_ask *a = DMT_CONTAINER(it, struct replica_ask, bucket);
         if (a->state == ASK_OUT && a->ino == ino && a->seq == seq && a->off + a->got == off &&
@@ -620,6 +404,18 @@ void pull_start(struct replica_pull *p, uint64_t applied, uint64_t now_ms)
     pull_applied(p, applied, now_ms);
 }
 
+void pull_applied(struct replica_pull *p, uint64_t applied, uint64_t now_ms)
+{
+    p->applied = applied;
+    p->now_ms = now_ms;
+    if (!on(p))
+        return;
+    p->plan_stale = true;
+    pull_waiting_check(p);
+    if (on(p))
+        pump(p);
+}
+
 void pull_stop(struct replica_pull *p)
 {
     p->on = false;
@@ -630,7 +426,7 @@ void pull_stop(struct replica_pull *p)
     }
     DMT_LIST_EACH(it, tmp, &p->waiting)
     {
-        waiting_free(p, DMT_CONTAINER(it, struct replica_waiting, node));
+        pull_waiting_free(p, DMT_CONTAINER(it, struct replica_waiting, node));
     }
     for (struct replica_chunk *c = p->arrived, *next; c; c = next) {
         next = c->next;

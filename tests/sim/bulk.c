@@ -1,10 +1,10 @@
 /* bulk.c: the driver of the bulk lane of a node, both sides.
  *
  * The counterpart of fs/replica/pull.c and serve.c and of sender.c's wants, around the real
- * decisions (fs/replica/pull_core.c, lane.c): jobs take their time; a range is read from the file
- * as it is then, in pieces; frames go over the same connection as everything else, in order,
- * behind the ordered lane. Bytes that nobody asked for end the connection. Owns pull, wants, serve
- * and serving of a node.
+ * decisions (fs/replica/lane.h): jobs take their time; a range is read from the file as it is then,
+ * in pieces; frames go over the same connection as everything else, in order, behind the ordered
+ * lane. Bytes that nobody asked for end the connection. Owns pull, wants, serve and serving of a
+ * node.
  */
 #include <stdlib.h>
 #include <string.h>

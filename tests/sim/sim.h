@@ -2,9 +2,9 @@
  * seed.
  *
  * Real code in it: the lease core and the replica core of both nodes (fs/lease/core*.c, fs/replica/core.c), the bulk lane's
- * decisions (fs/replica/pull_core.c, lane.c), those of settling (fs/workspace/settle.h) and the register's
- * (daemon/controller/decide.c). Modelled: their drivers (queues, delays), journals (records with chain; durable up to
- * a point), connections, disks, clocks. The files, bottom up:
+ * decisions (fs/replica/lane.h), those of settling (fs/workspace/settle.h) and the register's (daemon/controller/decide.c).
+ * Modelled: their drivers (queues, delays), journals (records with chain; durable up to a point), connections, disks, clocks. The
+ * files, bottom up:
  *
  *   world.c    time, events, random numbers, trace
  *   journal.c  a node's journal and store: append, sync, cut, positions, epochs
