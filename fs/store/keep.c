@@ -1,8 +1,9 @@
 /* keep.c: the fallback of files whose bulk data may not have arrived (rules 21, 22): "content of
  * inode src at position view".
  *
- * A keep is made when a complete file is truncated to nothing or starts to be written by reference,
- * and when an incomplete file is renamed over another one (it inherits that file's content, or that
+ * A keep is made when a complete file is truncated to nothing, starts to be written by reference or
+ * takes content that is not all here (CONTENT), and when an incomplete file is renamed over another
+ * one (it inherits that file's content, or that
  * file's own keep; its own stays if that is more than the beginning of what it holds, or was
  * acknowledged by a sync, or may have been: a start does not remember). It pins the position for
  * the content of the source only, so it must be made before the record changes the source. It goes

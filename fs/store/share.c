@@ -173,6 +173,9 @@ int dmt_store_content_from(struct dmt_store *st, uint64_t ino, uint64_t src_ino,
     struct differ d = {.want = &want, .todo = &todo};
     store_compose(n, 0, UINT64_MAX, compare_have, &d);
     find_lacks(st, src, &want, &todo, &lacks);
+    /* From complete to incomplete: until those have come, what it holds now is fallen back to. */
+    if (store_pmap_first(&lacks) && (r = store_keep_self(st, n, seq - 1, true)) < 0)
+        goto out;
     for (const struct piece *t = store_pmap_first(&todo); t; t = store_pmap_next(t)) {
         r = store_content_unmap(st, n, t->off, t->end, seq);
         DMT_ASSERT(r == 0); /* the base is loaded */

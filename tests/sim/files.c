@@ -273,6 +273,7 @@ static void apply(struct node *n, const struct rec *r, int seq)
         cut_missing(n, f, r->off, BLOCKS);
         break;
     case OP_CONTENT:
+        keep_self(n, f, seq - 1, true);
         f->mark = 0;
         break;
     case OP_RENAME:

@@ -276,14 +276,15 @@ void judge_register(const struct lease_register *was, const struct lease_registe
         bad("the register goes from epoch %u to %u", was->epoch, next->epoch);
 }
 
-/* F24: the register names nobody who lives; or one who does not, and degrade=block waits for that
- * one: both are an operator's to solve. */
+/* F24: the register names nobody who lives, or could be promoted; or one who does not, and
+ * degrade=block waits for that one: all of it is an operator's to solve. */
 static bool hopeless(void)
 {
     const struct lease_register *reg = &w.regs[w.named];
     int alive = 0;
     for (int i = 0; i < 2; i++)
-        alive += lease_register_has(reg, &w.n[i].disk.self) && !w.n[i].disk.resync;
+        alive += lease_register_has(reg, &w.n[i].disk.self) && !w.n[i].disk.resync &&
+                 lease_core_state(&w.n[i].s) != DMT_LEASE_LOSER;
     return alive == 0 || (w.block && alive < reg->insync_n);
 }
 

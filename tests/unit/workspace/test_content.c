@@ -216,6 +216,31 @@ static uint64_t lost_bytes(struct fx *f, uint64_t view)
     return n;
 }
 
+/* A rollback to bytes that are still on their way: until they have come, what the file held before
+ * is what a failover falls back to. */
+static void a_rollback_that_has_not_come_whole(void **state)
+{
+    struct pair *p = *state;
+    struct dmt_err err = {0};
+    uint64_t x = fx_file(&p->a, DMT_ROOT, "x");
+    fx_fill(&p->a, x, LARGE, 0, 256u << 10, 1);
+    snap(&p->a, "s");
+    fresh(&p->a, x, "");
+    fx_fill(&p->a, x, LARGE, 0, 256u << 10, 2);
+    assert_int_equal(dmt_ws_sync_wait(p->a.ws, x), 0);
+    pair_send(&p->a, &p->b, UINT64_MAX);
+    pair_apply(&p->b);
+    while (dmt_ws_missing_ino(p->b.ws, x, UINT64_MAX))
+        assert_int_equal(pair_pull(&p->a, &p->b, 1), 1);
+    rollback(&p->a, "s");
+    pair_send(&p->a, &p->b, UINT64_MAX);
+    pair_apply(&p->b);
+    assert_true(dmt_ws_missing_ino(p->b.ws, x, UINT64_MAX));
+    pair_promote(&p->b, "beta", FX_EPOCH(2, 0));
+    assert_int_equal(dmt_ws_settle(p->b.ws, false, &err), 1);
+    fx_expect_pattern(&p->b, x, LARGE, 0, 2);
+}
+
 /* What a snapshot shows and this machine has lost is an error, to the byte, never zeros; for as
  * long as that snapshot is there, over restarts. The machine that wrote it reads it. */
 static void lost_bytes_of_a_snapshot_are_an_error(void **state)
@@ -365,6 +390,7 @@ int main(void)
         T(a_rollback_to_before_the_switch),
         T(a_rollback_within_the_branch),
         T(a_rollback_to_what_the_other_gave_up),
+        T(a_rollback_that_has_not_come_whole),
         T(lost_bytes_of_a_snapshot_are_an_error),
         T(a_rollback_to_what_is_given_up),
         T(a_file_is_healed_at_once),
