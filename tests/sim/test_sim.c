@@ -21,7 +21,8 @@
 #define TEST_SEEDS  3000
 #define TEST_FORCED 300 /* of each kind */
 
-/* Seeds that have found something; what each of them found stands in docs/protocol.md. */
+/* Seeds that have found something: in the code (docs/protocol.md says what), or what is planted in
+ * tests/mutants. */
 static const uint64_t regression[] = {
     13,         78,         142,        583,        918,       981,      1819,     1913,
     5288,       9451,       15985,      22007,      39369,     63299,    80998,    135671,
