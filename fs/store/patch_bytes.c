@@ -202,19 +202,6 @@ int patch_cut_ranges(struct dmt_patch *p, uint64_t off, uint64_t end)
     return r == 0 ? cut_missing(p, off, end) : r;
 }
 
-int patch_cut(struct dmt_patch *p, uint64_t off, uint64_t end)
-{
-    if (off >= end)
-        return 0;
-    if (p->is_dir)
-        return store_exec(&p->db, SQL_DENTRY_CUT, "iii", p->ino, off, end);
-    if (p->small) {
-        store_pmap_cut(&p->small_map, off, end, NULL, NULL);
-        return 0;
-    }
-    return p->bare ? 0 : patch_cut_ranges(p, off, end);
-}
-
 /* --- small content */
 
 int patch_small_load(struct dmt_patch *p, uint64_t ino, struct pmap *m)

@@ -62,9 +62,8 @@ int patch_put_bytes(struct dmt_patch *p, const struct piece *q, const uint8_t *d
 int patch_put_range(struct dmt_patch *p, const struct piece *q);
 /* The rows that reach into [off, end), as a map. */
 int patch_load_range(struct dmt_patch *p, uint64_t off, uint64_t end, struct pmap *m);
-/* What lies in [off, end) of the inode, entries or bytes, goes. */
-int patch_cut(struct dmt_patch *p, uint64_t off, uint64_t end);
-int patch_cut_ranges(struct dmt_patch *p, uint64_t off, uint64_t end); /* of one whose content is ranges */
+/* What lies in [off, end) goes; of an inode whose content is ranges. */
+int patch_cut_ranges(struct dmt_patch *p, uint64_t off, uint64_t end);
 /* The content of a small file, as a map; to a row again; to the side file, since it is none any more. */
 int patch_small_load(struct dmt_patch *p, uint64_t ino, struct pmap *m);
 int patch_small_write(struct dmt_patch *p);

@@ -17,11 +17,25 @@
 
 /* --- one inode after the other */
 
+/* What lies in [off, end) of the inode, entries or bytes, goes. */
+static int cut(struct dmt_patch *p, uint64_t off, uint64_t end)
+{
+    if (off >= end)
+        return 0;
+    if (p->is_dir)
+        return store_exec(&p->db, SQL_DENTRY_CUT, "iii", p->ino, off, end);
+    if (p->small) {
+        store_pmap_cut(&p->small_map, off, end, NULL, NULL);
+        return 0;
+    }
+    return p->bare ? 0 : patch_cut_ranges(p, off, end);
+}
+
 int patch_leave(struct dmt_patch *p)
 {
     int r = 0;
     if (p->live)
-        r = patch_cut(p, p->at, KEY_MAX);
+        r = cut(p, p->at, KEY_MAX);
     if (r == 0 && p->small)
         r = patch_small_write(p);
     if (r == 0)
@@ -127,7 +141,7 @@ static int advance(struct dmt_patch *p, uint64_t from, uint64_t to)
 {
     if (!p->live || from < p->at || to <= from || to > KEY_MAX)
         return DMT_E_CORRUPT;
-    int r = patch_cut(p, p->at, from);
+    int r = cut(p, p->at, from);
     p->at = to;
     return r;
 }
@@ -187,7 +201,7 @@ static int take_dentry(struct dmt_patch *p, struct dmt_cur *c)
     /* What has this place here goes, and so does the name where it was: a rename may have passed on
      * either. */
     if (r == 0 && !died)
-        r = patch_cut(p, cookie, cookie + 1);
+        r = cut(p, cookie, cookie + 1);
     if (r == 0 && !died)
         r = store_exec(&p->db, SQL_DENTRY_DEL, "ib", parent, name, (size_t)n);
     return r == 0 ? store_take_dentry(&p->db, c) : r;
@@ -230,7 +244,7 @@ static int take_range(struct dmt_patch *p, const struct range *g)
         store_chunk_unref(q.c);
         return 0;
     }
-    r = patch_cut(p, q.off, q.end);
+    r = cut(p, q.off, q.end);
     if (r == 0)
         r = patch_place(p, &q);
     if (r == 0)

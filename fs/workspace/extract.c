@@ -25,7 +25,7 @@
 #include "fs/workspace/branch_copy.h"
 #include "fs/workspace/extract_int.h"
 
-bool extract_is_lost(const struct extract *x, uint64_t ino)
+bool ws_extract_is_lost(const struct extract *x, uint64_t ino)
 {
     for (size_t i = 0; i < x->n_lost; i++)
         if (x->lost[i] == ino)
@@ -99,7 +99,7 @@ static int bring_inode(struct extract *x, uint64_t ino)
     ws_xattrs_free(&xs);
     if (r == 0 && S_ISLNK(n.mode))
         return bring_target(x, &n);
-    return r == 0 && !S_ISDIR(n.mode) && !extract_is_lost(x, ino) ? bring_content(x, &n) : r;
+    return r == 0 && !S_ISDIR(n.mode) && !ws_extract_is_lost(x, ino) ? bring_content(x, &n) : r;
 }
 
 static int bring_entry(struct extract *x, uint64_t dir, struct dmt_span name)
@@ -164,7 +164,7 @@ static int name_given(struct extract *x, uint64_t ino, uint64_t parent, struct d
 {
     if (x->n_names == x->cap_names) {
         size_t cap = x->cap_names ? x->cap_names * 2 : 64;
-        struct name *v = realloc(x->names, cap * sizeof(*v));
+        struct extract_name *v = realloc(x->names, cap * sizeof(*v));
         if (!v)
             return -ENOMEM;
         x->names = v;
@@ -173,14 +173,14 @@ static int name_given(struct extract *x, uint64_t ino, uint64_t parent, struct d
     char *copy = strndup(name.p, name.n);
     if (!copy)
         return -ENOMEM;
-    x->names[x->n_names++] = (struct name){ino, parent, ws_map_get(&x->named, ino), copy};
+    x->names[x->n_names++] = (struct extract_name){ino, parent, ws_map_get(&x->named, ino), copy};
     return ws_map_put(&x->named, ino, x->n_names);
 }
 
 static void name_taken(struct extract *x, uint64_t ino, uint64_t parent, struct dmt_span name)
 {
     for (size_t at = ws_map_get(&x->named, ino); at; at = x->names[at - 1].next) {
-        struct name *n = &x->names[at - 1];
+        struct extract_name *n = &x->names[at - 1];
         if (n->name && n->parent == parent && strlen(n->name) == name.n &&
             memcmp(n->name, name.p, name.n) == 0) {
             free(n->name);
@@ -393,7 +393,7 @@ static int run(struct extract *x, const char *branch, const char *dir, bool whol
         r = lay_bulk(x, branch, whole, err);
     if (r == 0)
         r = dmt_journal_scan(io, path, each_record, x, err);
-    return r < 0 ? r : extract_write(x, dir);
+    return r < 0 ? r : ws_extract_write(x, dir);
 }
 
 int dmt_ws_branch_extract(struct dmt_ws *ws, const char *branch, const char *dir,

@@ -6,7 +6,7 @@
 
 #define EXTRACT_CHUNK (1u << 20)
 
-struct name { /* that the branch gave an inode */
+struct extract_name { /* that the branch gave an inode */
     uint64_t ino, parent;
     size_t next; /* of the same inode, + 1 */
     char *name;  /* NULL: taken away again */
@@ -20,7 +20,7 @@ struct extract {
     struct ws_map seen;   /* inodes brought in or made: 1 file, 2 directory */
     struct ws_map groups; /* begin_seq of groups with an END */
     bool skipping;
-    struct name *names;
+    struct extract_name *names;
     size_t n_names, cap_names;
     struct ws_map named; /* ino -> place of its newest name + 1 */
     uint64_t *lost; /* inodes whose content this machine may lack: not taken from its snapshot */
@@ -31,7 +31,7 @@ struct extract {
     char where[320]; /* what was worked on when it failed */
 };
 
-bool extract_is_lost(const struct extract *x, uint64_t ino); /* this machine may lack bytes of it */
-int extract_write(struct extract *x, const char *dir);
+bool ws_extract_is_lost(const struct extract *x, uint64_t ino); /* this machine may lack bytes of it */
+int ws_extract_write(struct extract *x, const char *dir); /* the touched files below dir */
 
 #endif

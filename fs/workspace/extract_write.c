@@ -88,7 +88,7 @@ static int write_one(struct extract *x, const struct dmt_inode *n, const char *p
 
 static char *path_of(struct extract *x, uint64_t ino, unsigned depth);
 
-static char *named_path(struct extract *x, const struct name *n, unsigned depth)
+static char *named_path(struct extract *x, const struct extract_name *n, unsigned depth)
 {
     char *path = NULL, *dir = path_of(x, n->parent, depth + 1);
     if (dir && asprintf(&path, "%s/%s", dir, n->name) < 0)
@@ -144,7 +144,7 @@ static int write_names(struct extract *x, const struct dmt_inode *n, const char 
     return r;
 }
 
-int extract_write(struct extract *x, const char *dir)
+int ws_extract_write(struct extract *x, const char *dir)
 {
     struct dmt_inode n;
     int r = 0;
@@ -153,7 +153,7 @@ int extract_write(struct extract *x, const char *dir)
         if (!ino || x->seen.vals[i] != 1 ||
             dmt_store_inode_get(x->scratch.st, DMT_LIVE, ino, &n) < 0 || n.nlink == 0)
             continue;
-        if (!x->have_bulk && extract_is_lost(x, ino))
+        if (!x->have_bulk && ws_extract_is_lost(x, ino))
             x->left_out++;
         else
             r = write_names(x, &n, dir);

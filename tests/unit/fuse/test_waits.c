@@ -73,16 +73,23 @@ static void a_killed_waiter_is_freed(void **state)
     assert_true(wait_for(belief_is_forgotten));
 }
 
-static void an_ordinary_signal_does_not_end_an_fsync(void **state)
+/* A client whose fsync waits, and who has got a signal that is not deadly. */
+static pid_t signalled_fsync(void)
 {
-    struct dmt_fuse_stats s;
-    int status;
-    (void)state;
     client(make_f);
     FAKE_SET(park_syncs, true);
     pid_t pid = begin(fsync_f);
     assert_true(wait_for(one_parked));
     assert_int_equal(kill(pid, SIGUSR1), 0);
+    return pid;
+}
+
+static void an_ordinary_signal_does_not_end_an_fsync(void **state)
+{
+    struct dmt_fuse_stats s;
+    int status;
+    (void)state;
+    pid_t pid = signalled_fsync();
     usleep(200000);
     assert_int_equal(waitpid(pid, &status, WNOHANG), 0);
     fake_release(0);
@@ -96,11 +103,7 @@ static void an_ordinary_signal_does_not_end_an_fsync(void **state)
 static void killed_after_an_ordinary_signal(void **state)
 {
     (void)state;
-    client(make_f);
-    FAKE_SET(park_syncs, true);
-    pid_t pid = begin(fsync_f);
-    assert_true(wait_for(one_parked));
-    assert_int_equal(kill(pid, SIGUSR1), 0);
+    pid_t pid = signalled_fsync();
     usleep(100000);
     assert_int_equal(kill(pid, SIGKILL), 0);
     assert_int_equal(finish(pid), 1000 + SIGKILL);
