@@ -351,6 +351,8 @@ int dmt_store_truncate(struct dmt_store *st, uint64_t ino, uint64_t size, uint64
     }
     if (r == 0)
         r = store_content_unmap(st, n, size, UINT64_MAX, seq);
+    if (r == 0 && size == 0)
+        n->mark = 0;
     if (r == 0 && size == 0 && n->hwm) {
         struct op *op = store_op(st, OP_FILE);
         op->file.ino = ino;

@@ -187,8 +187,6 @@ void store_missing_cut(struct dmt_store *st, struct node *n, uint64_t off, uint6
         m = MROW_OF(before);
     while (m && m->ino == n->ino && m->off < end) {
         uint64_t at = m->off, at_seq = m->seq;
-        if (!m->died && m->end > off && m->seq <= n->mark)
-            n->mark = 0; /* what that sync acknowledged will never be whole here */
         if (!m->died && m->end > off)
             row_split(st, m, off, end, !store_content_needed(st, n, m->seq, seq), m->fill, seq);
         m = row_from(st, n->ino, at, at_seq + 1);
@@ -469,10 +467,8 @@ int dmt_store_mark(struct dmt_store *st, uint64_t ino, uint64_t upto_seq, bool c
             row_arrived(st, m);
         m = row_from(st, ino, off, seq + 1);
     }
-    if (upto_seq && !n->mark)
+    if (!n->mark)
         n->mark = upto_seq;
-    if (!upto_seq && !store_missing_any(st, ino))
-        n->own = true;
     store_keep_complete(st, n);
     return 0;
 }

@@ -211,8 +211,9 @@ int dmt_store_ref_sync(struct dmt_store *st, const struct dmt_lockfn *lk, uint64
 /* After an own crash: does a data file end before bytes that were written by reference into it? Then what was not synced did not
  * survive, same boot or not (the disk failed and came back). Lock held; looks at the disk. */
 bool dmt_store_ref_short(struct dmt_store *st);
-/* MARK: rows of ino with seq <= upto are dropped (holder). Other readers call it with complete_here = false: rows stay. Up to
- * own_after the bytes are another holder's: what is missing of those is not dropped but lost, as below. */
+/* A sync has acknowledged what ino held at upto_seq. complete_here (the holder's own MARK of a position): rows with
+ * seq <= upto_seq are dropped; else they stay. Up to own_after the bytes are another holder's: what is missing of those is not
+ * dropped but lost, as below. */
 int dmt_store_mark(struct dmt_store *st, uint64_t ino, uint64_t upto_seq, bool complete_here, uint64_t own_after);
 /* Promotion: what is missing of pinned positions alone, written up to upto_seq, is lost from now on: not missing, and DMT_E_GONE
  * for who maps it there. */

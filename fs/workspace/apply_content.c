@@ -66,9 +66,11 @@ static int apply_alloc(struct dmt_ws *ws, const struct dmt_rec *r, const struct 
     return dmt_store_inode_put(ws->st, &n);
 }
 
-static int apply_mark(struct dmt_ws *ws, const struct dmt_rec_MARK *m)
+/* Without a position it says nothing of the disk: what the file holds now was acknowledged. */
+static int apply_mark(struct dmt_ws *ws, const struct dmt_rec *r, const struct dmt_rec_MARK *m)
 {
-    return dmt_store_mark(ws->st, m->ino, m->upto, ws->epoch_mine, ws->own_after);
+    return dmt_store_mark(ws->st, m->ino, m->upto ? m->upto : r->seq, m->upto && ws->epoch_mine,
+                          ws->own_after);
 }
 
 /* The whole content on the list of missing ranges (see the essay). */
@@ -109,7 +111,7 @@ int ws_apply_content(struct dmt_ws *ws, const struct dmt_rec *r, const struct dm
     case DMT_REC_ALLOC:
         return apply_alloc(ws, r, &b->ALLOC);
     case DMT_REC_MARK:
-        return apply_mark(ws, &b->MARK);
+        return apply_mark(ws, r, &b->MARK);
     default:
         DMT_ASSERT(b->type == DMT_REC_CONTENT);
         return apply_content(ws, r, &b->CONTENT);

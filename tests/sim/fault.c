@@ -241,6 +241,20 @@ static void strike(enum fault_kind k)
     }
 }
 
+/* Both were forced: a person removes one. */
+static bool remove_one_of_two(void)
+{
+    enum dmt_lineage_relation rel =
+        dmt_lineage_relate(&w.n[0].lin, DMT_EPOCH_MAJOR(w.n[0].disk.seen), &w.n[1].lin,
+                           DMT_EPOCH_MAJOR(w.n[1].disk.seen));
+    if (rel != DMT_LINEAGE_FOREIGN && rel != DMT_LINEAGE_BEYOND)
+        return false;
+    node_stop(&w.n[1], true);
+    new_store(&w.n[1]);
+    w.disks = true;
+    return true;
+}
+
 /* Somebody believes that the other machine is gone for ever; the core refuses it if it hears it. */
 static void strike_force(struct node *n)
 {
@@ -324,6 +338,8 @@ void fault_heal(uint64_t what)
             wire_direction((int)(what - H_CUT0), false);
         return;
     case H_OPERATOR:
+        if (remove_one_of_two()) /* a force was under way when everything was healed */
+            node_start(&w.n[1]);
         for (int i = 0; i < 2; i++)
             if (lease_core_state(&w.n[i].s) == DMT_LEASE_FOLLOWER && w.n[i].s.rec.peer_stopped)
                 command(&w.n[i], DMT_LEASE_CMD_PROMOTE);
@@ -339,15 +355,7 @@ void fault_heal_all(void)
 {
     struct lease_event spot = {.type = LEASE_EV_SPOT};
     say("--- everything is healed ---");
-    enum dmt_lineage_relation rel =
-        dmt_lineage_relate(&w.n[0].lin, DMT_EPOCH_MAJOR(w.n[0].disk.seen), &w.n[1].lin,
-                           DMT_EPOCH_MAJOR(w.n[1].disk.seen));
-    if (rel == DMT_LINEAGE_FOREIGN ||
-        rel == DMT_LINEAGE_BEYOND) { /* both forced: a person removes one */
-        node_stop(&w.n[1], true);
-        new_store(&w.n[1]);
-        w.disks = true;
-    }
+    (void)remove_one_of_two(); /* started below */
     w.healed = true;
     w.bulk_ns = MS; /* a link that is slower than its writers overwrite never has all */
     wire_direction(0, true);

@@ -175,10 +175,6 @@ static void keep_complete(struct node *n, struct file *f)
     }
     if (newer || !missing_any(n, f))
         f->has_old = false;
-    if (f->ino && !missing_any(n, f)) {
-        f->whole_at = n->f.seq;
-        f->forgot = false;
-    }
 }
 
 static bool only_grew(const struct file *f)
@@ -219,25 +215,15 @@ static void is_known(struct node *n, int seq, int b)
     judge_known(n, seq, b);
 }
 
-static void mark(struct node *n, struct file *f, int upto)
+static void mark(struct node *n, struct file *f, int upto, int seq)
 {
     for (int b = 0; b < f->c.size; b++)
         if (files_missing(n, f, b) && f->c.blk[b] <= upto && n->f.mine)
             is_known(n, f->c.blk[b], b);
     f->marked = true;
-    if (upto && f->mark == 0)
-        f->mark = upto;
-    if (upto == 0 && !missing_any(n, f))
-        f->own = true;
+    if (f->mark == 0)
+        f->mark = upto ? upto : seq;
     keep_complete(n, f);
-}
-
-/* Bytes that a sync has acknowledged are overwritten before they came. */
-static void cut_missing(const struct node *n, struct file *f, int from, int end)
-{
-    for (int b = from; b < end && b < f->c.size; b++)
-        if (files_missing(n, f, b) && f->c.blk[b] <= f->mark)
-            f->mark = 0;
 }
 
 static uint32_t store_no(const struct node *n)
@@ -254,27 +240,24 @@ static void apply(struct node *n, const struct rec *r, int seq)
     case OP_REF:
         if (f->on_disk || f->marked)
             keep_self(n, f, seq - 1, false);
-        if (r->off < f->c.size)
-            f->mark = 0;
+        if (r->off < f->c.size && f->mark)
+            f->mark = seq;
         for (int b = r->off; b < r->off + r->len; b++) {
             n->place[r->ref][b].known = false;
             n->place[r->ref][b].fill = 0;
         }
         break;
-    case OP_WRITE:
-        cut_missing(n, f, r->off, r->off + r->len);
-        break;
     case OP_TRUNC:
-    case OP_CUT:
-        if (r->off == 0 && r->op == OP_TRUNC) {
+        if (r->off == 0) {
             keep_self(n, f, seq - 1, true);
             f->own = f->unsure = false;
+            f->mark = 0;
         }
-        cut_missing(n, f, r->off, BLOCKS);
         break;
     case OP_CONTENT:
         keep_self(n, f, seq - 1, true);
-        f->mark = 0;
+        if (f->mark)
+            f->mark = seq;
         break;
     case OP_RENAME:
         keep_replace(n, &n->f.v[r->name], &n->f.v[r->to], seq);
@@ -284,14 +267,9 @@ static void apply(struct node *n, const struct rec *r, int seq)
     }
     files_logic(&n->f, r, seq);
     if (r->op == OP_MARK && f)
-        mark(n, f, (int)r->ref);
+        mark(n, f, (int)r->ref, seq);
     if (r->op == OP_CONTENT || r->op == OP_CUT)
         keep_complete(n, f);
-    f = files_of(&n->f, r->ino);
-    if (f && !missing_any(n, f)) {
-        f->whole_at = seq;
-        f->forgot = false;
-    }
 }
 
 void files_apply(struct node *n, int upto)
@@ -337,7 +315,7 @@ void files_reload(struct node *n, int upto)
         n->f.v[i].mark = 0; /* known in memory only */
         n->f.v[i].own = false;
         n->f.v[i].old_own = n->f.v[i].old_ino == n->f.v[i].ino;
-        n->f.v[i].unsure = n->f.v[i].forgot = true;
+        n->f.v[i].unsure = true;
     }
     for (uint32_t r = 0; r <= w.next_ref; r++)
         for (int b = 0; b < BLOCKS; b++) {

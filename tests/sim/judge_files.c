@@ -155,26 +155,9 @@ static int must_reach(const struct node *n, uint32_t ino, int q, int upto)
     return reach;
 }
 
-/* By reference, and not beyond its end. */
-static bool overwritten(const struct node *n, const struct file *f, int q)
-{
-    struct files all = {0};
-    for (int s = 1; s <= n->tail; s++) {
-        const struct rec *r = rec_at(n, s);
-        const struct file *x = files_of(&all, r->ino);
-        if (s > q && r->op == OP_REF && r->ino == f->ino && x && r->off < x->c.size)
-            return true;
-        files_logic(&all, r, s);
-    }
-    return false;
-}
-
 static void judge_one(const struct node *n, const struct file *f, const struct file *was, int upto)
 {
     int q = acknowledged(n, f->ino, upto);
-    /* Written on while what a sync had acknowledged elsewhere was on its way, and never complete
-     * here since: what was overwritten is gone (docs/protocol.md, "Weakest arguments left"). */
-    bool torn = q && was->whole_at < q && (was->forgot || overwritten(n, was, q));
     for (int b = 0; b < f->c.size; b++)
         if (f->c.blk[b] && !right(n, f->c.blk[b], b))
             bad("%s serves file %u with wrong bytes in block %d", n->name, f->ino, b);
@@ -202,16 +185,11 @@ static void judge_one(const struct node *n, const struct file *f, const struct f
         c.size = f->c.size;
         if (f->c.size >= was->c.size || !same(&c, &f->c))
             bad("%s: file %u is not the beginning of what it was", n->name, f->ino);
-        else if (q && f->c.size < must_reach(n, f->ino, q, upto) && torn &&
-                 was->c.blk[f->c.size] > q)
-            total.torn++;
         else if (q && f->c.size < must_reach(n, f->ino, q, upto))
             bad("%s: file %u ends at block %d; a sync at %d acknowledged more", n->name, f->ino,
                 f->c.size, q);
     } else if (was_content(n, f->ino, &f->c, q ? q : 1, upto)) {
         return;
-    } else if (torn) {
-        total.torn++;
     } else if (q && must_reach(n, f->ino, q, upto)) {
         bad("%s: file %u falls back behind what a sync at %d acknowledged", n->name, f->ino, q);
     } else if (!replaced(n, f->ino, w.old[change->ref].ino, upto) ||

@@ -77,8 +77,6 @@ struct file {
     int mark; /* 0, or: a sync has acknowledged what it held up to here, and not all of that has come */
     bool own;  /* all of what a sync acknowledged has come, since it was empty */
     bool unsure; /* loaded since it was made or empty: whether a sync has acknowledged something is not remembered */
-    bool forgot; /* incomplete at a start: what a sync had acknowledged is not remembered */
-    int whole_at; /* nothing of it was missing here, last, when this was applied */
     bool synced; /* holder: a sync may have acknowledged what it holds since it was empty, and no MARK says so */
     struct content c;
     /* what it falls back to */
@@ -397,7 +395,7 @@ struct world {
 extern struct world w;
 
 struct totals {
-    uint64_t bulk_runs, refs, bulk_acks, pulled, gone, fell_back, cut, lost_local, torn;
+    uint64_t bulk_runs, refs, bulk_acks, pulled, gone, fell_back, cut, lost_local;
     uint64_t runs, steps, acks, plains, promotions, pairs, solos, handovers, resyncs, branches, faults, restarts;
     uint64_t forced, lines_left; /* a store has changed lineage by a resync */
 };

@@ -241,6 +241,30 @@ static void a_rollback_that_has_not_come_whole(void **state)
     fx_expect_pattern(&p->b, x, LARGE, 0, 2);
 }
 
+/* The same while what a sync acknowledged has not come either: the last whole content stays. */
+static void a_rollback_of_what_has_not_come(void **state)
+{
+    struct pair *p = *state;
+    struct dmt_err err = {0};
+    uint64_t x = fx_file(&p->a, DMT_ROOT, "x");
+    fx_fill(&p->a, x, LARGE, 0, 256u << 10, 1);
+    assert_int_equal(dmt_ws_sync_wait(p->a.ws, x), 0);
+    common(p);
+    fresh(&p->a, x, "");
+    fx_fill(&p->a, x, LARGE, 0, 256u << 10, 2);
+    snap(&p->a, "s");
+    fresh(&p->a, x, "");
+    fx_fill(&p->a, x, LARGE, 0, 256u << 10, 3);
+    assert_int_equal(dmt_ws_sync_wait(p->a.ws, x), 0);
+    rollback(&p->a, "s");
+    pair_send(&p->a, &p->b, UINT64_MAX);
+    pair_apply(&p->b);
+    assert_true(dmt_ws_missing_ino(p->b.ws, x, UINT64_MAX));
+    pair_promote(&p->b, "beta", FX_EPOCH(2, 0));
+    assert_int_equal(dmt_ws_settle(p->b.ws, false, &err), 1);
+    fx_expect_pattern(&p->b, x, LARGE, 0, 1);
+}
+
 /* What a snapshot shows and this machine has lost is an error, to the byte, never zeros; for as
  * long as that snapshot is there, over restarts. The machine that wrote it reads it. */
 static void lost_bytes_of_a_snapshot_are_an_error(void **state)
@@ -391,6 +415,7 @@ int main(void)
         T(a_rollback_within_the_branch),
         T(a_rollback_to_what_the_other_gave_up),
         T(a_rollback_that_has_not_come_whole),
+        T(a_rollback_of_what_has_not_come),
         T(lost_bytes_of_a_snapshot_are_an_error),
         T(a_rollback_to_what_is_given_up),
         T(a_file_is_healed_at_once),
