@@ -60,13 +60,20 @@ static uint64_t size_at(const struct node *n, uint64_t view)
     return n->live && n->row.seq <= view ? n->row.size : n->map_hi;
 }
 
+/* Is all here that a sync has acknowledged of n? What was missing of it need not have come: it may
+ * have been overwritten or cut off. */
+static bool has_synced(struct dmt_store *st, const struct node *n)
+{
+    return n->own || (n->mark && !dmt_store_missing_ino(st, n->ino, n->mark));
+}
+
 int store_keep_self(struct dmt_store *st, struct node *n, uint64_t view, bool replace)
 {
     int r = store_base_load(st, n);
     if (r < 0 || !n->map_hi || (n->keep && !replace) || store_missing_any(st, n->ino))
         return r;
     store_keep_drop(st, n);
-    keep_new(st, n, n, view, size_at(n, view), n->row.mtime)->own = n->own || !n->known;
+    keep_new(st, n, n, view, size_at(n, view), n->row.mtime)->own = has_synced(st, n) || !n->known;
     return 0;
 }
 
@@ -117,7 +124,7 @@ int dmt_store_keep_replace(struct dmt_store *st, uint64_t ino, uint64_t replaced
         r = store_base_load(st, old);
     if (r == 0)
         r = store_base_load(st, n);
-    if (r < 0 || n == old || n->own || !store_missing_any(st, ino) ||
+    if (r < 0 || n == old || has_synced(st, n) || !store_missing_any(st, ino) ||
         (n->keep && (n->keep->own || !only_grew(n))))
         return r; /* complete, or falls back to whole content of its own, or is cut behind that */
     struct keep from = {.src = old, .view = seq - 1};

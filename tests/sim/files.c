@@ -147,23 +147,28 @@ int files_missing_next(void *ctx, uint64_t ino, uint64_t off, struct dmt_missing
 
 /* --- what an incomplete file falls back to: fs/store/keep.c --- */
 
-static void keep_self(struct node *n, struct file *f, int view, bool replace)
-{
-    if (f->c.size == 0 || (f->has_old && !replace) || missing_any(n, f))
-        return;
-    f->has_old = true;
-    f->old_own = f->own || f->unsure;
-    f->old_ino = f->ino;
-    f->old_view = view;
-    f->old = f->c;
-}
-
 static bool missing_upto(const struct node *n, const struct file *f, int upto)
 {
     for (int b = 0; b < f->c.size; b++)
         if (files_missing(n, f, b) && f->c.blk[b] <= upto)
             return true;
     return false;
+}
+
+static bool has_synced(const struct node *n, const struct file *f)
+{
+    return f->own || (f->mark && !missing_upto(n, f, f->mark));
+}
+
+static void keep_self(struct node *n, struct file *f, int view, bool replace)
+{
+    if (f->c.size == 0 || (f->has_old && !replace) || missing_any(n, f))
+        return;
+    f->has_old = true;
+    f->old_own = has_synced(n, f) || f->unsure;
+    f->old_ino = f->ino;
+    f->old_view = view;
+    f->old = f->c;
 }
 
 static void keep_complete(struct node *n, struct file *f)
@@ -187,7 +192,7 @@ static bool only_grew(const struct file *f)
 
 static void keep_replace(struct node *n, struct file *f, const struct file *old, int seq)
 {
-    if (old->ino == 0 || f->own || !missing_any(n, f) ||
+    if (old->ino == 0 || has_synced(n, f) || !missing_any(n, f) ||
         (f->has_old && (f->old_own || !only_grew(f))))
         return;
     if (missing_any(n, old)) {
@@ -298,7 +303,8 @@ void files_checkpoint(struct node *n)
         return;
     for (int i = 0; i < NAMES; i++) {
         n->f.v[i].on_disk = n->f.v[i].ino != 0;
-        keep_complete(n, &n->f.v[i]);
+        if (!missing_any(n, &n->f.v[i]))
+            n->f.v[i].has_old = false;
     }
     n->ckpt = n->f;
     for (uint32_t r = 0; r <= w.next_ref; r++)

@@ -276,6 +276,33 @@ static void expect_not_replaced(struct pair *p, void (*more)(struct fx *f, uint6
     fx_expect_pattern(&p->b, t, 4u << 20, 0, 2);
 }
 
+/* The last of what a sync acknowledged has not come, and is cut off by a truncation: the rest is
+ * whole. */
+static void synced_bytes_whose_rest_is_cut_off(void **state)
+{
+    struct pair *p = *state;
+    struct dmt_missing m;
+    (void)complete_file(p, "x");
+    uint64_t t = fx_file(&p->a, DMT_ROOT, "x.tmp");
+    fx_fill(&p->a, t, 4u << 20, 0, 256u << 10, 2);
+    assert_int_equal(dmt_ws_sync_wait(p->a.ws, t), 0);
+    pair_send(&p->a, &p->b, UINT64_MAX);
+    pair_apply(&p->b);
+    while (dmt_ws_missing_next(p->b.ws, t, 0, &m) == 1 && m.off < 2u << 20)
+        assert_int_equal(pair_pull(&p->a, &p->b, 1), 1);
+    fx_fill(&p->a, t, 2u << 20, 4u << 20, 256u << 10, 2);
+    fx_truncate(&p->a, t, 2u << 20);
+    fx_fill(&p->a, t, 3u << 20, 2u << 20, 256u << 10, 2);
+    fx_rename(&p->a, DMT_ROOT, "x.tmp", DMT_ROOT, "x");
+    pair_send(&p->a, &p->b, UINT64_MAX);
+    pair_apply(&p->b);
+    assert_true(dmt_ws_missing_ino(p->b.ws, t, UINT64_MAX));
+    pair_promote(&p->b, "beta", FX_EPOCH(2, 0));
+    struct reports r = settle(&p->b, 1);
+    assert_true(r.size >= 2u << 20);
+    fx_expect_pattern(&p->b, t, 2u << 20, 0, 2);
+}
+
 static void pull_behind(struct pair *p, uint64_t ino, uint64_t off)
 {
     struct dmt_missing m;
@@ -347,6 +374,7 @@ int main(void)
         T(what_the_other_one_synced_is_not_given_up),
         T(synced_small_content_is_not_given_up_for_an_older_one),
         T(synced_content_is_not_given_up_while_more_is_written),
+        T(synced_bytes_whose_rest_is_cut_off),
         T(torn_content_falls_back_to_the_last_whole_one),
         T(synced_bytes_overwritten_inline_before_they_came),
         T(synced_bytes_overwritten_by_reference_before_they_came),
