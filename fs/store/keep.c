@@ -86,6 +86,7 @@ void store_keep_complete(struct dmt_store *st, struct node *n)
     }
     if (n->keep && (newer || !store_missing_any(st, n->ino)))
         store_keep_drop(st, n);
+    store_node_settle(st, n);
 }
 
 int dmt_store_kept_each(struct dmt_store *st, uint64_t ino, int (*fn)(void *ctx, uint64_t ino),

@@ -276,6 +276,46 @@ static void expect_not_replaced(struct pair *p, void (*more)(struct fx *f, uint6
     fx_expect_pattern(&p->b, t, 4u << 20, 0, 2);
 }
 
+/* What the cache may let go, it lets go. */
+static void turn_over_cache(struct fx *f)
+{
+    struct dmt_lockfn lk = dmt_ws_lockfn(f->ws);
+    struct dmt_inode n;
+    fx_checkpoint(f);
+    lk.lock(lk.ctx);
+    for (uint64_t ino = 1; ino < 100000; ino++)
+        assert_int_equal(dmt_store_inode_get(dmt_ws_store(f->ws), DMT_LIVE, ino << 20, &n),
+                         -ENOENT);
+    lk.unlock(lk.ctx);
+}
+
+/* A file that is always a little behind: what its syncs acknowledged is not forgotten because
+ * others are worked on. */
+static void synced_bytes_of_a_file_that_nobody_touched_since(void **state)
+{
+    struct pair *p = *state;
+    (void)complete_file(p, "x");
+    uint64_t t = fx_file(&p->a, DMT_ROOT, "x.tmp");
+    fx_fill(&p->a, t, 4u << 20, 0, 256u << 10, 2);
+    assert_int_equal(dmt_ws_sync_wait(p->a.ws, t), 0);
+    uint64_t mark = dmt_ws_applied(p->a.ws);
+    fx_fill(&p->a, t, 3u << 20, 4u << 20, 256u << 10, 2);
+    pair_send(&p->a, &p->b, UINT64_MAX);
+    pair_apply(&p->b);
+    turn_over_cache(&p->b);
+    while (dmt_ws_missing_ino(p->b.ws, t, mark))
+        assert_true(pair_pull(&p->a, &p->b, 1) > 0);
+    turn_over_cache(&p->b);
+    assert_true(dmt_ws_missing_ino(p->b.ws, t, UINT64_MAX));
+    fx_rename(&p->a, DMT_ROOT, "x.tmp", DMT_ROOT, "x");
+    pair_send(&p->a, &p->b, UINT64_MAX);
+    pair_apply(&p->b);
+    pair_promote(&p->b, "beta", FX_EPOCH(2, 0));
+    struct reports r = settle(&p->b, 1);
+    assert_true(r.size >= 4u << 20);
+    fx_expect_pattern(&p->b, t, 4u << 20, 0, 2);
+}
+
 /* The last of what a sync acknowledged has not come, and is cut off by a truncation: the rest is
  * whole. */
 static void synced_bytes_whose_rest_is_cut_off(void **state)
@@ -375,6 +415,7 @@ int main(void)
         T(synced_small_content_is_not_given_up_for_an_older_one),
         T(synced_content_is_not_given_up_while_more_is_written),
         T(synced_bytes_whose_rest_is_cut_off),
+        T(synced_bytes_of_a_file_that_nobody_touched_since),
         T(torn_content_falls_back_to_the_last_whole_one),
         T(synced_bytes_overwritten_inline_before_they_came),
         T(synced_bytes_overwritten_by_reference_before_they_came),
