@@ -101,7 +101,7 @@ struct node {
     bool marked;           /* a sync has acknowledged what it held (MARK), perhaps before any checkpoint */
     bool own;              /* all of what a sync acknowledged of it has come, since it was empty */
     bool known;            /* in memory since it was made or empty: `own` false means that nothing was acknowledged */
-    uint64_t mark;         /* 0, or: up to here, and not all of that has come yet */
+    uint64_t mark;         /* 0, or: a sync has acknowledged what it held up to here; not all has come, when last looked */
     bool xattrs_loaded, base_loaded, file_loaded;
     bool dir_fresh;        /* SQLite has no entries of this directory */
     bool whole;            /* all live entries of this directory are in memory: those not there do not exist */

@@ -2,16 +2,39 @@
  * older content, that of the file whose place they took, or their own beginning. */
 #include "tests/unit/workspace/settle.h"
 
+static void ship(struct pair *p)
+{
+    pair_send(&p->a, &p->b, UINT64_MAX);
+    pair_apply(&p->b);
+}
+
+/* b has every record, but not every byte, of what a did. */
+static struct reports take_over(struct pair *p)
+{
+    ship(p);
+    pair_promote(&p->b, "beta", FX_EPOCH(2, 0));
+    return settle(&p->b, 1);
+}
+
+/* Beside x, which both have whole: x.tmp, of which a sync has acknowledged 4 MiB and b has none. */
+static uint64_t synced_tmp(struct pair *p)
+{
+    (void)complete_file(p, "x");
+    uint64_t t = fx_file(&p->a, DMT_ROOT, "x.tmp");
+    fx_fill(&p->a, t, 4u << 20, 0, 256u << 10, 2);
+    assert_int_equal(dmt_ws_sync_wait(p->a.ws, t), 0);
+    ship(p);
+    return t;
+}
+
 static void new_file_is_cut_at_the_first_missing_byte(void **state)
 {
     struct pair *p = *state;
     uint64_t d = fx_dir(&p->a, DMT_ROOT, "d"), x = fx_file(&p->a, d, "x");
     fx_fill(&p->a, x, 4u << 20, 0, 256u << 10, 1);
-    pair_send(&p->a, &p->b, UINT64_MAX);
-    pair_apply(&p->b);
+    ship(p);
     pair_pull(&p->a, &p->b, 2);
-    pair_promote(&p->b, "beta", FX_EPOCH(2, 0));
-    struct reports r = settle(&p->b, 1);
+    struct reports r = take_over(p);
     assert_int_equal(r.fallback, 0);
     assert_string_equal(r.path, "/d/x");
     struct dmt_attr at = fx_attr(&p->b, x), src = fx_attr(&p->a, x);
@@ -32,11 +55,9 @@ static void file_rewritten_in_place_falls_back(void **state)
     struct dmt_attr was = fx_attr(&p->a, x);
     fx_truncate(&p->a, x, 0);
     fx_fill(&p->a, x, 4u << 20, 0, 256u << 10, 2);
-    pair_send(&p->a, &p->b, UINT64_MAX);
-    pair_apply(&p->b);
+    ship(p);
     pair_pull(&p->a, &p->b, 3);
-    pair_promote(&p->b, "beta", FX_EPOCH(2, 0));
-    struct reports r = settle(&p->b, 1);
+    struct reports r = take_over(p);
     assert_int_equal(r.fallback, 1);
     struct dmt_attr at = fx_attr(&p->b, x);
     assert_int_equal(at.st.st_size, 3u << 20);
@@ -51,10 +72,7 @@ static void file_renamed_over_falls_back_to_the_replaced_content(void **state)
     struct dmt_attr was = fx_attr(&p->a, x);
     fx_fill(&p->a, t, 4u << 20, 0, 256u << 10, 2);
     fx_rename(&p->a, DMT_ROOT, "x.tmp", DMT_ROOT, "x");
-    pair_send(&p->a, &p->b, UINT64_MAX);
-    pair_apply(&p->b);
-    pair_promote(&p->b, "beta", FX_EPOCH(2, 0));
-    struct reports r = settle(&p->b, 1);
+    struct reports r = take_over(p);
     assert_int_equal(r.fallback, 1);
     assert_true(fx_lookup(&p->b, DMT_ROOT, "x") == t); /* the name is never undone */
     assert_int_equal(fx_lookup(&p->b, DMT_ROOT, "x.tmp"), 0);
@@ -73,18 +91,14 @@ static void half_written_file_renamed_over_falls_back_to_the_replaced_content(vo
     uint64_t t = fx_file(&p->a, DMT_ROOT, "x.tmp");
     complete_file(p, "x");
     fx_fill(&p->a, t, 2u << 20, 0, 256u << 10, 2);
-    pair_send(&p->a, &p->b, UINT64_MAX);
-    pair_apply(&p->b);
+    ship(p);
     pair_pull(&p->a, &p->b, 1000);
     assert_false(dmt_ws_missing_ino(p->b.ws, t, UINT64_MAX));
     fx_checkpoint(&p->b);
     fx_fill(&p->a, t, 2u << 20, 2u << 20, 256u << 10, 2);
     fx_rename(&p->a, DMT_ROOT, "x.tmp", DMT_ROOT, "x");
     fx_fill(&p->a, t, 2u << 20, 0, 256u << 10, 3);
-    pair_send(&p->a, &p->b, UINT64_MAX);
-    pair_apply(&p->b);
-    pair_promote(&p->b, "beta", FX_EPOCH(2, 0));
-    struct reports r = settle(&p->b, 1);
+    struct reports r = take_over(p);
     assert_int_equal(r.fallback, 1);
     assert_int_equal(r.size, 3u << 20);
     fx_expect_pattern(&p->b, t, 3u << 20, 0, 1);
@@ -101,21 +115,16 @@ static void synced_half_stands_against_the_replaced_content_after_a_start(void *
     complete_file(p, "x");
     fx_fill(&p->a, t, 2u << 20, 0, 256u << 10, 2);
     assert_int_equal(dmt_ws_sync_wait(p->a.ws, t), 0);
-    pair_send(&p->a, &p->b, UINT64_MAX);
-    pair_apply(&p->b);
+    ship(p);
     pair_pull(&p->a, &p->b, 1000);
     assert_false(dmt_ws_missing_ino(p->b.ws, t, UINT64_MAX));
     fx_fill(&p->a, t, 2u << 20, 2u << 20, 256u << 10, 2);
-    pair_send(&p->a, &p->b, UINT64_MAX);
-    pair_apply(&p->b);
+    ship(p);
     fx_checkpoint(&p->b);
     fx_close(&p->b);
     fx_open(&p->b, true);
     fx_rename(&p->a, DMT_ROOT, "x.tmp", DMT_ROOT, "x");
-    pair_send(&p->a, &p->b, UINT64_MAX);
-    pair_apply(&p->b);
-    pair_promote(&p->b, "beta", FX_EPOCH(2, 0));
-    struct reports r = settle(&p->b, 1);
+    struct reports r = take_over(p);
     assert_int_equal(r.fallback, 0);
     assert_true(r.size >= 2u << 20);
     fx_expect_pattern(&p->b, t, 2u << 20, 0, 2);
@@ -126,10 +135,7 @@ static void appended_file_keeps_all_up_to_the_first_missing_byte(void **state)
     struct pair *p = *state;
     uint64_t x = complete_file(p, "x");
     fx_fill(&p->a, x, 3u << 20, 3u << 20, 256u << 10, 1);
-    pair_send(&p->a, &p->b, UINT64_MAX);
-    pair_apply(&p->b);
-    pair_promote(&p->b, "beta", FX_EPOCH(2, 0));
-    struct reports r = settle(&p->b, 1);
+    struct reports r = take_over(p);
     assert_int_equal(r.fallback, 0);
     assert_int_equal(r.size, 4u << 20); /* what came inline counts, too */
     fx_expect_pattern(&p->b, x, r.size, 0, 1);
@@ -140,10 +146,7 @@ static void overwritten_in_place_falls_back(void **state)
     struct pair *p = *state;
     uint64_t x = complete_file(p, "x");
     fx_fill(&p->a, x, 3u << 20, 0, 256u << 10, 2);
-    pair_send(&p->a, &p->b, UINT64_MAX);
-    pair_apply(&p->b);
-    pair_promote(&p->b, "beta", FX_EPOCH(2, 0));
-    struct reports r = settle(&p->b, 1);
+    struct reports r = take_over(p);
     assert_int_equal(r.fallback, 1);
     uint8_t got[4];
     assert_int_equal(dmt_ws_read(p->b.ws, x, got, 4, 2u << 20, false), 4);
@@ -161,11 +164,7 @@ static void synced_inline_content_is_fallen_back_to(void **state)
         assert_int_equal(dmt_ws_sync_wait(p->a.ws, x), 0);
     }
     fx_fill(&p->a, x, 4u << 20, 0, 128u << 10, 2);
-    pair_send(&p->a, &p->b, UINT64_MAX);
-    pair_apply(&p->b);
-    assert_true(dmt_ws_missing_ino(p->b.ws, x, UINT64_MAX));
-    pair_promote(&p->b, "beta", FX_EPOCH(2, 0));
-    struct reports r = settle(&p->b, 1);
+    struct reports r = take_over(p);
     assert_true(r.size == 4u << 20);
     fx_expect_pattern(&p->b, x, 2u << 20, 2u << 20, 1);
 }
@@ -178,8 +177,7 @@ static void what_the_other_one_synced_is_not_given_up(void **state)
     struct dmt_err err = {0};
     uint64_t at, y = complete_file(p, "y"), x = fx_file(&p->a, DMT_ROOT, "x");
     fx_fill(&p->a, x, 3u << 20, 0, 256u << 10, 1); /* and no sync */
-    pair_send(&p->a, &p->b, UINT64_MAX);
-    pair_apply(&p->b);
+    ship(p);
     pair_pull(&p->a, &p->b, 1000);
     pair_promote(&p->b, "beta", FX_EPOCH(2, 0));
     settle(&p->b, 0);
@@ -195,8 +193,7 @@ static void what_the_other_one_synced_is_not_given_up(void **state)
     fx_fill(&p->a, x, 4u << 20, 7u << 19, 256u << 10, 1);
     fx_rename(&p->a, DMT_ROOT, "x", DMT_ROOT, "y");
     fx_check(dmt_ws_keep_own(p->b.ws, &at, &err), &err);
-    pair_send(&p->a, &p->b, UINT64_MAX);
-    pair_apply(&p->b);
+    ship(p);
     assert_true(dmt_ws_missing_ino(p->b.ws, x, UINT64_MAX));
     pair_promote(&p->b, "beta", FX_EPOCH(4, 0));
     struct reports r = settle(&p->b, 1);
@@ -214,11 +211,7 @@ static void synced_small_content_is_not_given_up_for_an_older_one(void **state)
     fx_fill(&p->a, x, 512u << 10, 0, 128u << 10, 2);
     assert_int_equal(dmt_ws_sync_wait(p->a.ws, x), 0);
     fx_fill(&p->a, x, 4u << 20, 512u << 10, 128u << 10, 2);
-    pair_send(&p->a, &p->b, UINT64_MAX);
-    pair_apply(&p->b);
-    assert_true(dmt_ws_missing_ino(p->b.ws, x, UINT64_MAX));
-    pair_promote(&p->b, "beta", FX_EPOCH(2, 0));
-    struct reports r = settle(&p->b, 1);
+    struct reports r = take_over(p);
     assert_true(r.size >= 512u << 10);
     fx_expect_pattern(&p->b, x, 512u << 10, 0, 2);
 }
@@ -235,13 +228,11 @@ static void synced_content_is_not_given_up_while_more_is_written(void **state)
     assert_int_equal(dmt_ws_sync_wait(p->a.ws, t), 0);
     uint64_t mark = dmt_ws_applied(p->a.ws);
     fx_fill(&p->a, t, 3u << 20, 4u << 20, 256u << 10, 2);
-    pair_send(&p->a, &p->b, UINT64_MAX);
-    pair_apply(&p->b);
+    ship(p);
     while (dmt_ws_missing_ino(p->b.ws, t, mark))
         assert_true(pair_pull(&p->a, &p->b, 1) > 0);
     assert_true(dmt_ws_missing_ino(p->b.ws, t, UINT64_MAX));
-    pair_promote(&p->b, "beta", FX_EPOCH(2, 0));
-    struct reports r = settle(&p->b, 1);
+    struct reports r = take_over(p);
     assert_int_equal(r.fallback, 0);
     assert_true(r.size >= 4u << 20);
     fx_expect_pattern(&p->b, t, r.size, 0, 2);
@@ -252,26 +243,16 @@ static void synced_content_is_not_given_up_while_more_is_written(void **state)
  * must not come back. */
 static void expect_not_replaced(struct pair *p, void (*more)(struct fx *f, uint64_t t))
 {
-    (void)complete_file(p, "x");
-    uint64_t t = fx_file(&p->a, DMT_ROOT, "x.tmp");
-    fx_fill(&p->a, t, 4u << 20, 0, 256u << 10, 2);
-    assert_int_equal(dmt_ws_sync_wait(p->a.ws, t), 0);
-    pair_send(&p->a, &p->b, UINT64_MAX);
-    pair_apply(&p->b);
+    uint64_t t = synced_tmp(p);
     assert_true(dmt_ws_missing_ino(p->b.ws, t, UINT64_MAX));
     more(&p->a, t);
     uint64_t had = dmt_ws_applied(p->a.ws);
     fx_fill(&p->a, t, 3u << 20, 4u << 20, 256u << 10, 2);
-    pair_send(&p->a, &p->b, UINT64_MAX);
-    pair_apply(&p->b);
+    ship(p);
     while (dmt_ws_missing_ino(p->b.ws, t, had))
         assert_true(pair_pull(&p->a, &p->b, 1) > 0);
     fx_rename(&p->a, DMT_ROOT, "x.tmp", DMT_ROOT, "x");
-    pair_send(&p->a, &p->b, UINT64_MAX);
-    pair_apply(&p->b);
-    assert_true(dmt_ws_missing_ino(p->b.ws, t, UINT64_MAX));
-    pair_promote(&p->b, "beta", FX_EPOCH(2, 0));
-    struct reports r = settle(&p->b, 1);
+    struct reports r = take_over(p);
     assert_true(r.size >= 4u << 20);
     fx_expect_pattern(&p->b, t, 4u << 20, 0, 2);
 }
@@ -294,24 +275,16 @@ static void turn_over_cache(struct fx *f)
 static void synced_bytes_of_a_file_that_nobody_touched_since(void **state)
 {
     struct pair *p = *state;
-    (void)complete_file(p, "x");
-    uint64_t t = fx_file(&p->a, DMT_ROOT, "x.tmp");
-    fx_fill(&p->a, t, 4u << 20, 0, 256u << 10, 2);
-    assert_int_equal(dmt_ws_sync_wait(p->a.ws, t), 0);
-    uint64_t mark = dmt_ws_applied(p->a.ws);
+    uint64_t t = synced_tmp(p), mark = dmt_ws_applied(p->a.ws);
     fx_fill(&p->a, t, 3u << 20, 4u << 20, 256u << 10, 2);
-    pair_send(&p->a, &p->b, UINT64_MAX);
-    pair_apply(&p->b);
+    ship(p);
     turn_over_cache(&p->b);
     while (dmt_ws_missing_ino(p->b.ws, t, mark))
         assert_true(pair_pull(&p->a, &p->b, 1) > 0);
     turn_over_cache(&p->b);
     assert_true(dmt_ws_missing_ino(p->b.ws, t, UINT64_MAX));
     fx_rename(&p->a, DMT_ROOT, "x.tmp", DMT_ROOT, "x");
-    pair_send(&p->a, &p->b, UINT64_MAX);
-    pair_apply(&p->b);
-    pair_promote(&p->b, "beta", FX_EPOCH(2, 0));
-    struct reports r = settle(&p->b, 1);
+    struct reports r = take_over(p);
     assert_true(r.size >= 4u << 20);
     fx_expect_pattern(&p->b, t, 4u << 20, 0, 2);
 }
@@ -322,23 +295,14 @@ static void synced_bytes_whose_rest_is_cut_off(void **state)
 {
     struct pair *p = *state;
     struct dmt_missing m;
-    (void)complete_file(p, "x");
-    uint64_t t = fx_file(&p->a, DMT_ROOT, "x.tmp");
-    fx_fill(&p->a, t, 4u << 20, 0, 256u << 10, 2);
-    assert_int_equal(dmt_ws_sync_wait(p->a.ws, t), 0);
-    pair_send(&p->a, &p->b, UINT64_MAX);
-    pair_apply(&p->b);
+    uint64_t t = synced_tmp(p);
     while (dmt_ws_missing_next(p->b.ws, t, 0, &m) == 1 && m.off < 2u << 20)
         assert_int_equal(pair_pull(&p->a, &p->b, 1), 1);
     fx_fill(&p->a, t, 2u << 20, 4u << 20, 256u << 10, 2);
     fx_truncate(&p->a, t, 2u << 20);
     fx_fill(&p->a, t, 3u << 20, 2u << 20, 256u << 10, 2);
     fx_rename(&p->a, DMT_ROOT, "x.tmp", DMT_ROOT, "x");
-    pair_send(&p->a, &p->b, UINT64_MAX);
-    pair_apply(&p->b);
-    assert_true(dmt_ws_missing_ino(p->b.ws, t, UINT64_MAX));
-    pair_promote(&p->b, "beta", FX_EPOCH(2, 0));
-    struct reports r = settle(&p->b, 1);
+    struct reports r = take_over(p);
     assert_true(r.size >= 2u << 20);
     fx_expect_pattern(&p->b, t, 2u << 20, 0, 2);
 }
@@ -368,13 +332,11 @@ static void torn_content_falls_back_to_the_last_whole_one(void **state)
     assert_int_equal(dmt_ws_sync_wait(p->a.ws, x), 0);
     uint64_t mark = dmt_ws_applied(p->a.ws);
     fx_fill(&p->a, x, 2u << 20, 0, 256u << 10, 3);
-    pair_send(&p->a, &p->b, UINT64_MAX);
-    pair_apply(&p->b);
+    ship(p);
     pull_behind(p, x, 2u << 20);
     assert_false(dmt_ws_missing_ino(p->b.ws, x, mark));
     assert_true(dmt_ws_missing_ino(p->b.ws, x, UINT64_MAX));
-    pair_promote(&p->b, "beta", FX_EPOCH(2, 0));
-    struct reports r = settle(&p->b, 1);
+    struct reports r = take_over(p);
     assert_int_equal(r.fallback, 1);
     fx_expect_pattern(&p->b, x, 3u << 20, 0, 1);
 }
