@@ -35,6 +35,7 @@ struct replica_chunk;
 struct pull_ops {
     bool (*connected)(void *ctx);
     int (*missing_next)(void *ctx, uint64_t ino, uint64_t off, struct dmt_missing *ret); /* as dmt_store_missing_next */
+    bool (*covers)(void *ctx, uint64_t ino, uint64_t seq);                               /* as dmt_store_keep_covers */
     void (*pull)(void *ctx, const struct dmt_missing *m, bool urgent);
     void (*have)(void *ctx, uint64_t ino, uint64_t seq);
     void (*plan)(void *ctx, uint64_t gen); /* of pull_plan, made anywhere */

@@ -31,6 +31,12 @@ static int op_missing_next(void *ctx, uint64_t ino, uint64_t off, struct dmt_mis
     return dmt_ws_missing_next(r->ws, ino, off, ret);
 }
 
+static bool op_covers(void *ctx, uint64_t ino, uint64_t seq)
+{
+    struct dmt_replica *r = ctx;
+    return dmt_ws_keep_covers(r->ws, ino, seq);
+}
+
 static void op_pull(void *ctx, const struct dmt_missing *m, bool urgent)
 {
     struct dmt_replica *r = ctx;
@@ -196,6 +202,7 @@ static void op_fill(void *ctx, uint64_t gen, struct replica_chunk *list)
 
 static const struct pull_ops ops = {.connected = op_connected,
                                     .missing_next = op_missing_next,
+                                    .covers = op_covers,
                                     .pull = op_pull,
                                     .have = op_have,
                                     .plan = op_plan,

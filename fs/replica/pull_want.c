@@ -7,8 +7,9 @@
  *
  * A WANT waits for everything missing of its file below `hi`, the end of the last missing range at
  * the time its record was applied: so what replaces an awaited range is awaited, too
- * (docs/protocol.md, two lanes), while an appending writer does not extend the wait. Our own WANT
- * of everything moves `whole`.
+ * (docs/protocol.md, two lanes), while an appending writer does not extend the wait. And if the
+ * file is not complete then, what it falls back to must be that new, too. Our own WANT of
+ * everything moves `whole`.
  *
  * Failure modes: more files than can be told apart: the wait ends when nothing is missing at all.
  * The list cannot be read, or is no reader's any more (this machine is being promoted): nothing is
@@ -125,12 +126,13 @@ static void find_hulls(struct replica_pull *p, struct replica_waiting *w)
         add_hulls_of_asks(p, w);
 }
 
-static bool hull_done(struct replica_pull *p, const struct replica_hull *h)
+static bool hull_done(struct replica_pull *p, const struct replica_hull *h, uint64_t seq)
 {
     struct dmt_missing m;
     int r = p->ops->missing_next(p->ctx, h->ino, 0, &m);
     bool more = r == 1 && (h->ino == 0 || (m.ino == h->ino && m.off < h->hi));
-    return r >= 0 && !more && !any_undurable(p, h);
+    return r >= 0 && !more && !any_undurable(p, h) &&
+           (h->ino == 0 || p->ops->covers(p->ctx, h->ino, seq));
 }
 
 void pull_waiting_free(struct replica_pull *p, struct replica_waiting *w)
@@ -166,7 +168,7 @@ void pull_waiting_check(struct replica_pull *p)
         struct replica_waiting *w = DMT_CONTAINER(it, struct replica_waiting, node);
         if (!w->started && p->applied >= w->seq)
             find_hulls(p, w);
-        for (; w->started && w->n > 0 && hull_done(p, &w->hulls[w->n - 1]); w->n--)
+        for (; w->started && w->n > 0 && hull_done(p, &w->hulls[w->n - 1], w->seq); w->n--)
             w->off = 0;
         if (!w->started || w->n > 0) {
             own = own || w->own;
@@ -188,7 +190,7 @@ void pull_waiting_check(struct replica_pull *p)
     struct replica_hull all = {0, UINT64_MAX};
     uint64_t applied =
         p->applied; /* read before the look: what comes later is not part of the claim */
-    if (hull_done(p, &all))
+    if (hull_done(p, &all, 0))
         p->whole = applied;
     else
         find_hulls(p, waiting_new(p, 0, applied, true));

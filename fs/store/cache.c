@@ -7,7 +7,7 @@
  * not asked for at all, nor are names in a `whole` directory: one made since the store was opened,
  * all of whose entries are still here. It lists them itself (kids) and stays whole until the first
  * of them is evicted. Invariant: an object is in its LRU list if and only if nothing pins it
- * (dirty, frozen, entries below it, keeps, a sync of an incomplete file); only those are evicted,
+ * (dirty, frozen, entries below it, keeps); only those are evicted,
  * from the cold end, when there are too many. Eviction runs when an object joins the list, so a
  * pointer just looked up stays good until the next few thousand look-ups: no function holds one
  * longer than one call from outside. Failure modes: SQLite's errors are returned and leave nothing
@@ -171,11 +171,9 @@ static void node_free(struct dmt_store *st, struct node *n)
     free(n);
 }
 
-/* What a sync acknowledged of an incomplete file is known here only. */
-static bool node_pinned(struct dmt_store *st, const struct node *n)
+static bool node_pinned(const struct node *n)
 {
-    return n->dirty || n->frozen || n->pins ||
-           ((n->mark || n->own) && store_missing_any(st, n->ino));
+    return n->dirty || n->frozen || n->pins;
 }
 
 static void evict_nodes(struct dmt_store *st)
@@ -191,7 +189,7 @@ static void evict_nodes(struct dmt_store *st)
 
 void store_node_settle(struct dmt_store *st, struct node *n)
 {
-    bool listed = !dmt_list_empty(&n->lru), pinned = node_pinned(st, n);
+    bool listed = !dmt_list_empty(&n->lru), pinned = node_pinned(n);
     if (pinned && listed) {
         dmt_list_del(&n->lru);
         st->node_lru_n--;

@@ -196,6 +196,8 @@ static void change_range(struct dmt_store *st, struct node *n, uint64_t off, uin
                          uint64_t seq)
 {
     struct change ch = {.st = st, .n = n, .seq = seq};
+    if (n->due[0])
+        store_keeps_move(st, n, off, end, seq);
     if (off < n->map_hi)
         store_compose(n, off, end < n->map_hi ? end : n->map_hi, leave_old, &ch);
     alloc_add(st, n, -(int64_t)ch.covered);
@@ -352,7 +354,7 @@ int dmt_store_truncate(struct dmt_store *st, uint64_t ino, uint64_t size, uint64
     if (r == 0)
         r = store_content_unmap(st, n, size, UINT64_MAX, seq);
     if (r == 0 && size == 0)
-        n->mark = 0;
+        store_keeps_undue(st, n);
     if (r == 0 && size == 0 && n->hwm) {
         struct op *op = store_op(st, OP_FILE);
         op->file.ino = ino;

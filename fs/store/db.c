@@ -22,7 +22,10 @@
 #include "fs/store/internal.h"
 
 #define APPLICATION_ID 0x444d5453 /* "DMTS" */
-#define FORMAT_VERSION 1
+#define FORMAT_VERSION 2
+#define TABLE_KEEP                                                                                                \
+    "CREATE TABLE keep(ino INTEGER NOT NULL, src INTEGER NOT NULL, view INTEGER NOT NULL, size INTEGER NOT NULL," \
+    " mtime INTEGER NOT NULL, PRIMARY KEY(ino, src, view)) WITHOUT ROWID;"
 
 static const char *const g_sql[SQL_COUNT] = {
 #define X(id, text) [SQL_##id] = text,
@@ -72,9 +75,7 @@ static const char g_schema[] =
     "CREATE TABLE missing(ino INTEGER NOT NULL, off INTEGER NOT NULL, seq INTEGER NOT NULL, len INTEGER NOT NULL,"
     " owner INTEGER NOT NULL, serial INTEGER NOT NULL, foff INTEGER NOT NULL, died INTEGER NOT NULL,"
     " shared INTEGER NOT NULL, PRIMARY KEY(ino, off, seq)) WITHOUT ROWID;"
-    "CREATE INDEX missing_other ON missing(owner, serial) WHERE owner<>ino;"
-    "CREATE TABLE keep(ino INTEGER PRIMARY KEY, src INTEGER NOT NULL, view INTEGER NOT NULL, size INTEGER NOT NULL,"
-    " mtime INTEGER NOT NULL);"
+    "CREATE INDEX missing_other ON missing(owner, serial) WHERE owner<>ino;" TABLE_KEEP
     "CREATE TABLE snapshot(serial INTEGER PRIMARY KEY, seq INTEGER NOT NULL, epoch INTEGER NOT NULL,"
     " time_ns INTEGER NOT NULL, name TEXT NOT NULL UNIQUE, note TEXT NOT NULL);"
     "CREATE TABLE epoch(epoch INTEGER PRIMARY KEY, parent INTEGER NOT NULL, switch_seq INTEGER NOT NULL,"
@@ -158,19 +159,40 @@ static int one_int(struct store_db *db, const char *text, int64_t *ret)
     return rc == SQLITE_ROW ? 0 : store_db_code(db);
 }
 
-static int check_format(struct store_db *db, struct dmt_err *err)
+/* Format 1 had one keep a file. */
+static int upgrade(struct store_db *db)
+{
+    static const char *const steps[] = {
+        "BEGIN IMMEDIATE; ALTER TABLE keep RENAME TO keep_1;",
+        TABLE_KEEP
+        "INSERT INTO keep SELECT ino,src,view,size,mtime FROM keep_1; DROP TABLE keep_1;",
+        "PRAGMA user_version=2; COMMIT;",
+    };
+    for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++)
+        if (sqlite3_exec(db->h, steps[i], NULL, NULL, NULL) != SQLITE_OK)
+            return store_db_code(db);
+    dmt_info("workspace.db was of format 1 and is of format 2 now");
+    return 0;
+}
+
+static int check_format(struct store_db *db, enum store_db_mode mode, struct dmt_err *err)
 {
     int64_t id = 0, version = 0;
     if (one_int(db, "PRAGMA application_id", &id) || one_int(db, "PRAGMA user_version", &version))
         return store_db_fail(db, err, "workspace.db");
     if (id != APPLICATION_ID)
         return dmt_err_set(err, DMT_E_CORRUPT, "workspace.db is not a Dumont store");
-    if (version != FORMAT_VERSION) {
-        dmt_err_set(err, DMT_E_VERSION, "workspace.db has format %lld, this program knows %d",
-                    (long long)version, FORMAT_VERSION);
-        return dmt_err_hint(err, "use the version of Dumont that made this store, or a newer one");
-    }
-    return 0;
+    if (version == 1 && mode == STORE_DB_WRITE)
+        return upgrade(db) < 0
+                   ? store_db_fail(db, err, "workspace.db cannot be brought to format 2")
+                   : 0;
+    if (version == FORMAT_VERSION)
+        return 0;
+    dmt_err_set(err, DMT_E_VERSION, "workspace.db has format %lld, this program knows %d",
+                (long long)version, FORMAT_VERSION);
+    return dmt_err_hint(
+        err, version == 1 ? "mount the workspace once: that brings it to the new format"
+                          : "use the version of Dumont that made this store, or a newer one");
 }
 
 int store_db_open_as(struct store_db *db, const char *dir, const char *name,
@@ -193,7 +215,7 @@ int store_db_open_as(struct store_db *db, const char *dir, const char *name,
         r = store_db_fail(db, err, path);
         goto out;
     }
-    r = check_format(db, err);
+    r = check_format(db, mode, err);
     if (r == 0 && pragmas(db, mode))
         r = store_db_fail(db, err, path);
 out:

@@ -112,6 +112,8 @@ int dmt_store_inode_put(struct dmt_store *st, const struct dmt_inode *row)
     if (row->ino > st->ino_high)
         st->ino_high = row->ino;
     store_node_dirty(st, n, NODE_ROW);
+    if (n->due[0])
+        store_keeps_moved(st, n);
     return 0;
 }
 
@@ -131,7 +133,7 @@ int dmt_store_inode_del(struct dmt_store *st, uint64_t ino, uint64_t seq)
     if ((r = store_xattrs_delete(st, n, seq)) < 0)
         return r;
     keep_old_row(st, n, seq);
-    store_keep_drop(st, n);
+    store_keeps_drop(st, n);
     st->count.inodes--;
     n->live = false;
     n->alloc = 0;

@@ -67,13 +67,16 @@ struct xattr {
     char name[];
 };
 
-struct keep { /* fallback of an incomplete file */
+struct keep { /* a content of an incomplete file: its fallback, or what may become it */
     struct dmt_list of_src; /* in the source node's list */
     struct dmt_list all;
     struct node *node, *src;
     uint64_t view, size, mtime;
     bool own; /* the file's own content, which a sync has acknowledged, or may have, as far as is known */
     bool disk, dirty;
+    bool moved;  /* while it was due */
+    bool frozen; /* was the fallback at the last freeze */
+    bool sure;   /* ... and that was committed: it is the fallback after a power cut, too */
 };
 
 struct node {
@@ -95,13 +98,14 @@ struct node {
     uint64_t hwm;          /* of the base file's current serial */
     struct kids *kids;     /* live entries in memory, by cookie: dirty and frozen ones, and all others while `whole` */
     struct tree old_kids;  /* history of entries in memory, by cookie */
-    struct keep *keep;
+    struct keep *keep;     /* what it falls back to: all of it is here */
+    struct keep *due[2];   /* its content at its oldest and its newest sync that is not all here yet; NULL */
+    uint64_t due_skipped;  /* a sync of up to here was between them: it has what the newest has */
     struct dmt_list keeps_here; /* keeps whose source this is */
     uint32_t serial;       /* of the base file; from 1 */
     bool marked;           /* a sync has acknowledged what it held (MARK), perhaps before any checkpoint */
-    bool own;              /* all of what a sync acknowledged of it has come, since it was empty */
+    bool own;              /* what a sync acknowledged of it was all here, since it was empty */
     bool known;            /* in memory since it was made or empty: `own` false means that nothing was acknowledged */
-    uint64_t mark;         /* 0, or: a sync has acknowledged what it held up to here; not all has come, when last looked */
     bool xattrs_loaded, base_loaded, file_loaded;
     bool dir_fresh;        /* SQLite has no entries of this directory */
     bool whole;            /* all live entries of this directory are in memory: those not there do not exist */
@@ -185,7 +189,7 @@ struct op {
         struct { char *key; struct chunk *val; };
         struct dmt_snapshot *snap;
         struct dmt_epoch_row *epoch;
-        struct { uint64_t ino, src, view, size, mtime; } keep;
+        struct { uint64_t ino, src, view, size, mtime; } keep; /* DEL: the first three */
         struct { uint64_t ino, off, len, seq, owner, foff, died; uint32_t serial; uint8_t flags; } missing;
         struct { uint64_t ino, view; } share;
         struct { uint64_t ino, hwm; uint32_t serial; } file; /* an older serial that history may still need */
@@ -301,6 +305,7 @@ struct dmt_store {
     struct spaces freed;
     struct counters count;
     uint64_t pinned_bytes;
+    bool mine;            /* dmt_store_set_mine */
     uint64_t peer;        /* what the other machine had, as last told (dmt_store_set_peer) */
     atomic_bool ref_read_back;         /* dmt_store_ref_read_back */
     atomic_uint_fast64_t ref_unread;   /* bytes kept in the page cache for it */
@@ -422,6 +427,7 @@ uint64_t store_missing_place_end(struct dmt_store *st, uint64_t owner, uint32_t 
 /* Is a part of p, which position `view` shows of ino, lost? */
 bool store_missing_lost(struct dmt_store *st, uint64_t view, uint64_t ino, const struct piece *p);
 bool store_missing_any(struct dmt_store *st, uint64_t ino); /* of the live file */
+bool store_missing_in(struct dmt_store *st, uint64_t ino, uint64_t view); /* of what that position shows of it */
 void store_missing_filter(struct dmt_store *st);           /* drops ranges kept for positions that are gone */
 int store_missing_load(struct dmt_store *st);
 void store_missing_drop(struct dmt_store *st);
@@ -432,9 +438,17 @@ int store_missing_each_in(struct dmt_store *st, uint64_t ino, uint64_t off, uint
 int store_keep_load(struct dmt_store *st);
 /* Before a change: the complete content at `view` becomes n's fallback. replace: also in place of an older one. */
 int store_keep_self(struct dmt_store *st, struct node *n, uint64_t view, bool replace);
-void store_keep_drop(struct dmt_store *st, struct node *n);
-void store_keep_complete(struct dmt_store *st, struct node *n); /* if nothing that a sync acknowledged is missing any more */
+/* Before a change of [off, end) by the record at seq: what is due and lacks some of it may only be had as it is after that. */
+void store_keeps_move(struct dmt_store *st, struct node *n, uint64_t off, uint64_t end, uint64_t seq);
+/* After it: the row is what it is then. */
+void store_keeps_moved(struct dmt_store *st, struct node *n);
+void store_keeps_undue(struct dmt_store *st, struct node *n); /* it is empty now */
+void store_keeps_drop(struct dmt_store *st, struct node *n);
+void store_keeps_settle(struct dmt_store *st, struct node *n); /* ranges have come: a due content may be whole, or the file */
+/* A sync acknowledged what n held at upto_seq; n is not whole. The record that says so stands at seq. */
+void store_keep_due(struct dmt_store *st, struct node *n, uint64_t upto_seq, uint64_t seq);
 void store_keeps_freeze(struct dmt_store *st);
+void store_keeps_committed(struct dmt_store *st);
 void store_keeps_free(struct dmt_store *st);
 
 /* --- ops.c */

@@ -3,16 +3,23 @@
  *
  * A keep is made when a complete file is truncated to nothing, starts to be written by reference or
  * takes content that is not all here (CONTENT), and when an incomplete file is renamed over another
- * one (it inherits that file's content, or that
- * file's own keep; its own stays if that is more than the beginning of what it holds, or was
- * acknowledged by a sync, or may have been: a start does not remember). It pins the position for
- * the content of the source only, so it must be made before the record changes the source. It goes
- * as soon as the file was complete once: when the last missing range goes, or the last that a newer
- * sync has acknowledged (what is still missing then was written later), or, if nothing was ever
- * missing (a small file rewritten inline), at the next freeze or MARK (a sync of it says that this
- * content counts now); then neither it nor the history it pinned ever reaches SQLite. A file
- * without content is no fallback: the incomplete one is cut at its first missing byte instead.
- * Failure modes: SQLite errors while the source is loaded. Thread: workspace lock.
+ * one (it inherits that file's content, or that file's own keep; its own stays if that is more than
+ * the beginning of what it holds, or was acknowledged by a sync, or may have been: a start does not
+ * remember). It pins the position for the content of the source only, so it must be made before the
+ * record changes the source. It goes as soon as the file was complete once: when the last missing
+ * range goes, or, if nothing was ever missing (a small file rewritten inline), at the next freeze
+ * or MARK; then neither it nor the history it pinned ever reaches SQLite.
+ *
+ * A file that is written to without a pause may never be complete. So what a sync acknowledged of
+ * an incomplete one is due: a keep as well, but some of its bytes are not here yet. When all are it
+ * takes the place of the fallback. Two are due at most: the oldest, so that one gets whole, and the
+ * newest, which stands for those between. If bytes that a due content lacks are overwritten or cut
+ * off, the other machine may not have them any more: it moves to behind that record. The holder has
+ * them itself, so there it stays until they are durable. In the database a keep is due if ranges of
+ * its own file that it shows are missing.
+ *
+ * A content without bytes is no fallback: the incomplete file is cut at its first missing byte
+ * instead. Failure modes: SQLite errors while the source is loaded. Thread: workspace lock.
  */
 #include <stdlib.h>
 
@@ -29,29 +36,51 @@ static struct keep *keep_new(struct dmt_store *st, struct node *n, struct node *
         .node = n, .src = src, .view = view, .size = size, .mtime = mtime, .dirty = true};
     dmt_list_add_tail(&st->keeps, &k->all);
     dmt_list_add_tail(&src->keeps_here, &k->of_src);
-    n->keep = k;
     store_node_pin(st, n);
     store_node_pin(st, src);
     return k;
 }
 
-void store_keep_drop(struct dmt_store *st, struct node *n)
+static void log_del(struct dmt_store *st, const struct keep *k)
 {
-    struct keep *k = n->keep;
+    struct op *op = store_op(st, OP_KEEP_DEL);
+    op->keep.ino = k->node->ino;
+    op->keep.src = k->src->ino;
+    op->keep.view = k->view;
+}
+
+static void keep_drop(struct dmt_store *st, struct keep **at)
+{
+    struct keep *k = *at;
     if (!k)
         return;
-    n->keep = NULL;
+    *at = NULL;
     dmt_list_del(&k->all);
     dmt_list_del(&k->of_src);
-    if (k->disk) {
-        struct op *op = store_op(st, OP_KEEP_DEL);
-        op->keep.ino = n->ino;
-        op->keep.src = k->src->ino;
-    }
+    if (k->disk)
+        log_del(st, k);
     store_views_drop(st);
     store_node_unpin(st, k->src);
-    store_node_unpin(st, n);
+    store_node_unpin(st, k->node);
     free(k);
+}
+
+static struct keep **keep_at(const struct keep *k)
+{
+    struct node *n = k->node;
+    return k == n->keep ? &n->keep : &n->due[k == n->due[1]];
+}
+
+void store_keeps_undue(struct dmt_store *st, struct node *n)
+{
+    keep_drop(st, &n->due[0]);
+    keep_drop(st, &n->due[1]);
+}
+
+void store_keeps_drop(struct dmt_store *st, struct node *n)
+{
+    store_keeps_undue(st, n);
+    keep_drop(st, &n->keep);
 }
 
 /* Size of the content at `view`: of the row, unless this record has changed the row already. */
@@ -60,34 +89,137 @@ static uint64_t size_at(const struct node *n, uint64_t view)
     return n->live && n->row.seq <= view ? n->row.size : n->map_hi;
 }
 
-/* Is all here that a sync has acknowledged of n? What was missing of it need not have come: it may
- * have been overwritten or cut off. */
-static bool has_synced(struct dmt_store *st, const struct node *n)
-{
-    return n->own || (n->mark && !dmt_store_missing_ino(st, n->ino, n->mark));
-}
-
 int store_keep_self(struct dmt_store *st, struct node *n, uint64_t view, bool replace)
 {
     int r = store_base_load(st, n);
     if (r < 0 || !n->map_hi || (n->keep && !replace) || store_missing_any(st, n->ino))
         return r;
-    store_keep_drop(st, n);
-    keep_new(st, n, n, view, size_at(n, view), n->row.mtime)->own = has_synced(st, n) || !n->known;
+    keep_drop(st, &n->keep);
+    n->keep = keep_new(st, n, n, view, size_at(n, view), n->row.mtime);
+    n->keep->own = n->own || !n->known;
     return 0;
 }
 
-void store_keep_complete(struct dmt_store *st, struct node *n)
+/* --- what is due */
+
+void store_keep_due(struct dmt_store *st, struct node *n, uint64_t upto_seq, uint64_t seq)
 {
-    bool newer = n->mark && !dmt_store_missing_ino(st, n->ino, n->mark);
-    if (newer) {
-        n->mark = 0;
-        n->own = true;
+    const struct keep *last = n->due[1] ? n->due[1] : n->due[0] ? n->due[0] : n->keep;
+    if (n->row.size == 0 || (last && last->src == n && last->view >= upto_seq))
+        return; /* that is what this sync was about: what was written since is on its own */
+    struct keep **at = n->due[0] ? &n->due[1] : &n->due[0];
+    if (*at)
+        n->due_skipped = (*at)->view;
+    keep_drop(st, at);
+    *at = keep_new(st, n, n, seq, n->row.size, n->row.mtime);
+    (*at)->own = true;
+}
+
+static int is_older(void *ctx, struct mrow *m)
+{
+    return !m->died && m->seq <= *(const uint64_t *)ctx;
+}
+
+void store_keeps_move(struct dmt_store *st, struct node *n, uint64_t off, uint64_t end,
+                      uint64_t seq)
+{
+    for (int i = 0; i < 2 && n->due[i] && !st->mine; i++) {
+        struct keep *k = n->due[i];
+        if (k->view == seq || !store_missing_each_in(st, n->ino, off, end, is_older, &k->view))
+            continue;
+        if (k->disk)
+            log_del(st, k);
+        k->disk = false;
+        k->dirty = true;
+        k->moved = true;
+        k->view = seq;
+        store_views_drop(st);
     }
-    if (n->keep && (newer || !store_missing_any(st, n->ino)))
-        store_keep_drop(st, n);
+    if (n->due[1] && n->due[1]->view == n->due[0]->view)
+        keep_drop(st, &n->due[1]);
+}
+
+void store_keeps_moved(struct dmt_store *st, struct node *n)
+{
+    for (int i = 0; i < 2 && n->due[i]; i++)
+        if (n->due[i]->view == n->row.seq) {
+            n->due[i]->size = n->row.size;
+            n->due[i]->mtime = n->row.mtime;
+        }
+    store_keeps_settle(st, n);
+}
+
+void store_keeps_settle(struct dmt_store *st, struct node *n)
+{
+    bool whole = !store_missing_any(st, n->ino);
+    for (int i = 1; i >= 0 && !whole; i--) {
+        struct keep *k = n->due[i];
+        if (!k || store_missing_in(st, n->ino, k->view))
+            continue;
+        keep_drop(st, &n->keep);
+        n->keep = k;
+        n->due[i] = NULL;
+        n->own = true;
+        if (i == 1)
+            keep_drop(st, &n->due[0]);
+        n->due[0] = n->due[1];
+        n->due[1] = NULL;
+        break;
+    }
+    if (whole) {
+        n->own |= n->due[0] != NULL;
+        store_keeps_drop(st, n);
+    }
     store_node_settle(st, n);
 }
+
+static int is_replaced(void *ctx, struct mrow *m)
+{
+    const uint64_t view = *(const uint64_t *)ctx;
+    return m->seq <= view && view < m->died;
+}
+
+/* What is due, or only that which lacks bytes that were replaced since. */
+static void drop_due(struct dmt_store *st, bool all)
+{
+    DMT_LIST_EACH(l, tmp, &st->keeps)
+    {
+        struct keep *k = KEEP_OF_ALL(l);
+        struct node *n = k->node;
+        if (k == n->keep || (!all && !store_missing_each(st, n->ino, is_replaced, &k->view)))
+            continue;
+        keep_drop(st, keep_at(k));
+        if (!n->due[0]) {
+            n->due[0] = n->due[1];
+            n->due[1] = NULL;
+        }
+    }
+}
+
+void dmt_store_set_mine(struct dmt_store *st, bool mine)
+{
+    st->mine = mine;
+    if (!mine)
+        drop_due(st, false); /* a copy of the holder's store has what is due there */
+}
+
+void dmt_store_keep_undue(struct dmt_store *st)
+{
+    drop_due(st, true);
+}
+
+bool dmt_store_keep_covers(struct dmt_store *st, uint64_t ino, uint64_t seq)
+{
+    const struct node *n = store_node_cached(st, ino); /* a keep pins its node */
+    const struct keep *own = n && n->keep && n->keep->src == n ? n->keep : NULL;
+    /* A content that has moved needs bytes behind those of the sync; any other is found again by
+     * the journal. */
+    if (own && own->moved && !own->sure)
+        return false;
+    return !n || !n->due[0] || (own && own->view >= seq && own->view >= n->due_skipped);
+}
+
+/* --- what it falls back to */
 
 int dmt_store_kept_each(struct dmt_store *st, uint64_t ino, int (*fn)(void *ctx, uint64_t ino),
                         void *ctx)
@@ -125,7 +257,7 @@ int dmt_store_keep_replace(struct dmt_store *st, uint64_t ino, uint64_t replaced
         r = store_base_load(st, old);
     if (r == 0)
         r = store_base_load(st, n);
-    if (r < 0 || n == old || has_synced(st, n) || !store_missing_any(st, ino) ||
+    if (r < 0 || n == old || !store_missing_any(st, ino) ||
         (n->keep && (n->keep->own || !only_grew(n))))
         return r; /* complete, or falls back to whole content of its own, or is cut behind that */
     struct keep from = {.src = old, .view = seq - 1};
@@ -137,8 +269,8 @@ int dmt_store_keep_replace(struct dmt_store *st, uint64_t ino, uint64_t replaced
     }
     if (from.size == 0)
         return 0;
-    store_keep_drop(st, n);
-    keep_new(st, n, from.src, from.view, from.size, from.mtime);
+    keep_drop(st, &n->keep);
+    n->keep = keep_new(st, n, from.src, from.view, from.size, from.mtime);
     return 0;
 }
 
@@ -165,8 +297,9 @@ void store_keeps_freeze(struct dmt_store *st)
     DMT_LIST_EACH(l, tmp, &st->keeps)
     {
         struct keep *k = KEEP_OF_ALL(l);
+        k->frozen = k == k->node->keep;
         if (!store_missing_any(st, k->node->ino)) {
-            store_keep_drop(st, k->node);
+            keep_drop(st, keep_at(k));
         } else if (k->dirty) {
             struct op *op = store_op(st, OP_KEEP_PUT);
             op->keep.ino = k->node->ino;
@@ -178,6 +311,12 @@ void store_keeps_freeze(struct dmt_store *st)
             k->disk = true;
         }
     }
+}
+
+void store_keeps_committed(struct dmt_store *st)
+{
+    DMT_LIST_EACH(l, tmp, &st->keeps)
+    KEEP_OF_ALL(l)->sure |= KEEP_OF_ALL(l)->frozen;
 }
 
 int store_keep_load(struct dmt_store *st)
@@ -197,10 +336,17 @@ int store_keep_load(struct dmt_store *st)
             store_sql_done(s);
             return r;
         }
-        struct keep *k = keep_new(st, n, src, store_col(s, 2), store_col(s, 3), store_col(s, 4));
-        k->own = from == ino;
-        k->disk = true;
-        k->dirty = false;
+        uint64_t view = store_col(s, 2);
+        bool due = from == ino && store_missing_in(st, ino, view);
+        struct keep **at = due ? &n->due[n->due[0] != NULL] : &n->keep;
+        keep_drop(st, at); /* in a copy what is due elsewhere may be here: the newest counts */
+        *at = keep_new(st, n, src, view, store_col(s, 3), store_col(s, 4));
+        (*at)->own = from == ino;
+        (*at)->disk = true;
+        (*at)->dirty = false;
+        (*at)->sure = !due;
+        if (due)
+            n->due_skipped = view; /* whether there were others is not remembered */
     }
     return r;
 }
@@ -210,7 +356,7 @@ void store_keeps_free(struct dmt_store *st)
     DMT_LIST_EACH(l, tmp, &st->keeps)
     {
         struct keep *k = KEEP_OF_ALL(l);
-        k->node->keep = NULL;
+        k->node->keep = k->node->due[0] = k->node->due[1] = NULL;
         dmt_list_del(&k->all);
         dmt_list_del(&k->of_src);
         free(k);

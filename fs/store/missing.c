@@ -402,7 +402,7 @@ static int fill_settle(struct dmt_store *st, struct synced *v, size_t n)
         /* The list may lose any row, also the next one of this walk: from the start again. */
         row_arrived(st, m);
         if (r == 0)
-            store_keep_complete(st, file);
+            store_keeps_settle(st, file);
         tmp = st->filled.next;
     }
     for (size_t i = 0; i < n; i++) {
@@ -445,7 +445,7 @@ static void row_lose(struct dmt_store *st, struct mrow *m)
 }
 
 int dmt_store_mark(struct dmt_store *st, uint64_t ino, uint64_t upto_seq, bool complete_here,
-                   uint64_t own_after)
+                   uint64_t own_after, uint64_t seq)
 {
     struct node *n;
     int r = store_node(st, ino, &n);
@@ -454,22 +454,24 @@ int dmt_store_mark(struct dmt_store *st, uint64_t ino, uint64_t upto_seq, bool c
     n->marked = true;
     struct mrow *first = complete_here ? row_from(st, ino, 0, 0) : NULL;
     for (struct mrow *m = first; m && m->ino == ino;) {
-        uint64_t off = m->off, seq = m->seq;
-        if (seq <= upto_seq && m->died && !store_needed(st, seq, m->died))
+        uint64_t off = m->off, born = m->seq;
+        if (born <= upto_seq && m->died && !store_needed(st, born, m->died))
             row_remove(
                 st,
                 /* nobody shows it any more: what a replay does must not hang on whether it was
                  * swept */
                 m);
-        else if (seq <= upto_seq && seq <= own_after && m->died && m->fill == FILL_NONE)
+        else if (born <= upto_seq && born <= own_after && m->died && m->fill == FILL_NONE)
             row_lose(st, m);
-        else if (seq <= upto_seq)
+        else if (born <= upto_seq)
             row_arrived(st, m);
-        m = row_from(st, ino, off, seq + 1);
+        m = row_from(st, ino, off, born + 1);
     }
-    if (!n->mark)
-        n->mark = upto_seq;
-    store_keep_complete(st, n);
+    if (store_missing_any(st, ino))
+        store_keep_due(st, n, upto_seq, seq);
+    else
+        n->own = true;
+    store_keeps_settle(st, n);
     return 0;
 }
 
@@ -518,6 +520,11 @@ bool dmt_store_lost_at(struct dmt_store *st, uint64_t view, uint64_t ino, uint64
                        uint64_t len)
 {
     return shown_each(st, &st->lost, view, ino, off, off + len, is_one, NULL) != 0;
+}
+
+bool store_missing_in(struct dmt_store *st, uint64_t ino, uint64_t view)
+{
+    return shown_each(st, &st->missing, view, ino, 0, UINT64_MAX, is_one, NULL) != 0;
 }
 
 static int is_unfilled(void *ctx, struct mrow *m)

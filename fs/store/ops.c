@@ -94,7 +94,7 @@ int store_op_write(struct store_db *db, const struct op *op)
         return store_exec(db, SQL_KEEP_PUT, "iiiii", op->keep.ino, op->keep.src, op->keep.view,
                           op->keep.size, op->keep.mtime);
     case OP_KEEP_DEL:
-        return store_exec(db, SQL_KEEP_DEL, "i", op->keep.ino);
+        return store_exec(db, SQL_KEEP_DEL, "iii", op->keep.ino, op->keep.src, op->keep.view);
     case OP_MISSING_PUT:
         return store_exec(db, SQL_MISSING_PUT, "iiiiiiiii", op->missing.ino, op->missing.off,
                           op->missing.seq, op->missing.len, op->missing.owner,

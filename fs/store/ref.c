@@ -111,8 +111,6 @@ int dmt_store_write_ref(struct dmt_store *st, uint64_t ino, uint64_t off, uint64
     if ((n->disk || n->frozen || n->marked) && n->map_hi &&
         (r = store_keep_self(st, n, seq - 1, false)) < 0)
         return r;
-    if (off < n->map_hi && n->mark)
-        n->mark = seq; /* the older content stays until this has come, too */
     if ((r = store_content_change(st, n, off, off + len, seq)) < 0)
         return r;
     struct piece p = {.kind = PIECE_FILE,

@@ -193,9 +193,7 @@ int dmt_store_content_from(struct dmt_store *st, uint64_t ino, uint64_t src_ino,
         struct dmt_place pl = {.ino = l->owner, .serial = l->serial, .foff = l->foff};
         store_missing_add(st, ino, l->off, l->end - l->off, seq, &pl, true);
     }
-    if (n->mark)
-        n->mark = seq; /* of what that sync acknowledged this takes the place */
-    store_keep_complete(st, n);
+    store_keeps_settle(st, n);
 out:
     store_pmap_clear(&want);
     store_pmap_clear(&todo);

@@ -97,9 +97,9 @@
     X(MISSING_DEL, "DELETE FROM missing WHERE ino=?1 AND off=?2 AND seq=?3")                                             \
     X(MISSING_AT, "SELECT foff,len FROM missing WHERE ino=?1 AND owner=?1 AND serial=?2 UNION ALL "                      \
                   "SELECT foff,len FROM missing WHERE owner<>ino AND owner=?1 AND serial=?2 ORDER BY 1")                 \
-    X(KEEP_ALL, "SELECT ino,src,view,size,mtime FROM keep ORDER BY ino")                                                 \
+    X(KEEP_ALL, "SELECT ino,src,view,size,mtime FROM keep ORDER BY ino,view,src")                                        \
     X(KEEP_PUT, "INSERT OR REPLACE INTO keep(ino,src,view,size,mtime) VALUES(?1,?2,?3,?4,?5)")                           \
-    X(KEEP_DEL, "DELETE FROM keep WHERE ino=?1")                                                                         \
+    X(KEEP_DEL, "DELETE FROM keep WHERE ino=?1 AND src=?2 AND view=?3")                                                  \
     X(SNAP_MAX, "SELECT coalesce(max(serial),0) FROM snapshot")                                                          \
     X(SNAP_ALL, "SELECT serial,seq,epoch,time_ns,name,note FROM snapshot ORDER BY seq,serial")                           \
     X(SNAP_PUT, "INSERT OR REPLACE INTO snapshot(serial,seq,epoch,time_ns,name,note) VALUES(?1,?2,?3,?4,?5,?6)")         \

@@ -211,10 +211,15 @@ int dmt_store_ref_sync(struct dmt_store *st, const struct dmt_lockfn *lk, uint64
 /* After an own crash: does a data file end before bytes that were written by reference into it? Then what was not synced did not
  * survive, same boot or not (the disk failed and came back). Lock held; looks at the disk. */
 bool dmt_store_ref_short(struct dmt_store *st);
-/* A sync has acknowledged what ino held at upto_seq. complete_here (the holder's own MARK of a position): rows with
- * seq <= upto_seq are dropped; else they stay. Up to own_after the bytes are another holder's: what is missing of those is not
- * dropped but lost, as below. */
-int dmt_store_mark(struct dmt_store *st, uint64_t ino, uint64_t upto_seq, bool complete_here, uint64_t own_after);
+/* The records that are applied from now on are this machine's own, or not: then what they write by reference comes from another
+ * one, which keeps no bytes that were overwritten since. At first: not. */
+void dmt_store_set_mine(struct dmt_store *st, bool mine);
+/* Promotion: what has not come from the holder before will not come any more, so what was due of it is not. */
+void dmt_store_keep_undue(struct dmt_store *st);
+/* A sync has acknowledged what ino held at upto_seq, as the record at seq says. complete_here (the holder's own MARK of a
+ * position): rows with seq <= upto_seq are dropped; else they stay. Up to own_after the bytes are another holder's: what is
+ * missing of those is not dropped but lost, as below. */
+int dmt_store_mark(struct dmt_store *st, uint64_t ino, uint64_t upto_seq, bool complete_here, uint64_t own_after, uint64_t seq);
 /* Promotion: what is missing of pinned positions alone, written up to upto_seq, is lost from now on: not missing, and DMT_E_GONE
  * for who maps it there. */
 void dmt_store_give_up_pinned(struct dmt_store *st, uint64_t upto_seq);
@@ -225,10 +230,13 @@ bool dmt_store_lost_at(struct dmt_store *st, uint64_t view, uint64_t ino, uint64
 /* To be called before the record removes or changes `replaced`. Rename of `ino` over `replaced` at seq: an incomplete `ino`
  * inherits the replaced file's content (or its fallback) as fallback. */
 int dmt_store_keep_replace(struct dmt_store *st, uint64_t ino, uint64_t replaced, uint64_t seq);
-/* Fallback of an incomplete file: source inode and view of its content, that content's size and mtime; -ENOENT = none: cut at the
- * first missing byte. */
+/* If ino is incomplete, would it fall back, also after a power cut, to what a sync has acknowledged up to seq, or to newer
+ * content of its own? What it lacks of that up to seq is known not to be missing any more. */
+bool dmt_store_keep_covers(struct dmt_store *st, uint64_t ino, uint64_t seq);
 /* Files (ino 0: any) that have a fallback although nothing of them is missing: a MARK lets it go. fn: not 0 ends it. */
 int dmt_store_kept_each(struct dmt_store *st, uint64_t ino, int (*fn)(void *ctx, uint64_t ino), void *ctx);
+/* Fallback of an incomplete file: source inode and view of its content, that content's size and mtime; -ENOENT = none: cut at the
+ * first missing byte. */
 int dmt_store_fallback(struct dmt_store *st, uint64_t ino, uint64_t *ret_src, uint64_t *ret_view, uint64_t *ret_size,
                        uint64_t *ret_mtime);
 

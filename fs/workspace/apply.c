@@ -45,11 +45,13 @@ static int apply_epoch(struct dmt_ws *ws, const struct dmt_rec *r, const struct 
     };
     copy_span(row.node, sizeof(row.node), e->node);
     copy_span(row.reason, sizeof(row.reason), e->reason);
-    if (memcmp(ws->epoch_store, e->store_id, sizeof(ws->epoch_store)) != 0)
+    bool same = memcmp(ws->epoch_store, e->store_id, sizeof(ws->epoch_store)) == 0;
+    if (!same)
         ws->own_after = e->switch_seq;
     ws->epoch = e->epoch;
-    memcpy(ws->epoch_store, e->store_id, sizeof(ws->epoch_store));
-    ws->epoch_mine = memcmp(e->store_id, dmt_store_ident(ws->st)->store_id, 16) == 0;
+    ws_epoch_opened_by(ws, e->store_id);
+    if (!same && ws->epoch_mine)
+        dmt_store_keep_undue(ws->st);
     memcpy(ws->epoch_node, row.node, sizeof(ws->epoch_node));
     return dmt_store_epoch_put(ws->st, &row);
 }

@@ -70,7 +70,7 @@ static int apply_alloc(struct dmt_ws *ws, const struct dmt_rec *r, const struct 
 static int apply_mark(struct dmt_ws *ws, const struct dmt_rec *r, const struct dmt_rec_MARK *m)
 {
     return dmt_store_mark(ws->st, m->ino, m->upto ? m->upto : r->seq, m->upto && ws->epoch_mine,
-                          ws->own_after);
+                          ws->own_after, r->seq);
 }
 
 /* The whole content on the list of missing ranges (see the essay). */
@@ -101,19 +101,29 @@ static int apply_content(struct dmt_ws *ws, const struct dmt_rec *r,
     return dmt_store_inode_put(ws->st, &n);
 }
 
+/* Bytes that a reader may lack and a sync is about: written by reference, or put in place from
+ * where a reader has not kept them. */
+static int note_ref(struct dmt_ws *ws, uint64_t ino, uint64_t seq, int r)
+{
+    if (r < 0 || ws->role != WS_HOLDER)
+        return r;
+    ws->ref_last = seq;
+    return ws_map_put(&ws->ref_seqs, ino, seq);
+}
+
 int ws_apply_content(struct dmt_ws *ws, const struct dmt_rec *r, const struct dmt_body *b)
 {
     switch (b->type) {
     case DMT_REC_WRITE:
         return apply_write(ws, r, &b->WRITE);
     case DMT_REC_WRITE_REF:
-        return apply_write_ref(ws, r, &b->WRITE_REF);
+        return note_ref(ws, b->WRITE_REF.ino, r->seq, apply_write_ref(ws, r, &b->WRITE_REF));
     case DMT_REC_ALLOC:
         return apply_alloc(ws, r, &b->ALLOC);
     case DMT_REC_MARK:
         return apply_mark(ws, r, &b->MARK);
     default:
         DMT_ASSERT(b->type == DMT_REC_CONTENT);
-        return apply_content(ws, r, &b->CONTENT);
+        return note_ref(ws, b->CONTENT.ino, r->seq, apply_content(ws, r, &b->CONTENT));
     }
 }

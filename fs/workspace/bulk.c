@@ -176,6 +176,14 @@ bool dmt_ws_missing_ino(struct dmt_ws *ws, uint64_t ino, uint64_t upto_seq)
     return r;
 }
 
+bool dmt_ws_keep_covers(struct dmt_ws *ws, uint64_t ino, uint64_t seq)
+{
+    ws_lock(ws);
+    bool r = dmt_store_keep_covers(ws->st, ino, seq);
+    ws_unlock(ws);
+    return r;
+}
+
 int dmt_ws_export(struct dmt_ws *ws, struct dmt_pos *ret_pos,
                   int (*emit)(void *ctx, const void *p, size_t len), void *ctx, struct dmt_err *err)
 {

@@ -49,6 +49,11 @@ void ws_runs_synced(struct dmt_ws *ws, uint64_t ino)
     end_run(run);
 }
 
+void ws_run_synced(struct dmt_ws *ws, uint64_t ino)
+{
+    run_of(ws, ino)->synced = true;
+}
+
 void ws_runs_forget(struct dmt_ws *ws)
 {
     memset(ws->runs, 0, WS_RUNS * sizeof(*ws->runs));
@@ -84,11 +89,12 @@ static bool by_reference(struct dmt_ws *ws, const struct dmt_inode *n, uint64_t 
 
 /* What a sync acknowledged of a file that is about to become incomplete is what it falls back to. A
  * sync of inline data leaves no trace in the journal, so a MARK says it now; without one a file
- * that no checkpoint knows falls back to nothing. */
+ * that no checkpoint knows falls back to nothing. And a sync that is still under way says its own
+ * MARK behind this write: what it is about is what the file holds now. */
 static int end_generation(struct dmt_ws *ws, uint64_t ino)
 {
     struct ws_run *run = run_of(ws, ino);
-    if (!run->synced || dmt_store_missing_ino(ws->st, ino, UINT64_MAX))
+    if (!run->synced)
         return 0;
     run->synced = false;
     struct dmt_body b = {.type = DMT_REC_MARK, .MARK = {.ino = ino, .upto = 0}};
@@ -118,10 +124,9 @@ static int write_ref(struct dmt_ws *ws, struct dmt_op *op, uint64_t ino, const v
     r = ws_log(ws, op, &b, 0);
     if (r < 0)
         return r;
-    ws->ref_last = op->seq;
     if (ws->bulk_since_ns == 0)
         ws->bulk_since_ns = ws_mono(ws);
-    return ws_map_put(&ws->ref_seqs, ino, op->seq);
+    return 0;
 }
 
 static int write_inline(struct dmt_ws *ws, struct dmt_op *op, uint64_t ino, const void *p,

@@ -196,7 +196,7 @@ static int give_up_rest(struct dmt_ws *ws)
         return r;
     dmt_store_give_up_pinned(ws->st, UINT64_MAX);
     while ((r = dmt_store_missing_next(ws->st, 0, 0, &m)) == 1) {
-        r = dmt_store_mark(ws->st, m.ino, UINT64_MAX, true, ws->own_after);
+        r = dmt_store_mark(ws->st, m.ino, UINT64_MAX, true, ws->own_after, ws->applied.seq);
         if (r < 0)
             break;
     }
@@ -222,7 +222,7 @@ int dmt_ws_keep_own(struct dmt_ws *ws, uint64_t *ret_seq, struct dmt_err *err)
     ws_lock(ws);
     *ret_seq = ws->applied.seq;
     for (uint64_t at = 0; r == 0 && dmt_store_missing_next(ws->st, at, 0, &m) == 1; at = m.ino + 1)
-        r = dmt_store_mark(ws->st, m.ino, UINT64_MAX, true, ws->own_after);
+        r = dmt_store_mark(ws->st, m.ino, UINT64_MAX, true, ws->own_after, ws->applied.seq);
     ws_unlock(ws);
     if (r == 0)
         r = ws_ckpt_now(ws, false, err);

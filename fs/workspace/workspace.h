@@ -228,6 +228,7 @@ int dmt_ws_missing_next(struct dmt_ws *ws, uint64_t ino, uint64_t off, struct dm
 int dmt_ws_missing_fill(struct dmt_ws *ws, const struct dmt_missing *m, const void *p);
 int dmt_ws_missing_sync(struct dmt_ws *ws); /* [blocks] */
 bool dmt_ws_missing_ino(struct dmt_ws *ws, uint64_t ino, uint64_t upto_seq); /* ino 0 = any */
+bool dmt_ws_keep_covers(struct dmt_ws *ws, uint64_t ino, uint64_t seq);      /* as dmt_store_keep_covers */
 
 /* --- checkpoint, stream, status --------------------------------------------------------------------------------------------- */
 int dmt_ws_checkpoint(struct dmt_ws *ws, struct dmt_err *err); /* [blocks] */

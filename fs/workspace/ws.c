@@ -153,15 +153,20 @@ static int load_incomplete(struct dmt_ws *ws)
     return r < 0 ? r : ws_incomplete_each(ws, true, note_reported, ws);
 }
 
+void ws_epoch_opened_by(struct dmt_ws *ws, const uint8_t store_id[16])
+{
+    memcpy(ws->epoch_store, store_id, sizeof(ws->epoch_store));
+    ws->epoch_mine = memcmp(store_id, dmt_store_ident(ws->st)->store_id, 16) == 0;
+    dmt_store_set_mine(ws->st, ws->epoch_mine);
+}
+
 static int load_epoch_store(struct dmt_ws *ws)
 {
     void *p;
     size_t len;
     int r = load_blob(ws, "ws.epoch_store", &p, &len);
-    if (r == 0 && len == sizeof(ws->epoch_store)) {
-        memcpy(ws->epoch_store, p, len);
-        ws->epoch_mine = memcmp(p, dmt_store_ident(ws->st)->store_id, len) == 0;
-    }
+    if (r == 0 && len == sizeof(ws->epoch_store))
+        ws_epoch_opened_by(ws, p);
     free(p);
     return r;
 }

@@ -110,7 +110,7 @@ struct dmt_ws {
     uint64_t behind_since_ns;               /* the last checkpoint lacks something since then */
     uint64_t worth_after_ns;                /* the peer lagged: no checkpoint for the bytes alone before that */
     bool room_short;                        /* a call was refused for lack of room: what was deleted is freed by a checkpoint */
-    uint64_t ref_last;      /* seq of the last by-reference write of this process */
+    uint64_t ref_last;      /* seq of the last by-reference write, or CONTENT, of this process */
     struct ws_map refs;     /* kernel lookup counts */
     struct ws_map orphans;
     struct ws_recent recent;
@@ -118,7 +118,7 @@ struct dmt_ws {
      * were */
     struct ws_map done, made, tmpfiles, stale;
     uint64_t lost_before;   /* resume: lookup counts of inodes below it are not known */
-    struct ws_map ref_seqs; /* ino -> seq of its last by-reference write since epoch_seq */
+    struct ws_map ref_seqs; /* ino -> seq of its last by-reference write, or CONTENT, since epoch_seq */
     struct dmt_buf incomplete; /* encoded INCOMPLETE bodies, one per file: u32 length, body */
     struct ws_map reported;    /* inodes in it */
     uint64_t own_after;        /* where the last holder's epochs began: up to there bytes are another's */
@@ -161,6 +161,7 @@ void ws_fail(struct dmt_ws *ws, const char *fmt, ...) __attribute__((format(prin
 #define WS_META_PIECE DMT_XATTR_VALUE_MAX
 void ws_meta_key(char ret[64], const char *key, unsigned i);
 int ws_meta_load(struct dmt_ws *ws, struct dmt_err *err);
+void ws_epoch_opened_by(struct dmt_ws *ws, const uint8_t store_id[16]);
 int ws_meta_save(struct dmt_ws *ws);
 void ws_memory_clear(struct dmt_ws *ws);
 uint64_t ws_mono(struct dmt_ws *ws);
@@ -283,6 +284,8 @@ int ws_has_caps(struct dmt_ws *ws, const struct dmt_inode *n);
 /* Which seq of by-reference data a sync of ino has to cover. */
 uint64_t ws_ref_seq(struct dmt_ws *ws, uint64_t ino);
 void ws_runs_synced(struct dmt_ws *ws, uint64_t ino);
+/* A sync is about what ino holds now: its next write by reference comes after a MARK. */
+void ws_run_synced(struct dmt_ws *ws, uint64_t ino);
 /* Another machine may have synced any file meanwhile. */
 void ws_runs_forget(struct dmt_ws *ws);
 /* Reads [off, off+len) of a view. Lock NOT held. Bytes (clipped to the size) or an error; DMT_E_GONE: given up here. */

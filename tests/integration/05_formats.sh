@@ -15,7 +15,7 @@ schema() { sqlite3 "$1" "SELECT sql || ';' FROM sqlite_schema WHERE sql IS NOT N
 
 ws_create notes
 check_eq "the store's schema is that of formats-store.md" "$(schema "$DUMONT_STATE/notes/workspace.db")" "$(blocks docs/formats-store.md sql)"
-check_eq "application_id and user_version" "$(sqlite3 "$DUMONT_STATE/notes/workspace.db" 'PRAGMA application_id; PRAGMA user_version' | tr '\n' ' ')" "$((0x444d5453)) 1 "
+check_eq "application_id and user_version" "$(sqlite3 "$DUMONT_STATE/notes/workspace.db" 'PRAGMA application_id; PRAGMA user_version' | tr '\n' ' ')" "$((0x444d5453)) 2 "
 pair_machines || die "the controller does not start"
 check_eq "the controller's schema is that of formats-lease.md" "$(schema "$SCRATCH/ctl/state/dumontd/controller.db")" "$(blocks docs/formats-lease.md sql)"
 

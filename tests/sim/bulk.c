@@ -70,6 +70,7 @@ static void op_fill(void *ctx, uint64_t gen, struct replica_chunk *list)
 
 static const struct pull_ops ops = {.connected = op_connected,
                                     .missing_next = files_missing_next,
+                                    .covers = files_covers,
                                     .pull = op_pull,
                                     .have = op_have,
                                     .plan = op_plan,

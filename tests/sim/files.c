@@ -99,11 +99,16 @@ static struct place *place_of(struct node *n, int seq, int b)
     return r->op == OP_REF ? &n->place[r->ref][b] : NULL;
 }
 
-bool files_missing(const struct node *n, const struct file *f, int b)
+static bool unknown(const struct node *n, const struct content *c, int b)
 {
     struct place *p =
-        b < f->c.size && f->c.blk[b] ? place_of((struct node *)(uintptr_t)n, f->c.blk[b], b) : NULL;
+        b < c->size && c->blk[b] ? place_of((struct node *)(uintptr_t)n, c->blk[b], b) : NULL;
     return p && !p->known;
+}
+
+bool files_missing(const struct node *n, const struct file *f, int b)
+{
+    return unknown(n, &f->c, b);
 }
 
 static bool missing_any(const struct node *n, const struct file *f)
@@ -147,69 +152,115 @@ int files_missing_next(void *ctx, uint64_t ino, uint64_t off, struct dmt_missing
 
 /* --- what an incomplete file falls back to: fs/store/keep.c --- */
 
-static bool missing_upto(const struct node *n, const struct file *f, int upto)
+static bool lacks(const struct node *n, const struct content *c)
 {
-    for (int b = 0; b < f->c.size; b++)
-        if (files_missing(n, f, b) && f->c.blk[b] <= upto)
+    for (int b = 0; b < c->size; b++)
+        if (unknown(n, c, b))
             return true;
     return false;
 }
 
-static bool has_synced(const struct node *n, const struct file *f)
-{
-    return f->own || (f->mark && !missing_upto(n, f, f->mark));
-}
-
 static void keep_self(struct node *n, struct file *f, int view, bool replace)
 {
-    if (f->c.size == 0 || (f->has_old && !replace) || missing_any(n, f))
+    if (f->c.size == 0 || (f->keep.there && !replace) || missing_any(n, f))
         return;
-    f->has_old = true;
-    f->old_own = has_synced(n, f) || f->unsure;
-    f->old_ino = f->ino;
-    f->old_view = view;
-    f->old = f->c;
+    f->keep = (struct keep){true, f->own || f->unsure, false, f->ino, view, f->c};
 }
 
-static void keep_complete(struct node *n, struct file *f)
+static void keep_due(struct file *f, int upto, int seq)
 {
-    bool newer = f->mark && !missing_upto(n, f, f->mark);
-    if (newer) {
-        f->mark = 0;
+    const struct keep *last = f->due[1].there   ? &f->due[1]
+                              : f->due[0].there ? &f->due[0]
+                                                : &f->keep;
+    if (f->c.size == 0 || (last->there && last->ino == f->ino && last->view >= upto))
+        return;
+    if (f->due[1].there)
+        f->due_skipped = f->due[1].view;
+    f->due[f->due[0].there] = (struct keep){true, true, false, f->ino, seq, f->c};
+}
+
+/* What is due and lacks some of the blocks that the record at seq is about to change moves to
+ * behind it, where those came from another machine. */
+static void keeps_move(const struct node *n, struct file *f, int from, int end, int seq)
+{
+    for (int b = from; b < end && b < f->c.size && !n->f.mine; b++)
+        for (int i = 0; i < 2; i++)
+            if (f->due[i].there && f->c.blk[b] <= f->due[i].view && files_missing(n, f, b)) {
+                f->due[i].view = seq;
+                f->due[i].moved = true;
+            }
+    if (f->due[1].there && f->due[1].view == f->due[0].view)
+        f->due[1].there = false;
+}
+
+static void keeps_settle(struct node *n, struct file *f)
+{
+    bool whole = !missing_any(n, f);
+    for (int i = 1; i >= 0 && !whole; i--) {
+        if (!f->due[i].there || lacks(n, &f->due[i].c))
+            continue;
+        f->keep = f->due[i];
+        f->due[0] = i == 0 ? f->due[1] : (struct keep){0};
+        f->due[1] = (struct keep){0};
         f->own = true;
+        break;
     }
-    if (newer || !missing_any(n, f))
-        f->has_old = false;
+    if (!whole)
+        return;
+    f->own = f->own || f->due[0].there;
+    f->keep.there = f->due[0].there = f->due[1].there = false;
+}
+
+static void keeps_moved(struct node *n, struct file *f, int seq)
+{
+    if (!f->due[0].there)
+        return;
+    for (int i = 0; i < 2; i++)
+        if (f->due[i].there && f->due[i].view == seq)
+            f->due[i].c = f->c;
+    keeps_settle(n, f);
+}
+
+static bool is_sure(const struct node *n, const struct keep *k)
+{
+    const struct file *f = files_of((struct files *)(uintptr_t)&n->ckpt, k->ino);
+    bool sure = f && f->keep.there && f->keep.ino == k->ino && f->keep.view == k->view;
+    for (int b = 0; sure && b < k->c.size; b++) {
+        const struct rec *r = k->c.blk[b] ? rec_at(n, k->c.blk[b]) : NULL;
+        sure = !r || r->op != OP_REF || n->place[r->ref][b].known_disk;
+    }
+    return sure;
+}
+
+bool files_covers(void *ctx, uint64_t ino, uint64_t seq)
+{
+    struct node *n = ctx;
+    const struct file *f = files_of(&n->f, (uint32_t)ino);
+    const struct keep *own = f && f->keep.there && f->keep.ino == f->ino ? &f->keep : NULL;
+    if (own && own->moved && !is_sure(n, own))
+        return false;
+    return !f || !f->due[0].there || (own && own->view >= (int)seq && own->view >= f->due_skipped);
 }
 
 static bool only_grew(const struct file *f)
 {
-    for (int b = 0; b < f->old.size; b++)
-        if (f->c.blk[b] > f->old_view)
+    for (int b = 0; b < f->keep.c.size; b++)
+        if (f->c.blk[b] > f->keep.view)
             return false;
-    return f->old_ino == f->ino;
+    return f->keep.ino == f->ino;
 }
 
 static void keep_replace(struct node *n, struct file *f, const struct file *old, int seq)
 {
-    if (old->ino == 0 || has_synced(n, f) || !missing_any(n, f) ||
-        (f->has_old && (f->old_own || !only_grew(f))))
+    if (old->ino == 0 || !missing_any(n, f) || (f->keep.there && (f->keep.own || !only_grew(f))))
         return;
-    if (missing_any(n, old)) {
-        if (!old->has_old)
-            return;
-        f->old_ino = old->old_ino;
-        f->old_view = old->old_view;
-        f->old = old->old;
-    } else if (old->c.size > 0) {
-        f->old_ino = old->ino;
-        f->old_view = seq - 1;
-        f->old = old->c;
-    } else {
+    struct keep from = {true, false, false, old->ino, seq - 1, old->c};
+    if (missing_any(n, old))
+        from = old->keep;
+    if (!from.there || from.c.size == 0)
         return;
-    }
-    f->has_old = true;
-    f->old_own = false;
+    f->keep = from;
+    f->keep.own = false;
 }
 
 /* --- apply --- */
@@ -222,13 +273,17 @@ static void is_known(struct node *n, int seq, int b)
 
 static void mark(struct node *n, struct file *f, int upto, int seq)
 {
-    for (int b = 0; b < f->c.size; b++)
-        if (files_missing(n, f, b) && f->c.blk[b] <= upto && n->f.mine)
-            is_known(n, f->c.blk[b], b);
+    const struct content *const shown[] = {&f->c, &f->due[0].c, &f->due[1].c};
+    for (int i = 0; i < 3 && n->f.mine; i++)
+        for (int b = 0; (i == 0 || f->due[i - 1].there) && b < BLOCKS; b++)
+            if (unknown(n, shown[i], b) && shown[i]->blk[b] <= upto)
+                is_known(n, shown[i]->blk[b], b);
     f->marked = true;
-    if (f->mark == 0)
-        f->mark = upto ? upto : seq;
-    keep_complete(n, f);
+    if (missing_any(n, f))
+        keep_due(f, upto ? upto : seq, seq);
+    else
+        f->own = true;
+    keeps_settle(n, f);
 }
 
 static uint32_t store_no(const struct node *n)
@@ -239,14 +294,16 @@ static uint32_t store_no(const struct node *n)
 static void apply(struct node *n, const struct rec *r, int seq)
 {
     struct file *f = files_of(&n->f, r->ino);
+    if (r->fork && !n->f.mine && r->ino == store_no(n))
+        for (int i = 0; i < NAMES; i++)
+            n->f.v[i].due[0].there = n->f.v[i].due[1].there = false;
     if (r->fork)
         n->f.mine = r->ino == store_no(n);
     switch (r->op) {
     case OP_REF:
         if (f->on_disk || f->marked)
             keep_self(n, f, seq - 1, false);
-        if (r->off < f->c.size && f->mark)
-            f->mark = seq;
+        keeps_move(n, f, r->off, r->off + r->len, seq);
         for (int b = r->off; b < r->off + r->len; b++) {
             n->place[r->ref][b].known = false;
             n->place[r->ref][b].fill = 0;
@@ -256,13 +313,19 @@ static void apply(struct node *n, const struct rec *r, int seq)
         if (r->off == 0) {
             keep_self(n, f, seq - 1, true);
             f->own = f->unsure = false;
-            f->mark = 0;
+            f->due[0].there = f->due[1].there = false;
         }
+        keeps_move(n, f, r->off, BLOCKS, seq);
+        break;
+    case OP_CUT:
+        keeps_move(n, f, r->off, BLOCKS, seq);
+        break;
+    case OP_WRITE:
+        keeps_move(n, f, r->off, r->off + r->len, seq);
         break;
     case OP_CONTENT:
         keep_self(n, f, seq - 1, true);
-        if (f->mark)
-            f->mark = seq;
+        keeps_move(n, f, 0, BLOCKS, seq);
         break;
     case OP_RENAME:
         keep_replace(n, &n->f.v[r->name], &n->f.v[r->to], seq);
@@ -273,8 +336,11 @@ static void apply(struct node *n, const struct rec *r, int seq)
     files_logic(&n->f, r, seq);
     if (r->op == OP_MARK && f)
         mark(n, f, (int)r->ref, seq);
-    if (r->op == OP_CONTENT || r->op == OP_CUT)
-        keep_complete(n, f);
+    if (f && (r->op == OP_CONTENT || r->op == OP_CUT))
+        keeps_settle(n, f);
+    if (f && (r->op == OP_REF || r->op == OP_WRITE || r->op == OP_TRUNC || r->op == OP_CONTENT ||
+              r->op == OP_CUT))
+        keeps_moved(n, f, seq);
 }
 
 void files_apply(struct node *n, int upto)
@@ -304,7 +370,7 @@ void files_checkpoint(struct node *n)
     for (int i = 0; i < NAMES; i++) {
         n->f.v[i].on_disk = n->f.v[i].ino != 0;
         if (!missing_any(n, &n->f.v[i]))
-            n->f.v[i].has_old = false;
+            n->f.v[i].keep.there = n->f.v[i].due[0].there = n->f.v[i].due[1].there = false;
     }
     n->ckpt = n->f;
     for (uint32_t r = 0; r <= w.next_ref; r++)
@@ -318,9 +384,9 @@ void files_reload(struct node *n, int upto)
 {
     n->f = n->ckpt;
     for (int i = 0; i < NAMES; i++) {
-        n->f.v[i].mark = 0; /* known in memory only */
-        n->f.v[i].own = false;
-        n->f.v[i].old_own = n->f.v[i].old_ino == n->f.v[i].ino;
+        n->f.v[i].own = false; /* known in memory only */
+        n->f.v[i].keep.own = n->f.v[i].keep.ino == n->f.v[i].ino;
+        n->f.v[i].due_skipped = n->f.v[i].due[n->f.v[i].due[1].there].view;
         n->f.v[i].unsure = true;
     }
     for (uint32_t r = 0; r <= w.next_ref; r++)
@@ -422,7 +488,7 @@ void files_fill_end(struct node *n)
         for (int b = 0; b < f->c.size; b++)
             if (f->c.blk[b] && rec_at(n, f->c.blk[b])->op == OP_REF && !files_missing(n, f, b))
                 judge_known(n, f->c.blk[b], b);
-        keep_complete(n, f);
+        keeps_settle(n, f);
     }
     files_checkpoint(n);
 }
@@ -433,7 +499,7 @@ bool files_unmarked(const struct node *n, uint32_t ino)
 {
     for (int i = 0; i < NAMES; i++)
         if (n->f.v[i].ino && (ino == 0 || n->f.v[i].ino == ino) &&
-            (n->f.v[i].has_old || missing_any(n, &n->f.v[i])))
+            (n->f.v[i].keep.there || missing_any(n, &n->f.v[i])))
             return true;
     return false;
 }
@@ -442,18 +508,21 @@ void files_data_durable(struct node *n, uint32_t ino)
 {
     for (int i = 0; i < NAMES; i++) {
         struct file *f = &n->f.v[i];
-        for (int b = 0; f->ino && (ino == 0 || f->ino == ino) && b < f->c.size; b++)
-            if (files_missing(n, f, b))
-                place_of(n, f->c.blk[b], b)->durable = true;
+        const struct content *const shown[] = {&f->c, &f->due[0].c, &f->due[1].c};
+        for (int k = 0; f->ino && (ino == 0 || f->ino == ino) && k < 3; k++)
+            for (int b = 0; (k == 0 || f->due[k - 1].there) && b < BLOCKS; b++)
+                if (unknown(n, shown[k], b))
+                    place_of(n, shown[k]->blk[b], b)->durable = true;
     }
 }
 
-/* Position of the newest by-reference write that a sync is about; 0 none. */
+/* Position of the newest by-reference write, or CONTENT, that a sync is about; 0 none. */
 int files_ref_seq(const struct node *n, uint32_t ino)
 {
     int newest = 0;
     for (int s = n->tail; s > 0 && newest == 0; s--)
-        if (rec_at(n, s)->op == OP_REF && (ino == 0 || rec_at(n, s)->ino == ino))
+        if ((rec_at(n, s)->op == OP_REF || rec_at(n, s)->op == OP_CONTENT) &&
+            (ino == 0 || rec_at(n, s)->ino == ino))
             newest = s;
     return newest;
 }
@@ -462,7 +531,8 @@ bool files_mark(struct node *n, uint32_t ino, int upto)
 {
     for (int i = 0; i < NAMES; i++) {
         uint32_t one = n->f.v[i].ino;
-        if (one == 0 || (ino && one != ino) || (!n->f.v[i].has_old && !missing_any(n, &n->f.v[i])))
+        if (one == 0 || (ino && one != ino) ||
+            (!n->f.v[i].keep.there && !missing_any(n, &n->f.v[i])))
             continue;
         struct rec r = {.op = OP_MARK, .ino = one, .ref = (uint32_t)upto};
         if (!journal_append(n, n->write_epoch, false, &r))
@@ -471,11 +541,11 @@ bool files_mark(struct node *n, uint32_t ino, int upto)
     return true;
 }
 
-/* fs/workspace/ops_write.c: a file that is complete is about to become incomplete. */
+/* fs/workspace/ops_write.c: what a sync is about, or was, is about to become incomplete. */
 bool files_end_generation(struct node *n, uint32_t ino)
 {
     struct file *f = files_of(&n->f, ino);
-    if (!f->synced || missing_any(n, f))
+    if (!f->synced)
         return true;
     f->synced = false;
     return journal_append(n, n->write_epoch, false, &(struct rec){.op = OP_MARK, .ino = ino});
@@ -485,8 +555,8 @@ bool files_end_generation(struct node *n, uint32_t ino)
 
 static bool old_unchanged(const struct file *f)
 {
-    for (int b = 0; b < f->old.size; b++)
-        if (f->c.blk[b] > f->old_view)
+    for (int b = 0; b < f->keep.c.size; b++)
+        if (f->c.blk[b] > f->keep.view)
             return false;
     return true;
 }
@@ -496,19 +566,20 @@ static bool settle_file(struct node *n, const struct file *f, uint64_t epoch)
     int first = 0;
     while (!files_missing(n, f, first))
         first++;
-    say("    %s: file %u lacks block %d of record %d; mark %d, older content of %u at %d", n->name,
-        f->ino, first, f->c.blk[first], f->mark, f->has_old ? f->old_ino : 0, f->old_view);
-    struct settle_case c = {.has_old = f->has_old,
-                            .same_file = f->old_ino == f->ino,
-                            .old_size = (uint64_t)f->old.size * BLOCK,
+    say("    %s: file %u lacks block %d of record %d; older content of %u at %d, due at %d",
+        n->name, f->ino, first, f->c.blk[first], f->keep.there ? f->keep.ino : 0, f->keep.view,
+        f->due[0].there ? f->due[0].view : 0);
+    struct settle_case c = {.has_old = f->keep.there,
+                            .same_file = f->keep.ino == f->ino,
+                            .old_size = (uint64_t)f->keep.c.size * BLOCK,
                             .first = (uint64_t)first * BLOCK,
-                            .old_unchanged = f->has_old && old_unchanged(f)};
+                            .old_unchanged = f->keep.there && old_unchanged(f)};
     struct rec r = {.op = OP_CUT, .ino = f->ino, .off = (uint8_t)first};
     if (settle_falls_back(&c)) {
         if (w.next_old >= OLDS_MAX - 1)
             return false;
         r = (struct rec){.op = OP_CONTENT, .ino = f->ino, .ref = ++w.next_old};
-        w.old[r.ref] = (struct old_content){f->old_ino, f->old};
+        w.old[r.ref] = (struct old_content){f->keep.ino, f->keep.c};
         total.fell_back++;
     } else {
         total.cut++;
@@ -561,7 +632,7 @@ void files_keep_own(struct node *n)
         for (int b = 0; f->ino && b < f->c.size; b++)
             if (files_missing(n, f, b) && place_of(n, f->c.blk[b], b)->bytes)
                 is_known(n, f->c.blk[b], b);
-        keep_complete(n, f);
+        keeps_settle(n, f);
     }
     files_checkpoint(n);
 }

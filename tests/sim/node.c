@@ -152,14 +152,6 @@ static void forget_waiting(struct node *n)
     memset(n->waiting, 0, sizeof(n->waiting));
 }
 
-static bool waits_for(const struct node *n, uint32_t ino)
-{
-    for (int i = 0; i < SYNCS_MAX; i++)
-        if (n->waiting[i].seq && (n->waiting[i].ino == 0 || n->waiting[i].ino == ino))
-            return true;
-    return false;
-}
-
 static struct waiting *free_place(struct node *n)
 {
     for (int i = 0; i < SYNCS_MAX; i++)
@@ -202,8 +194,7 @@ static void call_sync(struct node *n, uint32_t ino)
         push(w.now + MS / 2 + rnd(w.fsync_max), W_DATA, idx(n))->n = (uint64_t)(q - n->waiting);
 }
 
-/* What a program does next with its files. A file is one program's: while that waits for a sync of
- * it, it does not write to it. */
+/* What programs do next with their files, also with one that another of them is syncing. */
 static struct rec next_op(struct node *n)
 {
     struct rec r = {.op = OP_PLAIN};
@@ -220,15 +211,14 @@ static struct rec next_op(struct node *n)
     if (r.off == BLOCKS)
         r.off = BLOCKS - 1;
     uint64_t what = rnd(16);
-    bool busy = waits_for(n, f->ino);
-    if (what < 8 && !busy && w.next_ref < REFS_MAX - 1) {
+    if (what < 8 && w.next_ref < REFS_MAX - 1) {
         r.op = OP_REF;
         r.len = (uint8_t)(1 + rnd((uint64_t)(BLOCKS - r.off)));
         r.ref = ++w.next_ref;
-    } else if (what < 11 && !busy) {
+    } else if (what < 11) {
         r.op = OP_WRITE;
         r.len = 1;
-    } else if (what == 11 && !busy) {
+    } else if (what == 11) {
         r.op = OP_TRUNC;
         r.off = (uint8_t)(rnd(3) ? 0 : rnd((uint64_t)f->c.size + 1));
     } else if (what < 14 && to != name) {

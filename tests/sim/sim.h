@@ -71,20 +71,24 @@ struct content {
     int size;
     int blk[BLOCKS];
 };
+struct keep { /* fs/store/keep.c */
+    bool there;
+    bool own; /* the file's own content, which a sync has acknowledged, or may have */
+    bool moved;
+    uint32_t ino;
+    int view;
+    struct content c;
+};
 struct file {
     uint32_t ino; /* 0: there is none of this name */
     bool on_disk, marked; /* a checkpoint knows it; a MARK was about it */
-    int mark; /* 0, or: a sync has acknowledged what it held up to here, and not all of that has come */
-    bool own;  /* all of what a sync acknowledged has come, since it was empty */
+    bool own;  /* what a sync acknowledged was all here, since it was empty */
     bool unsure; /* loaded since it was made or empty: whether a sync has acknowledged something is not remembered */
     bool synced; /* holder: a sync may have acknowledged what it holds since it was empty, and no MARK says so */
     struct content c;
-    /* what it falls back to */
-    bool has_old;
-    bool old_own; /* its own content, which a sync has acknowledged, or may have */
-    uint32_t old_ino;
-    int old_view;
-    struct content old;
+    struct keep keep;   /* what it falls back to */
+    struct keep due[2]; /* what may become that: acknowledged, and not all here */
+    int due_skipped;    /* what was between them */
 };
 struct files {
     struct file v[NAMES];
@@ -444,6 +448,7 @@ void files_clear(struct node *n);
 void files_power(struct node *n);
 bool files_missing(const struct node *n, const struct file *f, int b);
 int files_missing_next(void *ctx, uint64_t ino, uint64_t off, struct dmt_missing *ret);
+bool files_covers(void *ctx, uint64_t ino, uint64_t seq);
 void files_fill(struct node *n, const struct dmt_missing *m, const uint64_t *bytes);
 void files_fill_begin(struct node *n);
 void files_fill_end(struct node *n);

@@ -392,7 +392,7 @@ static inline void store_do(struct dmt_store *st, const struct m_op *op)
         store_xattr_do(st, op);
         break;
     case M_MARK:
-        OK(dmt_store_mark(st, op->ino, op->val, true, 0));
+        OK(dmt_store_mark(st, op->ino, op->val, true, 0, op->seq));
         break;
     case M_SNAP:
     case M_SNAP_DEL:

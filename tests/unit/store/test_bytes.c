@@ -107,7 +107,7 @@ static void make_state(struct ts *t)
     OK(dmt_store_write_ref(t->st, 3, 0, 4, 16));
     put_file(t, 3, 4, 16);
     OK(dmt_store_ref_sync(t->st, &t->lk, 3));
-    OK(dmt_store_mark(t->st, 3, 16, true, 0));
+    OK(dmt_store_mark(t->st, 3, 16, true, 0, 17));
     OK(dmt_store_dentry_del(t->st, 1, "a", 1, 19));
     OK(dmt_store_inode_del(t->st, 2, 19));
     OK(dmt_store_freeze(t->st, &pos));

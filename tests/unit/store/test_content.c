@@ -229,12 +229,12 @@ static void mapped_reads_stay_valid(void **state)
     ts_file(t, 2);
     ts_ref(t, 2, 0, 1 << 20, 'a', true);
     OK(dmt_store_ref_sync(t->st, &t->lk, 2));
-    OK(dmt_store_mark(t->st, 2, t->seq, true, 0));
+    OK(dmt_store_mark(t->st, 2, t->seq, true, 0, t->seq));
     ts_checkpoint(t);
     OK(dmt_store_map(t->st, DMT_LIVE, 2, 0, buf, sizeof(buf), &ps));
     ts_ref(t, 2, 0, 1 << 20, 'b', true);
     OK(dmt_store_ref_sync(t->st, &t->lk, 2));
-    OK(dmt_store_mark(t->st, 2, t->seq, true, 0));
+    OK(dmt_store_mark(t->st, 2, t->seq, true, 0, t->seq));
     uint64_t punches = faultio_count(t->fio, FAULTIO_FALLOCATE);
     ts_checkpoint(t);
     assert_int_equal(faultio_count(t->fio, FAULTIO_FALLOCATE), punches); /* waits for the reader */
@@ -323,7 +323,7 @@ static void commits_are_durable_at_once(void **state)
     ts_file(t, 2);
     ts_ref(t, 2, 0, 1 << 20, 'a', true);
     OK(dmt_store_ref_sync(t->st, &t->lk, 2));
-    OK(dmt_store_mark(t->st, 2, t->seq, true, 0));
+    OK(dmt_store_mark(t->st, 2, t->seq, true, 0, t->seq));
     ts_checkpoint(t);
     faultio_watch(t->fio, watch_wal, &o);
     OK(dmt_store_inode_del(t->st, 2, ++t->seq));

@@ -193,7 +193,7 @@ static void shared_content(void **state)
     ts_file(t, 3);
     ts_ref(t, 2, 0, 1 << 20, 'a', true);
     OK(dmt_store_ref_sync(t->st, &t->lk, 2));
-    OK(dmt_store_mark(t->st, 2, t->seq, true, 0));
+    OK(dmt_store_mark(t->st, 2, t->seq, true, 0, t->seq));
     ts_checkpoint(t);
     ts_snap(t, "s");
     uint64_t s = t->seq;

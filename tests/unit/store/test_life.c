@@ -85,7 +85,7 @@ static void not_a_store(void **state)
     ts_sql(t, "PRAGMA user_version=99");
     assert_int_equal(dmt_store_open(&st, &t->conf, &err), DMT_E_VERSION);
     assert_string_not_equal(err.hint, "");
-    ts_sql(t, "PRAGMA user_version=1");
+    ts_sql(t, "PRAGMA user_version=2");
     ts_sql(t, "DELETE FROM meta WHERE key='.store_id'");
     assert_int_equal(dmt_store_open(&st, &t->conf, &err), DMT_E_CORRUPT);
     snprintf(path, sizeof(path), "%s/workspace.db", t->dir);

@@ -341,6 +341,121 @@ static void torn_content_falls_back_to_the_last_whole_one(void **state)
     fx_expect_pattern(&p->b, x, 3u << 20, 0, 1);
 }
 
+/* Always a little behind, and never whole again: what a sync acknowledged and has come is what a
+ * failover gives, not the beginning before the first range that is on its way. */
+static void synced_content_is_whole_while_its_middle_is_rewritten(void **state)
+{
+    struct pair *p = *state;
+    uint64_t x = complete_file(p, "x");
+    fx_fill(&p->a, x, 5u << 20, 3u << 20, 256u << 10, 1);
+    assert_int_equal(dmt_ws_sync_wait(p->a.ws, x), 0);
+    ship(p);
+    pair_pull(&p->a, &p->b, 1000);
+    fx_fill(&p->a, x, 4u << 20, 4u << 20, 256u << 10, 2);
+    assert_int_equal(dmt_ws_sync_wait(p->a.ws, x), 0);
+    fx_fill(&p->a, x, 4u << 20, 0, 256u << 10, 3);
+    ship(p);
+    pull_behind(p, x, 4u << 20);
+    assert_true(dmt_ws_missing_ino(p->b.ws, x, UINT64_MAX));
+    struct reports r = take_over(p);
+    assert_int_equal(r.fallback, 1);
+    assert_int_equal(r.size, 8u << 20);
+    fx_expect_pattern(&p->b, x, 4u << 20, 4u << 20, 2);
+    fx_expect_pattern(&p->b, x, 3u << 20, 1u << 20, 1);
+}
+
+/* What a sync acknowledged is known after a start, too. */
+static void synced_bytes_that_come_after_a_start(void **state)
+{
+    struct pair *p = *state;
+    uint64_t t = synced_tmp(p), mark = dmt_ws_applied(p->a.ws);
+    fx_fill(&p->a, t, 3u << 20, 4u << 20, 256u << 10, 2);
+    ship(p);
+    fx_checkpoint(&p->b);
+    fx_close(&p->b);
+    fx_open(&p->b, true);
+    while (dmt_ws_missing_ino(p->b.ws, t, mark))
+        assert_true(pair_pull(&p->a, &p->b, 1) > 0);
+    assert_true(dmt_ws_missing_ino(p->b.ws, t, UINT64_MAX));
+    fx_rename(&p->a, DMT_ROOT, "x.tmp", DMT_ROOT, "x");
+    struct reports r = take_over(p);
+    assert_true(r.size >= 4u << 20);
+    fx_expect_pattern(&p->b, t, 4u << 20, 0, 2);
+}
+
+/* --- another thread writes to the file while it is synced */
+
+static struct {
+    struct dmt_io io;
+    struct fx *f;
+    uint64_t x;
+    bool armed;
+} racer;
+
+static int racing_fdatasync(void *ctx, int fd)
+{
+    char link[64], path[512] = "";
+    (void)snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+    if (racer.armed && readlink(link, path, sizeof(path) - 1) > 0 && strstr(path, "/data/")) {
+        racer.armed = false;
+        fx_fill(racer.f, racer.x, 3u << 20, 1u << 20, 256u << 10, 3);
+    }
+    return dmt_io_real()->fdatasync(ctx, fd);
+}
+
+/* x, 8 MiB of pattern 1 that both have, is written from 4 MiB on; while a sync of that is under way
+ * another write by reference comes, of which no sync says anything. Both are shipped. */
+static uint64_t race_a_sync(struct pair *p)
+{
+    struct dmt_err err = {0};
+    uint64_t x = complete_file(p, "x");
+    fx_fill(&p->a, x, 5u << 20, 3u << 20, 256u << 10, 1);
+    assert_int_equal(dmt_ws_sync_wait(p->a.ws, x), 0);
+    ship(p);
+    pair_pull(&p->a, &p->b, 1000);
+    racer.io = *dmt_io_real();
+    racer.io.fdatasync = racing_fdatasync;
+    fx_close(&p->a);
+    p->a.conf.io = &racer.io;
+    fx_check(dmt_ws_open(&p->a.ws, &p->a.conf, &err), &err);
+    fx_check(dmt_ws_begin_epoch(p->a.ws, FX_EPOCH(1, ++p->a.minor), "alpha", "test", &err), &err);
+    fx_fill(&p->a, x, 4u << 20, 4u << 20, 256u << 10, 2);
+    racer.f = &p->a;
+    racer.x = x;
+    racer.armed = true;
+    assert_int_equal(dmt_ws_sync_wait(p->a.ws, x), 0);
+    assert_false(racer.armed);
+    assert_true(dmt_ws_missing_ino(p->a.ws, x, UINT64_MAX));
+    ship(p);
+    return x;
+}
+
+static void expect_what_the_sync_was_about(struct fx *f, uint64_t x)
+{
+    struct reports r = settle(f, 1);
+    assert_int_equal(r.size, 8u << 20);
+    fx_expect_pattern(f, x, 4u << 20, 4u << 20, 2);
+    fx_expect_pattern(f, x, 2u << 20, 2u << 20, 1);
+    fx_expect_pattern(f, x, 1u << 20, 0, 1);
+}
+
+static void a_write_during_a_sync_and_a_power_cut(void **state)
+{
+    struct pair *p = *state;
+    uint64_t x = race_a_sync(p);
+    fx_crash(&p->a);
+    expect_what_the_sync_was_about(&p->a, x);
+}
+
+static void a_write_during_a_sync_and_a_failover(void **state)
+{
+    struct pair *p = *state;
+    uint64_t x = race_a_sync(p);
+    pull_behind(p, x, 4u << 20);
+    pair_promote(&p->b, "beta", FX_EPOCH(2, 0));
+    expect_what_the_sync_was_about(&p->b, x);
+}
+
 static void overwrite_inline(struct fx *f, uint64_t t)
 {
     fx_fill(f, t, 128u << 10, 1u << 20, 128u << 10, 2);
@@ -378,6 +493,10 @@ int main(void)
         T(synced_content_is_not_given_up_while_more_is_written),
         T(synced_bytes_whose_rest_is_cut_off),
         T(synced_bytes_of_a_file_that_nobody_touched_since),
+        T(synced_content_is_whole_while_its_middle_is_rewritten),
+        T(synced_bytes_that_come_after_a_start),
+        T(a_write_during_a_sync_and_a_power_cut),
+        T(a_write_during_a_sync_and_a_failover),
         T(torn_content_falls_back_to_the_last_whole_one),
         T(synced_bytes_overwritten_inline_before_they_came),
         T(synced_bytes_overwritten_by_reference_before_they_came),

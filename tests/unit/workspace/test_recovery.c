@@ -569,6 +569,29 @@ static void sync_of_a_directory_is_about_names(void **state)
     dmt_ws_set_gate(f->ws, dmt_gate_open());
 }
 
+/* What a rollback puts in place the other machine may have had, and not kept. */
+static void sync_after_a_rollback_is_about_its_bytes(void **state)
+{
+    struct fx *f = *state;
+    struct test_gate g = {0};
+    struct dmt_err err = {0};
+    struct dmt_rollback rb = {.snapshot = "s"};
+    struct dmt_snapshot made;
+    uint64_t x = fx_file(f, DMT_ROOT, "x");
+    fx_fill(f, x, 4u << 20, 0, 256u << 10, 1);
+    fx_check(dmt_ws_snap_create(f->ws, "s", "", &made, &err), &err);
+    fx_fill(f, x, 4u << 20, 0, 256u << 10, 2);
+    assert_int_equal(dmt_ws_sync_wait(f->ws, x), 0);
+    uint64_t before = dmt_ws_applied(f->ws);
+    fx_check(dmt_ws_rollback(f->ws, &rb, &err), &err);
+    set_gate(f, &g);
+    assert_int_equal(dmt_ws_sync_wait(f->ws, x), 0);
+    assert_true(__atomic_load_n(&g.asked_ref, __ATOMIC_SEQ_CST) > before);
+    assert_int_equal(dmt_ws_sync_wait(f->ws, 0), 0);
+    assert_true(__atomic_load_n(&g.asked_ref, __ATOMIC_SEQ_CST) > before);
+    dmt_ws_set_gate(f->ws, dmt_gate_open());
+}
+
 static void level_write_acks_like_a_sync(void **state)
 {
     struct fx *f = *state;
@@ -765,6 +788,7 @@ int main(int argc, char **argv)
         T(plain_calls_wait_for_the_gate),
         T(sync_waits_for_disk_and_gate),
         T(sync_of_a_directory_is_about_names),
+        T(sync_after_a_rollback_is_about_its_bytes),
         T(level_write_acks_like_a_sync),
         T(demotion_fails_what_waits),
         T(broken_journal_makes_it_read_only),
