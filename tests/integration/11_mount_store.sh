@@ -37,6 +37,20 @@ check "everything ends" wait_until 20 ended
 check_status "mount without create" 0 mount -t dumont w1 "$M"
 check_eq "the content is there" "$(cat "$M/file")" hello
 check_eq "and the owner" "$(stat -c '%a %u:%g' "$M")" "710 65534:65534"
+check_status "umount" 0 umount "$M"
+check "everything ends" wait_until 20 ended
+
+# as at a boot: fstab and dumontd
+at_once() {
+    local a b
+    for _ in 1 2 3 4 5; do
+        mount -t dumont w1 "$M" & a=$!
+        mount -t dumont w1 "$M" & b=$!
+        wait $a && wait $b && umount "$M" && wait_until 20 ended || return 1
+    done
+}
+check "two mounts at the same moment: both are told that it is there" at_once
+check_status "mount again" 0 mount -t dumont w1 "$M"
 
 # --- in use
 refused "another name for a store in use" 32 "in use" mount -t dumont w2 "$SCRATCH/other" -o "store=$DUMONT_STATE/w1"

@@ -47,10 +47,6 @@ void mount_store_dir(const struct mount_args *a, char *path, size_t size);
 /* remount.c */
 int mount_remount(const struct mount_args *a);
 
-/* start.c: checks before, the holder, and what comes back */
-int mount_check_place(struct mount_args *a, bool *ret_done);
-int mount_start(const struct mount_args *a);
-
 /* verify.c: does the root answer, and is it inode 1? Also opens a directory and a file, so that the kernel learns that there are
  * no opens here before users come. 0, -ETIMEDOUT, -errno. */
 int mount_verify(const char *dir, int timeout_ms);

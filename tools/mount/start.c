@@ -6,9 +6,10 @@
  *
  * Failure modes, each with its exit code (mount.dumont(8)): place unusable, workspace unknown, held
  * elsewhere: 32; no /dev/fuse, no holder program, no memory: 2; interrupted: 8, the holder is told
- * to stop. No word in mount_timeout: 32, the same. "Already mounted there" is success. A dead mount
- * (holder killed) is detached first. A previous process of the same workspace that is still closing
- * its store is waited for.
+ * to stop. No word in mount_timeout: 32, the same. "Already mounted there" is success, also when
+ * somebody else (dumontd, the boot) mounts it there at the same time. A dead mount (holder killed)
+ * is detached first. A previous process of the same workspace that is still closing its store is
+ * waited for.
  */
 #include "tools/mount/mount.h"
 
@@ -32,6 +33,8 @@
 #define CLOSING_MAX_MS     10000 /* for a previous process to close its store */
 #define STOP_MAX_MS        10000 /* for a holder that was told to stop */
 #define VERIFY_MS          10000
+#define DONE               (-1)
+#define AGAIN              (-2) /* somebody else was faster: look once more */
 
 static void nap(void)
 {
@@ -70,6 +73,12 @@ static bool dir_is_empty(const char *dir)
     return empty;
 }
 
+static int already(const struct mount_args *a)
+{
+    (void)printf("%s is already mounted on %s\n", a->name, a->dir);
+    return DONE;
+}
+
 /* What is at the place: already ours and alive -> *ret_done; ours and dead -> detached. */
 static int look_at_mounts(struct mount_args *a, bool *ret_done)
 {
@@ -82,8 +91,7 @@ static int look_at_mounts(struct mount_args *a, bool *ret_done)
     while (dmt_mountinfo_at(a->dir, m) == 1 && strcmp(m->workspace, a->name) == 0) {
         int alive = control_status_patient(a->name, &st, NULL);
         if (alive == 0 || alive == -ETIMEDOUT) {
-            (void)printf("%s is already mounted on %s\n", a->name, a->dir);
-            *ret_done = true;
+            *ret_done = already(a) == DONE;
             break;
         }
         if (a->fake)
@@ -101,7 +109,7 @@ static int look_at_mounts(struct mount_args *a, bool *ret_done)
     return rc;
 }
 
-int mount_check_place(struct mount_args *a, bool *ret_done)
+static int check_place(struct mount_args *a, bool *ret_done)
 {
     char real[PATH_MAX];
     struct stat st;
@@ -157,7 +165,7 @@ static int deal_with_running(const struct mount_args *a, const struct ws_state *
     if (!st->holder && dmt_conf_get(a->conf, "standby-view")) {
         struct dmt_err err = {0};
         int rc = control_view(a->name, a->dir, &err);
-        return rc < 0 ? complain(EX_FAIL, &err) : -1;
+        return rc < 0 ? complain(EX_FAIL, &err) : DONE;
     }
     if (!st->holder)
         return complain_text(EX_FAIL,
@@ -166,6 +174,8 @@ static int deal_with_running(const struct mount_args *a, const struct ws_state *
                              "%s is held by %s since epoch %.*s; a standby runs here already",
                              a->name, st->holder_node[0] ? st->holder_node : "another machine",
                              (int)strcspn(st->epoch, "."), st->epoch);
+    if (strcmp(st->mountpoint, a->dir) == 0 && is_shown(a, a->dir))
+        return already(a);
     /* One that was unmounted this moment may not know of it yet. */
     if (st->mountpoint[0] && (waited_ms >= CLOSING_MAX_MS || is_shown(a, st->mountpoint)))
         return complain_text(EX_FAIL,
@@ -179,7 +189,7 @@ static int deal_with_running(const struct mount_args *a, const struct ws_state *
 }
 
 /* Nobody else may serve this workspace here; one that is just ending is waited for, and one that is
- * too busy to answer, as on a disk that stands still. -1: done (standby-view). */
+ * too busy to answer, as on a disk that stands still. DONE: also when it is mounted there. */
 static int wait_for_others(const struct mount_args *a, const char *store)
 {
     struct ws_state st;
@@ -319,7 +329,7 @@ static int stay(pid_t pid)
 }
 
 /* The holder has been started: what does it say? */
-static int wait_ready(const struct mount_args *a, pid_t pid, int fd)
+static int wait_ready(const struct mount_args *a, const char *store, bool last, pid_t pid, int fd)
 {
     struct dmt_err err = {0};
     struct ws_state st;
@@ -341,6 +351,8 @@ static int wait_ready(const struct mount_args *a, pid_t pid, int fd)
         return complain_text(EX_FAIL, "the log of the workspace says why",
                              "the holder of %s ended before it served", a->name);
     }
+    if (code != EX_OK && !last && wait_child(pid, STOP_MAX_MS) >= 0 && store_is_locked(store))
+        return AGAIN;
     if (code != EX_OK)
         return complain(code, &err);
     rc = mount_verify(a->dir, timeout_ms(a) < VERIFY_MS ? timeout_ms(a) : VERIFY_MS);
@@ -357,7 +369,7 @@ static int wait_ready(const struct mount_args *a, pid_t pid, int fd)
     return dmt_conf_get(a->conf, "foreground") ? stay(pid) : EX_OK;
 }
 
-static int run_holder(const struct mount_args *a)
+static int run_holder(const struct mount_args *a, const char *store, bool last)
 {
     char path[600];
     int pair[2], rc;
@@ -379,12 +391,12 @@ static int run_holder(const struct mount_args *a)
     if (pid < 0)
         rc = complain_text(EX_SYSERR, NULL, "cannot start a process: %s", strerror(errno));
     else
-        rc = wait_ready(a, pid, pair[0]);
+        rc = wait_ready(a, store, last, pid, pair[0]);
     close(pair[0]);
     return rc;
 }
 
-int mount_start(const struct mount_args *a)
+static int start(const struct mount_args *a, bool last)
 {
     char store[DMT_PATH_MAX];
     int rc;
@@ -399,14 +411,13 @@ int mount_start(const struct mount_args *a)
     if (rc != EX_OK || a->fake)
         return rc;
     rc = wait_for_others(a, store);
-    if (rc == -1)
-        return EX_OK;
     if (rc == EX_OK && dmt_conf_get(a->conf, "standby-view"))
         return complain_text(EX_FAIL,
                              "standby-view looks at a standby that runs; start it with: dumontd, "
                              "or mount without standby-view",
                              "no standby of %s runs on this machine", a->name);
-    return rc == EX_OK ? run_holder(a) : rc;
+    /* Locked now: by somebody who stays, so that is what the holder will say. */
+    return rc == EX_OK ? run_holder(a, store, last || store_is_locked(store)) : rc;
 }
 
 int mount_main(int argc, char **argv)
@@ -424,10 +435,13 @@ int mount_main(int argc, char **argv)
         rc = mount_remount(a);
         done = true;
     }
-    if (rc == EX_OK && !done)
-        rc = mount_check_place(a, &done);
-    if (rc == EX_OK && !done)
-        rc = mount_start(a);
+    for (bool last = false; rc == EX_OK && !done; last = true) {
+        rc = check_place(a, &done);
+        if (rc == EX_OK && !done)
+            rc = start(a, last);
+        done = done || rc != AGAIN;
+        rc = rc == AGAIN ? EX_OK : rc;
+    }
     dmt_conf_free(a->options);
     dmt_conf_free(a->conf);
     free(a);
