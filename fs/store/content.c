@@ -196,7 +196,7 @@ static void change_range(struct dmt_store *st, struct node *n, uint64_t off, uin
                          uint64_t seq)
 {
     struct change ch = {.st = st, .n = n, .seq = seq};
-    if (n->due[0])
+    if (n->due)
         store_keeps_move(st, n, off, end, seq);
     if (off < n->map_hi)
         store_compose(n, off, end < n->map_hi ? end : n->map_hi, leave_old, &ch);

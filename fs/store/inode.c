@@ -112,7 +112,7 @@ int dmt_store_inode_put(struct dmt_store *st, const struct dmt_inode *row)
     if (row->ino > st->ino_high)
         st->ino_high = row->ino;
     store_node_dirty(st, n, NODE_ROW);
-    if (n->due[0])
+    if (n->due)
         store_keeps_moved(st, n);
     return 0;
 }

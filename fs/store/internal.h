@@ -68,6 +68,7 @@ struct xattr {
 };
 
 struct keep { /* a content of an incomplete file: its fallback, or what may become it */
+    struct keep *next; /* the next newer one that is due */
     struct dmt_list of_src; /* in the source node's list */
     struct dmt_list all;
     struct node *node, *src;
@@ -99,8 +100,8 @@ struct node {
     struct kids *kids;     /* live entries in memory, by cookie: dirty and frozen ones, and all others while `whole` */
     struct tree old_kids;  /* history of entries in memory, by cookie */
     struct keep *keep;     /* what it falls back to: all of it is here */
-    struct keep *due[2];   /* its content at its oldest and its newest sync that is not all here yet; NULL */
-    uint64_t due_skipped;  /* a sync of up to here was between them: it has what the newest has */
+    struct keep *due;      /* its contents that syncs were about and that are not all here yet, the oldest first */
+    uint64_t due_skipped;  /* a sync of up to here is not among them: it has what the newest has */
     struct dmt_list keeps_here; /* keeps whose source this is */
     uint32_t serial;       /* of the base file; from 1 */
     bool marked;           /* a sync has acknowledged what it held (MARK), perhaps before any checkpoint */

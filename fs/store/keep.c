@@ -12,10 +12,11 @@
  *
  * A file that is written to without a pause may never be complete. So what a sync acknowledged of
  * an incomplete one is due: a keep as well, but some of its bytes are not here yet. When all are it
- * takes the place of the fallback. Two are due at most: the oldest, so that one gets whole, and the
- * newest, which stands for those between. If bytes that a due content lacks are overwritten or cut
- * off, the other machine may not have them any more: it moves to behind that record. The holder has
- * them itself, so there it stays until they are durable. In the database a keep is due if ranges of
+ * takes the place of the fallback. On a reader two are due at most: the oldest, so that one gets
+ * whole, and the newest, which stands for those between (dmt_store_keep_covers). If bytes that a
+ * due content lacks are overwritten or cut off, the other machine may not have them any more: it
+ * moves to behind that record. The holder has them itself, so there it stays until they are
+ * durable, and there are as many as syncs are under way. In the database a keep is due if ranges of
  * its own file that it shows are missing.
  *
  * A content without bytes is no fallback: the incomplete file is cut at its first missing byte
@@ -54,7 +55,7 @@ static void keep_drop(struct dmt_store *st, struct keep **at)
     struct keep *k = *at;
     if (!k)
         return;
-    *at = NULL;
+    *at = k->next;
     dmt_list_del(&k->all);
     dmt_list_del(&k->of_src);
     if (k->disk)
@@ -67,14 +68,18 @@ static void keep_drop(struct dmt_store *st, struct keep **at)
 
 static struct keep **keep_at(const struct keep *k)
 {
-    struct node *n = k->node;
-    return k == n->keep ? &n->keep : &n->due[k == n->due[1]];
+    struct keep **at = &k->node->due;
+    if (k == k->node->keep)
+        return &k->node->keep;
+    while (*at != k)
+        at = &(*at)->next;
+    return at;
 }
 
 void store_keeps_undue(struct dmt_store *st, struct node *n)
 {
-    keep_drop(st, &n->due[0]);
-    keep_drop(st, &n->due[1]);
+    while (n->due)
+        keep_drop(st, &n->due);
 }
 
 void store_keeps_drop(struct dmt_store *st, struct node *n)
@@ -102,17 +107,29 @@ int store_keep_self(struct dmt_store *st, struct node *n, uint64_t view, bool re
 
 /* --- what is due */
 
+/* Behind the newest that is due. */
+static struct keep **due_end(struct node *n)
+{
+    struct keep **at = &n->due;
+    while (*at)
+        at = &(*at)->next;
+    return at;
+}
+
 void store_keep_due(struct dmt_store *st, struct node *n, uint64_t upto_seq, uint64_t seq)
 {
-    const struct keep *last = n->due[1] ? n->due[1] : n->due[0] ? n->due[0] : n->keep;
+    struct keep *last = n->due ? n->due : n->keep;
+    while (last && last->next)
+        last = last->next;
     if (n->row.size == 0 || (last && last->src == n && last->view >= upto_seq))
         return; /* that is what this sync was about: what was written since is on its own */
-    struct keep **at = n->due[0] ? &n->due[1] : &n->due[0];
-    if (*at)
-        n->due_skipped = (*at)->view;
-    keep_drop(st, at);
-    *at = keep_new(st, n, n, seq, n->row.size, n->row.mtime);
-    (*at)->own = true;
+    if (!st->mine && n->due && n->due->next) {
+        n->due_skipped = last->view;
+        keep_drop(st, keep_at(last));
+    }
+    struct keep *k = keep_new(st, n, n, seq, n->row.size, n->row.mtime);
+    k->own = true;
+    *due_end(n) = k;
 }
 
 static int is_older(void *ctx, struct mrow *m)
@@ -123,28 +140,30 @@ static int is_older(void *ctx, struct mrow *m)
 void store_keeps_move(struct dmt_store *st, struct node *n, uint64_t off, uint64_t end,
                       uint64_t seq)
 {
-    for (int i = 0; i < 2 && n->due[i] && !st->mine; i++) {
-        struct keep *k = n->due[i];
-        if (k->view == seq || !store_missing_each_in(st, n->ino, off, end, is_older, &k->view))
-            continue;
-        if (k->disk)
-            log_del(st, k);
-        k->disk = false;
-        k->dirty = true;
-        k->moved = true;
-        k->view = seq;
-        store_views_drop(st);
+    for (struct keep **at = &n->due; *at && !st->mine;) {
+        struct keep *k = *at;
+        if (k->view != seq && store_missing_each_in(st, n->ino, off, end, is_older, &k->view)) {
+            if (k->disk)
+                log_del(st, k);
+            k->disk = false;
+            k->dirty = true;
+            k->moved = true;
+            k->view = seq;
+            store_views_drop(st);
+        }
+        if (k->view == seq && k->next)
+            keep_drop(st, at); /* what is newer has moved, too, or does now: to the same place */
+        else
+            at = &k->next;
     }
-    if (n->due[1] && n->due[1]->view == n->due[0]->view)
-        keep_drop(st, &n->due[1]);
 }
 
 void store_keeps_moved(struct dmt_store *st, struct node *n)
 {
-    for (int i = 0; i < 2 && n->due[i]; i++)
-        if (n->due[i]->view == n->row.seq) {
-            n->due[i]->size = n->row.size;
-            n->due[i]->mtime = n->row.mtime;
+    for (struct keep *k = n->due; k; k = k->next)
+        if (k->view == n->row.seq) {
+            k->size = n->row.size;
+            k->mtime = n->row.mtime;
         }
     store_keeps_settle(st, n);
 }
@@ -152,22 +171,20 @@ void store_keeps_moved(struct dmt_store *st, struct node *n)
 void store_keeps_settle(struct dmt_store *st, struct node *n)
 {
     bool whole = !store_missing_any(st, n->ino);
-    for (int i = 1; i >= 0 && !whole; i--) {
-        struct keep *k = n->due[i];
-        if (!k || store_missing_in(st, n->ino, k->view))
-            continue;
+    struct keep *newest = NULL;
+    for (struct keep *k = whole ? NULL : n->due; k; k = k->next)
+        newest = store_missing_in(st, n->ino, k->view) ? newest : k;
+    if (newest) {
+        while (n->due != newest)
+            keep_drop(st, &n->due);
         keep_drop(st, &n->keep);
-        n->keep = k;
-        n->due[i] = NULL;
+        n->keep = newest;
+        n->due = newest->next;
+        newest->next = NULL;
         n->own = true;
-        if (i == 1)
-            keep_drop(st, &n->due[0]);
-        n->due[0] = n->due[1];
-        n->due[1] = NULL;
-        break;
     }
     if (whole) {
-        n->own |= n->due[0] != NULL;
+        n->own |= n->due != NULL;
         store_keeps_drop(st, n);
     }
     store_node_settle(st, n);
@@ -189,10 +206,6 @@ static void drop_due(struct dmt_store *st, bool all)
         if (k == n->keep || (!all && !store_missing_each(st, n->ino, is_replaced, &k->view)))
             continue;
         keep_drop(st, keep_at(k));
-        if (!n->due[0]) {
-            n->due[0] = n->due[1];
-            n->due[1] = NULL;
-        }
     }
 }
 
@@ -216,7 +229,7 @@ bool dmt_store_keep_covers(struct dmt_store *st, uint64_t ino, uint64_t seq)
      * the journal. */
     if (own && own->moved && !own->sure)
         return false;
-    return !n || !n->due[0] || (own && own->view >= seq && own->view >= n->due_skipped);
+    return !n || !n->due || (own && own->view >= seq && own->view >= n->due_skipped);
 }
 
 /* --- what it falls back to */
@@ -338,7 +351,7 @@ int store_keep_load(struct dmt_store *st)
         }
         uint64_t view = store_col(s, 2);
         bool due = from == ino && store_missing_in(st, ino, view);
-        struct keep **at = due ? &n->due[n->due[0] != NULL] : &n->keep;
+        struct keep **at = due ? due_end(n) : &n->keep;
         keep_drop(st, at); /* in a copy what is due elsewhere may be here: the newest counts */
         *at = keep_new(st, n, src, view, store_col(s, 3), store_col(s, 4));
         (*at)->own = from == ino;
@@ -356,7 +369,7 @@ void store_keeps_free(struct dmt_store *st)
     DMT_LIST_EACH(l, tmp, &st->keeps)
     {
         struct keep *k = KEEP_OF_ALL(l);
-        k->node->keep = k->node->due[0] = k->node->due[1] = NULL;
+        k->node->keep = k->node->due = NULL;
         dmt_list_del(&k->all);
         dmt_list_del(&k->of_src);
         free(k);

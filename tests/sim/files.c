@@ -167,16 +167,14 @@ static void keep_self(struct node *n, struct file *f, int view, bool replace)
     f->keep = (struct keep){true, f->own || f->unsure, false, f->ino, view, f->c};
 }
 
-static void keep_due(struct file *f, int upto, int seq)
+static void keep_due(const struct node *n, struct file *f, int upto, int seq)
 {
-    const struct keep *last = f->due[1].there   ? &f->due[1]
-                              : f->due[0].there ? &f->due[0]
-                                                : &f->keep;
+    const struct keep *last = f->due_n ? &f->due[f->due_n - 1] : &f->keep;
     if (f->c.size == 0 || (last->there && last->ino == f->ino && last->view >= upto))
         return;
-    if (f->due[1].there)
-        f->due_skipped = f->due[1].view;
-    f->due[f->due[0].there] = (struct keep){true, true, false, f->ino, seq, f->c};
+    if (f->due_n == (n->f.mine ? DUES_MAX : 2))
+        f->due_skipped = f->due[--f->due_n].view;
+    f->due[f->due_n++] = (struct keep){true, true, false, f->ino, seq, f->c};
 }
 
 /* What is due and lacks some of the blocks that the record at seq is about to change moves to
@@ -184,39 +182,45 @@ static void keep_due(struct file *f, int upto, int seq)
 static void keeps_move(const struct node *n, struct file *f, int from, int end, int seq)
 {
     for (int b = from; b < end && b < f->c.size && !n->f.mine; b++)
-        for (int i = 0; i < 2; i++)
-            if (f->due[i].there && f->c.blk[b] <= f->due[i].view && files_missing(n, f, b)) {
+        for (int i = 0; i < f->due_n; i++)
+            if (f->c.blk[b] <= f->due[i].view && files_missing(n, f, b)) {
                 f->due[i].view = seq;
                 f->due[i].moved = true;
             }
-    if (f->due[1].there && f->due[1].view == f->due[0].view)
-        f->due[1].there = false;
+    while (f->due_n > 1 && f->due[f->due_n - 2].view == f->due[f->due_n - 1].view)
+        f->due_n--;
+}
+
+static void settled(struct file *f)
+{
+    f->keep.there = false;
+    f->due_n = 0;
 }
 
 static void keeps_settle(struct node *n, struct file *f)
 {
     bool whole = !missing_any(n, f);
-    for (int i = 1; i >= 0 && !whole; i--) {
-        if (!f->due[i].there || lacks(n, &f->due[i].c))
+    for (int i = f->due_n - 1; i >= 0 && !whole; i--) {
+        if (lacks(n, &f->due[i].c))
             continue;
         f->keep = f->due[i];
-        f->due[0] = i == 0 ? f->due[1] : (struct keep){0};
-        f->due[1] = (struct keep){0};
+        f->due_n -= i + 1;
+        memmove(f->due, f->due + i + 1, (size_t)f->due_n * sizeof(f->due[0]));
         f->own = true;
         break;
     }
     if (!whole)
         return;
-    f->own = f->own || f->due[0].there;
-    f->keep.there = f->due[0].there = f->due[1].there = false;
+    f->own = f->own || f->due_n > 0;
+    settled(f);
 }
 
 static void keeps_moved(struct node *n, struct file *f, int seq)
 {
-    if (!f->due[0].there)
+    if (f->due_n == 0)
         return;
-    for (int i = 0; i < 2; i++)
-        if (f->due[i].there && f->due[i].view == seq)
+    for (int i = 0; i < f->due_n; i++)
+        if (f->due[i].view == seq)
             f->due[i].c = f->c;
     keeps_settle(n, f);
 }
@@ -239,7 +243,7 @@ bool files_covers(void *ctx, uint64_t ino, uint64_t seq)
     const struct keep *own = f && f->keep.there && f->keep.ino == f->ino ? &f->keep : NULL;
     if (own && own->moved && !is_sure(n, own))
         return false;
-    return !f || !f->due[0].there || (own && own->view >= (int)seq && own->view >= f->due_skipped);
+    return !f || f->due_n == 0 || (own && own->view >= (int)seq && own->view >= f->due_skipped);
 }
 
 static bool only_grew(const struct file *f)
@@ -273,14 +277,15 @@ static void is_known(struct node *n, int seq, int b)
 
 static void mark(struct node *n, struct file *f, int upto, int seq)
 {
-    const struct content *const shown[] = {&f->c, &f->due[0].c, &f->due[1].c};
-    for (int i = 0; i < 3 && n->f.mine; i++)
-        for (int b = 0; (i == 0 || f->due[i - 1].there) && b < BLOCKS; b++)
-            if (unknown(n, shown[i], b) && shown[i]->blk[b] <= upto)
-                is_known(n, shown[i]->blk[b], b);
+    for (int i = -1; i < f->due_n && n->f.mine; i++) {
+        const struct content *c = i < 0 ? &f->c : &f->due[i].c;
+        for (int b = 0; b < BLOCKS; b++)
+            if (unknown(n, c, b) && c->blk[b] <= upto)
+                is_known(n, c->blk[b], b);
+    }
     f->marked = true;
     if (missing_any(n, f))
-        keep_due(f, upto ? upto : seq, seq);
+        keep_due(n, f, upto ? upto : seq, seq);
     else
         f->own = true;
     keeps_settle(n, f);
@@ -296,7 +301,7 @@ static void apply(struct node *n, const struct rec *r, int seq)
     struct file *f = files_of(&n->f, r->ino);
     if (r->fork && !n->f.mine && r->ino == store_no(n))
         for (int i = 0; i < NAMES; i++)
-            n->f.v[i].due[0].there = n->f.v[i].due[1].there = false;
+            n->f.v[i].due_n = 0;
     if (r->fork)
         n->f.mine = r->ino == store_no(n);
     switch (r->op) {
@@ -313,7 +318,7 @@ static void apply(struct node *n, const struct rec *r, int seq)
         if (r->off == 0) {
             keep_self(n, f, seq - 1, true);
             f->own = f->unsure = false;
-            f->due[0].there = f->due[1].there = false;
+            f->due_n = 0;
         }
         keeps_move(n, f, r->off, BLOCKS, seq);
         break;
@@ -370,7 +375,7 @@ void files_checkpoint(struct node *n)
     for (int i = 0; i < NAMES; i++) {
         n->f.v[i].on_disk = n->f.v[i].ino != 0;
         if (!missing_any(n, &n->f.v[i]))
-            n->f.v[i].keep.there = n->f.v[i].due[0].there = n->f.v[i].due[1].there = false;
+            settled(&n->f.v[i]);
     }
     n->ckpt = n->f;
     for (uint32_t r = 0; r <= w.next_ref; r++)
@@ -386,7 +391,8 @@ void files_reload(struct node *n, int upto)
     for (int i = 0; i < NAMES; i++) {
         n->f.v[i].own = false; /* known in memory only */
         n->f.v[i].keep.own = n->f.v[i].keep.ino == n->f.v[i].ino;
-        n->f.v[i].due_skipped = n->f.v[i].due[n->f.v[i].due[1].there].view;
+        if (n->f.v[i].due_n)
+            n->f.v[i].due_skipped = n->f.v[i].due[n->f.v[i].due_n - 1].view;
         n->f.v[i].unsure = true;
     }
     for (uint32_t r = 0; r <= w.next_ref; r++)
@@ -508,11 +514,12 @@ void files_data_durable(struct node *n, uint32_t ino)
 {
     for (int i = 0; i < NAMES; i++) {
         struct file *f = &n->f.v[i];
-        const struct content *const shown[] = {&f->c, &f->due[0].c, &f->due[1].c};
-        for (int k = 0; f->ino && (ino == 0 || f->ino == ino) && k < 3; k++)
-            for (int b = 0; (k == 0 || f->due[k - 1].there) && b < BLOCKS; b++)
-                if (unknown(n, shown[k], b))
-                    place_of(n, shown[k]->blk[b], b)->durable = true;
+        for (int k = -1; f->ino && (ino == 0 || f->ino == ino) && k < f->due_n; k++) {
+            const struct content *c = k < 0 ? &f->c : &f->due[k].c;
+            for (int b = 0; b < BLOCKS; b++)
+                if (unknown(n, c, b))
+                    place_of(n, c->blk[b], b)->durable = true;
+        }
     }
 }
 
@@ -568,7 +575,7 @@ static bool settle_file(struct node *n, const struct file *f, uint64_t epoch)
         first++;
     say("    %s: file %u lacks block %d of record %d; older content of %u at %d, due at %d",
         n->name, f->ino, first, f->c.blk[first], f->keep.there ? f->keep.ino : 0, f->keep.view,
-        f->due[0].there ? f->due[0].view : 0);
+        f->due_n ? f->due[0].view : 0);
     struct settle_case c = {.has_old = f->keep.there,
                             .same_file = f->keep.ino == f->ino,
                             .old_size = (uint64_t)f->keep.c.size * BLOCK,

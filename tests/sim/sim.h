@@ -48,6 +48,7 @@
 #define REFS_MAX    2048  /* by-reference writes of a run */
 #define OLDS_MAX    512   /* older contents given back in a run */
 #define SYNCS_MAX   6     /* calls of a client that wait at once */
+#define DUES_MAX    (2 * SYNCS_MAX)
 #define LINES_MAX   8     /* lineages of a run; 0: not known */
 #define FORCE_SEEDS 1000000000u /* from here on a person may force, too */
 #define FORCE_ALL   2000000000u /* and from here on also with bulk data, empty disks and the bucket */
@@ -87,8 +88,9 @@ struct file {
     bool synced; /* holder: a sync may have acknowledged what it holds since it was empty, and no MARK says so */
     struct content c;
     struct keep keep;   /* what it falls back to */
-    struct keep due[2]; /* what may become that: acknowledged, and not all here */
-    int due_skipped;    /* what was between them */
+    struct keep due[DUES_MAX]; /* what may become that, the oldest first: acknowledged, and not all here */
+    int due_n;
+    int due_skipped;    /* what is not among them, but was */
 };
 struct files {
     struct file v[NAMES];

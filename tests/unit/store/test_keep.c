@@ -184,6 +184,29 @@ static void holder_waits_for_its_own_bytes(void **state)
     ts_free(t);
 }
 
+/* Each of them returns when its own bytes are durable, so each content counts. */
+static void holder_knows_what_each_sync_is_about(void **state)
+{
+    (void)state;
+    struct ts *t = with_file(true);
+    uint64_t seq[4], pin[4];
+    for (unsigned i = 0; i < 4; i++) {
+        seq[i] = ts_ref(t, 2, i * MB, MB, 'b' + (int)i, true);
+        pin[i] = mark(t, 0, true);
+    }
+    (void)ts_ref(t, 2, 0, MB, 'x', true);
+    for (unsigned i = 0; i < 4; i++) {
+        (void)mark(t, seq[i], true);
+        assert_true(falls_back_to(t) == pin[i]);
+        ts_expect(t, pin[i], 2, i * MB, MB, 'b' + (int)i);
+        if (i == 1) { /* a start finds them again */
+            ts_cold(t);
+            dmt_store_set_mine(t->st, true);
+        }
+    }
+    ts_free(t);
+}
+
 static void due_is_known_after_a_start(void **state)
 {
     (void)state;
@@ -256,6 +279,7 @@ int main(void)
         cmocka_unit_test(due_moves_with_what_is_cut_off),
         cmocka_unit_test(oldest_and_newest_are_due),
         cmocka_unit_test(holder_waits_for_its_own_bytes),
+        cmocka_unit_test(holder_knows_what_each_sync_is_about),
         cmocka_unit_test(due_is_known_after_a_start),
         cmocka_unit_test(promotion_waits_for_nothing),
         cmocka_unit_test(format_1_is_upgraded),
