@@ -169,6 +169,7 @@ json_of "promote takes it back" dumont promote w
 check "writes go on" wait_until 5 bash -c "echo x > $M/after"
 
 # --- progress: a terminal sees it after a second, a log learns what is waited for
+dumont flush w --to archive >/dev/null # idle: or it makes the directory again, in between
 mv "$ARCHIVE" "$ARCHIVE.away" && echo file >"$ARCHIVE"
 echo waits >"$M/waits"
 check_status "a flush to an archive that is away waits" 124 timeout 5 dumont flush w --to archive

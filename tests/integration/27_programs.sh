@@ -72,6 +72,7 @@ for mode in wal delete; do
     for victim in writer writer workspace; do
         is_mounted "$M" || ws_mount w "$M" || die "mount again"
         feed $mode $from >"$SCRATCH/feed"
+        : >"$SCRATCH/acks" # not what the round before has left there
         stdbuf -oL sqlite3 -batch "$M/$mode.db" <"$SCRATCH/feed" >"$SCRATCH/acks" 2>/dev/null &
         pid=$!
         PIDS[sqlite]=$pid
