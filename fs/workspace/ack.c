@@ -219,7 +219,7 @@ int ws_bulk_sync(struct dmt_ws *ws, uint64_t ino, bool after_crash, uint64_t *re
     bool mine = ws->bulk_ok;
     int r = unmarked(ws, ino, &inos);
     for (size_t i = 0; r == 0 && i < inos.len; i += 8)
-        ws_run_synced(ws, dmt_le64(inos.p + i));
+        ws_run_under_sync(ws, dmt_le64(inos.p + i));
     ws_unlock(ws);
     if (r == 0 && inos.len > 0 && !mine)
         r = -EIO; /* ranges of an earlier holder: settle decides about them first */

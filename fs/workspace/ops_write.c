@@ -49,7 +49,7 @@ void ws_runs_synced(struct dmt_ws *ws, uint64_t ino)
     end_run(run);
 }
 
-void ws_run_synced(struct dmt_ws *ws, uint64_t ino)
+void ws_run_under_sync(struct dmt_ws *ws, uint64_t ino)
 {
     run_of(ws, ino)->synced = true;
 }

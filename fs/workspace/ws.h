@@ -285,7 +285,7 @@ int ws_has_caps(struct dmt_ws *ws, const struct dmt_inode *n);
 uint64_t ws_ref_seq(struct dmt_ws *ws, uint64_t ino);
 void ws_runs_synced(struct dmt_ws *ws, uint64_t ino);
 /* A sync is about what ino holds now: its next write by reference comes after a MARK. */
-void ws_run_synced(struct dmt_ws *ws, uint64_t ino);
+void ws_run_under_sync(struct dmt_ws *ws, uint64_t ino);
 /* Another machine may have synced any file meanwhile. */
 void ws_runs_forget(struct dmt_ws *ws);
 /* Reads [off, off+len) of a view. Lock NOT held. Bytes (clipped to the size) or an error; DMT_E_GONE: given up here. */
