@@ -178,7 +178,7 @@ int dmt_store_freeze(struct dmt_store *st, const struct dmt_pos *pos)
     struct batch *b = store_zalloc(sizeof(*b));
     b->pos = *pos;
     store_keeps_freeze(st);
-    if (st->sweep_wanted)
+    if (st->sweep_wanted || st->unpinned)
         store_missing_filter(st);
     copy_pins(st, b);
     b->nodes = store_alloc((st->dirty_node_n + 1) * sizeof(*b->nodes));
@@ -196,7 +196,7 @@ int dmt_store_freeze(struct dmt_store *st, const struct dmt_pos *pos)
     b->suspect_high = st->suspect_high;
     if (st->suspect_high == UINT64_MAX)
         st->suspect_high = st->ino_high; /* the journal was replayed by now */
-    st->sweep_wanted = false;
+    st->sweep_wanted = st->unpinned = false;
     st->dirty_node_n = st->dirty_dent_n = st->dirty_piece_n = st->dirty_cost = 0;
     st->batch = b;
     return 0;

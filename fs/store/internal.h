@@ -323,6 +323,7 @@ struct dmt_store {
     struct dmt_list views;
     size_t view_n;
     bool sweep_wanted;
+    bool unpinned; /* a keep went: missing ranges that only it showed are still there */
     struct sweep sweep;   /* the checkpointer's */
 
     struct tree missing, lost;

@@ -50,6 +50,16 @@ static void log_del(struct dmt_store *st, const struct keep *k)
     op->keep.view = k->view;
 }
 
+/* The position that was k's is no longer pinned by it: what is missing of it goes with the next
+ * freeze. */
+static void unpinned(struct dmt_store *st, const struct keep *k)
+{
+    if (k->disk)
+        log_del(st, k);
+    store_views_drop(st);
+    st->unpinned = true;
+}
+
 static void keep_drop(struct dmt_store *st, struct keep **at)
 {
     struct keep *k = *at;
@@ -58,9 +68,7 @@ static void keep_drop(struct dmt_store *st, struct keep **at)
     *at = k->next;
     dmt_list_del(&k->all);
     dmt_list_del(&k->of_src);
-    if (k->disk)
-        log_del(st, k);
-    store_views_drop(st);
+    unpinned(st, k);
     store_node_unpin(st, k->src);
     store_node_unpin(st, k->node);
     free(k);
@@ -143,13 +151,11 @@ void store_keeps_move(struct dmt_store *st, struct node *n, uint64_t off, uint64
     for (struct keep **at = &n->due; *at && !st->mine;) {
         struct keep *k = *at;
         if (k->view != seq && store_missing_each_in(st, n->ino, off, end, is_older, &k->view)) {
-            if (k->disk)
-                log_del(st, k);
+            unpinned(st, k);
             k->disk = false;
             k->dirty = true;
             k->moved = true;
             k->view = seq;
-            store_views_drop(st);
         }
         if (k->view == seq && k->next)
             keep_drop(st, at); /* what is newer has moved, too, or does now: to the same place */

@@ -23,6 +23,8 @@ enum m_kind {
     M_KINDS,
 };
 
+#define M_PIN 0 /* a M_MARK that says nothing of the disk */
+
 struct m_op { /* = a record of the log */
     enum m_kind kind;
     uint64_t seq, ino, dir, dir2, src, view, off, len, val;
@@ -392,7 +394,8 @@ static inline void store_do(struct dmt_store *st, const struct m_op *op)
         store_xattr_do(st, op);
         break;
     case M_MARK:
-        OK(dmt_store_mark(st, op->ino, op->val, true, 0, op->seq));
+        OK(dmt_store_mark(st, op->ino, op->val == M_PIN ? op->seq : op->val, op->val != M_PIN, 0,
+                          op->seq));
         break;
     case M_SNAP:
     case M_SNAP_DEL:

@@ -5,7 +5,8 @@
  * position are done again. Between operations, at random: freeze, checkpoint (some fail, some die
  * in the middle), reload, power cut, loss of the log's tail, export and import. After each of
  * those, and now and then, everything is compared: the live state, and every snapshot with the copy
- * made at its position.
+ * made at its position. In every other run the store is the holder's, whose syncs pin what they are
+ * about before their bytes are durable.
  */
 #include <dirent.h>
 #include <unistd.h>
@@ -25,6 +26,7 @@ struct test {
     struct dmt_store_ident id;
     struct world *w;
     struct m_snap snaps[M_SNAPS];
+    bool mine;
     struct m_op *log;
     size_t n; /* log[i].seq == i + 1 */
     bool frozen;
@@ -95,6 +97,7 @@ static uint32_t next_cookie(struct test *t, uint64_t dir)
 static void opened(struct test *t)
 {
     t->st->punch_min = 4096;
+    dmt_store_set_mine(t->st, t->mine);
 }
 
 /* An operation that can be done now; false if this kind cannot. */
@@ -177,7 +180,9 @@ static bool make_op(struct test *t, struct m_op *op)
         op->val = rnd(&t->r, M_XATTRS);
         op->len = rnd(&t->r, 3) ? 1 + rnd(&t->r, 250) : 0;
     }
-    if (kind == M_MARK)
+    if (kind == M_MARK && t->mine && rnd(&t->r, 2))
+        op->val = M_PIN;
+    else if (kind == M_MARK)
         op->val = rnd(&t->r, 3) ? t->n : t->n - rnd(&t->r, 50 < t->n ? 50 : (uint32_t)t->n);
     return kind == M_FROM ? make_from(t, op) : true;
 }
@@ -195,7 +200,7 @@ static void step(struct test *t)
         assert_int_equal(pl.foff, again.foff);
         fill_bytes(op.fill, bytes, op.len);
         OK(dmt_store_ref_put(t->st, &pl, bytes, op.len));
-    } else if (op.kind == M_MARK) {
+    } else if (op.kind == M_MARK && op.val != M_PIN) {
         int r = dmt_store_ref_sync(t->st, &g_lk, op.ino);
         if (r == -EIO && t->failed)
             /* a sync of that file failed before: its bytes may be lost, and the store remembers */
@@ -422,7 +427,9 @@ static void power_cut(struct test *t)
     }
     replay(t);
     compare(t, true);
+    dmt_store_set_mine(t->st, false);
     pull_missing(t);
+    dmt_store_set_mine(t->st, t->mine);
     freeze(t); /* what came is no operation of the log: a replay would ask for it again */
     assert_int_equal(dmt_store_checkpoint(t->st, &g_lk, &err), 0);
     t->frozen = false;
@@ -512,6 +519,7 @@ static void test_begin(struct test *t, uint64_t seed)
 {
     memset(t, 0, sizeof(*t));
     t->r.s = seed * 0x9e3779b97f4a7c15ull + 1;
+    t->mine = seed % 2;
     strcpy(t->dir, "/var/tmp/dmt-store-model-XXXXXX");
     strcpy(t->dir2, "/var/tmp/dmt-store-model-XXXXXX");
     assert_non_null(mkdtemp(t->dir));

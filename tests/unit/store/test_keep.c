@@ -234,6 +234,37 @@ static void due_is_known_after_a_start(void **state)
     ts_free(t);
 }
 
+/* What only a content that is no longer due showed is missed by nobody. */
+static void missing_goes_with_what_showed_it(void **state)
+{
+    (void)state;
+    static const bool machine[] = {true, false};
+    for (unsigned i = 0; i < 2; i++) { /* due, overwritten, and deleted before it came */
+        struct ts *t = with_file(machine[i]);
+        uint64_t b = ts_ref(t, 2, 0, MB, 'b', true);
+        (void)mark(t, machine[i] ? 0 : b, machine[i]);
+        ts_checkpoint(t);
+        ts_truncate(t, 2, 0);
+        (void)ts_ref(t, 2, 0, MB, 'c', true);
+        ts_checkpoint(t);
+        OK(dmt_store_inode_del(t->st, 2, ++t->seq));
+        ts_checkpoint(t);
+        assert_int_equal(dmt_store_missing_bytes(t->st), 0);
+        assert_int_equal(ts_sql(t, "SELECT count(*) FROM missing"), 0);
+        assert_int_equal(ts_findings(t), 0);
+        ts_free(t);
+    }
+    struct ts *t = with_file(false); /* it moves */
+    uint64_t b = ts_ref(t, 2, 0, 2 * MB, 'b', false);
+    (void)mark(t, b, false);
+    for (unsigned i = 0; i < 4; i++) {
+        (void)ts_ref(t, 2, i % 2 * MB, MB, 'c' + (int)i, false);
+        ts_checkpoint(t);
+        assert_int_equal(dmt_store_missing_bytes(t->st), 2 * MB);
+    }
+    ts_free(t);
+}
+
 /* What has not come from the holder before will not come any more. */
 static void promotion_waits_for_nothing(void **state)
 {
@@ -281,6 +312,7 @@ int main(void)
         cmocka_unit_test(holder_waits_for_its_own_bytes),
         cmocka_unit_test(holder_knows_what_each_sync_is_about),
         cmocka_unit_test(due_is_known_after_a_start),
+        cmocka_unit_test(missing_goes_with_what_showed_it),
         cmocka_unit_test(promotion_waits_for_nothing),
         cmocka_unit_test(format_1_is_upgraded),
     };
