@@ -9,9 +9,9 @@
  *   image judge FILE LEDGER              is each block at least as new as LEDGER says? Prints what
  *                                        it saw
  *
- * Each page of 4 KiB is full of one word, made of its block and of the block's version, so a page
- * of other bytes is seen; a block may have pages of two versions, as a write that nobody has
- * synced may have reached half of its block. A writer notes a version when its write has returned;
+ * Each page of 4 KiB is noise made of its block and of the block's version, which does not compress,
+ * so a link is as slow as it is, and a page of other bytes is seen; a block may have pages of two
+ * versions, as a write that nobody has synced may have reached half of its block. A writer notes a version when its write has returned;
  * a syncer notes all versions, syncs, and then they are acknowledged.
  *
  * Exit 0; 1 for a judgement, or an error of the file (write: its errno is printed, and how many
@@ -32,11 +32,11 @@
 #include <unistd.h>
 
 #define BLOCK   (1u << 20)
-#define PAGE    4096u
+#define WORDS   512u /* of a page */
 #define MAX     1024
 #define WRITERS 2
 #define SYNCERS 2
-#define AHEAD   10 /* pauses of a writer between two syncs: less, and all goes inline */
+#define AHEAD   4 /* pauses of a writer between two syncs: less, and all goes inline */
 
 static struct {
     int fd;
@@ -58,6 +58,16 @@ static uint64_t unword(uint64_t word)
     return word * 0xf1de83e19937733du;
 }
 
+static void fill_page(uint64_t page[WORDS], uint64_t word)
+{
+    for (size_t i = 0; i < WORDS; i++) {
+        page[i] = word;
+        word ^= word << 13;
+        word ^= word >> 7;
+        word ^= word << 17;
+    }
+}
+
 static int fail(int error)
 {
     atomic_store(&g.error, error);
@@ -68,8 +78,8 @@ static int fail(int error)
 static int write_block(uint64_t *buf, unsigned block)
 {
     uint64_t version = atomic_load(&g.written[block]) + 1;
-    for (size_t i = 0; i < BLOCK / sizeof(*buf); i++)
-        buf[i] = word_of(block, version);
+    for (size_t i = 0; i < BLOCK / sizeof(*buf); i += WORDS)
+        fill_page(buf + i, word_of(block, version));
     ssize_t n = pwrite(g.fd, buf, BLOCK, (off_t)block * BLOCK);
     if (n != BLOCK)
         return fail(n < 0 ? errno : EIO);
@@ -156,11 +166,12 @@ static int write_all(void)
 /* The oldest version of a block's pages; 0 and a message if one is no page of it. */
 static uint64_t oldest(const uint64_t *buf, unsigned block, uint64_t *newest)
 {
-    uint64_t low = UINT64_MAX;
+    uint64_t low = UINT64_MAX, page[WORDS];
     *newest = 0;
-    for (size_t i = 0; i < BLOCK / sizeof(*buf); i++) {
+    for (size_t i = 0; i < BLOCK / sizeof(*buf); i += WORDS) {
         uint64_t w = unword(buf[i]), version = w & 0xffffffffffu;
-        if (w >> 40 != block || (i % (PAGE / 8) && buf[i] != buf[i - 1])) {
+        fill_page(page, buf[i]);
+        if (w >> 40 != block || memcmp(page, buf + i, sizeof(page)) != 0) {
             printf("block %u has other bytes at %zu\n", block, i * sizeof(*buf));
             return 0;
         }
