@@ -9,10 +9,11 @@
  *   image judge FILE LEDGER              is each block at least as new as LEDGER says? Prints what
  *                                        it saw
  *
- * Each page of 4 KiB is noise made of its block and of the block's version, which does not compress,
- * so a link is as slow as it is, and a page of other bytes is seen; a block may have pages of two
- * versions, as a write that nobody has synced may have reached half of its block. A writer notes a version when its write has returned;
- * a syncer notes all versions, syncs, and then they are acknowledged.
+ * Each page of 4 KiB is noise made of its block and of the block's version, which does not
+ * compress, so a link is as slow as it is, and a page of other bytes is seen; a block may have
+ * pages of two versions, as a write that nobody has synced may have reached half of its block. A
+ * writer notes a version when its write has returned; a syncer notes all versions, syncs, and then
+ * they are acknowledged.
  *
  * Exit 0; 1 for a judgement, or an error of the file (write: its errno is printed, and how many
  * syncs there were); 2 bad arguments.
