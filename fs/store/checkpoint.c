@@ -295,7 +295,6 @@ static void take_over(struct ckpt *c)
     struct dmt_store *st = c->st;
     renew_reader(st);
     store_batch_commit(st, c->b);
-    store_keeps_committed(st);
     for (size_t i = 0; i < c->garbage.n; i++)
         store_spaces_add(&st->later, c->garbage.v[i].ino, c->garbage.v[i].serial,
                          c->garbage.v[i].foff, c->garbage.v[i].len);

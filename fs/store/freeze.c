@@ -177,6 +177,7 @@ int dmt_store_freeze(struct dmt_store *st, const struct dmt_pos *pos)
         return -EBUSY;
     struct batch *b = store_zalloc(sizeof(*b));
     b->pos = *pos;
+    b->number = ++st->freezes;
     store_keeps_freeze(st);
     if (st->sweep_wanted || st->unpinned)
         store_missing_filter(st);
@@ -319,6 +320,7 @@ void store_batch_commit(struct dmt_store *st, struct batch *b)
     st->applied = b->pos;
     if (st->floor.seq < b->pos.seq)
         st->floor = b->pos;
+    st->committed = b->number;
     st->batch = NULL;
     store_batch_free(b);
 }

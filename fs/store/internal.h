@@ -75,9 +75,7 @@ struct keep { /* a content of an incomplete file: its fallback, or what may beco
     uint64_t view, size, mtime;
     bool own; /* the file's own content, which a sync has acknowledged, or may have, as far as is known */
     bool disk, dirty;
-    bool moved;  /* while it was due */
-    bool frozen; /* was the fallback at the last freeze */
-    bool sure;   /* ... and that was committed: it is the fallback after a power cut, too */
+    uint64_t sure_from; /* it has moved: only when that freeze is committed is it the fallback after a power cut, too */
 };
 
 struct node {
@@ -262,6 +260,7 @@ struct batch {
     uint64_t peer;            /* position of the other machine: births before and after it stay apart */
     bool sweep;               /* a snapshot or keep went: look through history */
     uint64_t suspect_high;    /* of the store at the freeze */
+    uint64_t number;          /* of the freeze */
     struct counters count;
 };
 
@@ -313,6 +312,7 @@ struct dmt_store {
     uint64_t ref_window;
     uint64_t commits;     /* counted in the database, to recognise a COMMIT whose answer was an error */
     uint64_t commits_found; /* when it was opened */
+    uint64_t freezes, committed; /* since then: how many, and which was committed last */
 
     struct dmt_snapshot *snaps; /* sorted by seq */
     size_t snap_n, snap_cap;
@@ -450,7 +450,6 @@ void store_keeps_settle(struct dmt_store *st, struct node *n); /* ranges have co
 /* A sync acknowledged what n held at upto_seq; n is not whole. The record that says so stands at seq. */
 void store_keep_due(struct dmt_store *st, struct node *n, uint64_t upto_seq, uint64_t seq);
 void store_keeps_freeze(struct dmt_store *st);
-void store_keeps_committed(struct dmt_store *st);
 void store_keeps_free(struct dmt_store *st);
 
 /* --- ops.c */

@@ -154,7 +154,7 @@ void store_keeps_move(struct dmt_store *st, struct node *n, uint64_t off, uint64
             unpinned(st, k);
             k->disk = false;
             k->dirty = true;
-            k->moved = true;
+            k->sure_from = UINT64_MAX;
             k->view = seq;
         }
         if (k->view == seq && k->next)
@@ -185,6 +185,8 @@ void store_keeps_settle(struct dmt_store *st, struct node *n)
             keep_drop(st, &n->due);
         keep_drop(st, &n->keep);
         n->keep = newest;
+        if (newest->sure_from)
+            newest->sure_from = st->freezes + 1;
         n->due = newest->next;
         newest->next = NULL;
         n->own = true;
@@ -233,7 +235,7 @@ bool dmt_store_keep_covers(struct dmt_store *st, uint64_t ino, uint64_t seq)
     const struct keep *own = n && n->keep && n->keep->src == n ? n->keep : NULL;
     /* A content that has moved needs bytes behind those of the sync; any other is found again by
      * the journal. */
-    if (own && own->moved && !own->sure)
+    if (own && own->sure_from > st->committed)
         return false;
     return !n || !n->due || (own && own->view >= seq && own->view >= n->due_skipped);
 }
@@ -316,7 +318,6 @@ void store_keeps_freeze(struct dmt_store *st)
     DMT_LIST_EACH(l, tmp, &st->keeps)
     {
         struct keep *k = KEEP_OF_ALL(l);
-        k->frozen = k == k->node->keep;
         if (!store_missing_any(st, k->node->ino)) {
             keep_drop(st, keep_at(k));
         } else if (k->dirty) {
@@ -330,12 +331,6 @@ void store_keeps_freeze(struct dmt_store *st)
             k->disk = true;
         }
     }
-}
-
-void store_keeps_committed(struct dmt_store *st)
-{
-    DMT_LIST_EACH(l, tmp, &st->keeps)
-    KEEP_OF_ALL(l)->sure |= KEEP_OF_ALL(l)->frozen;
 }
 
 int store_keep_load(struct dmt_store *st)
@@ -363,7 +358,6 @@ int store_keep_load(struct dmt_store *st)
         (*at)->own = from == ino;
         (*at)->disk = true;
         (*at)->dirty = false;
-        (*at)->sure = !due;
         if (due)
             n->due_skipped = view; /* whether there were others is not remembered */
     }
