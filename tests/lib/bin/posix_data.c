@@ -455,29 +455,35 @@ static bool copy_of(const char *from, const char *to)
     return n == 0 && close(out) == 0 && close(in) == 0;
 }
 
+/* Returns when it runs, or could not be. */
+static pid_t run_prog(const char *seconds)
+{
+    int ends[2];
+    char c;
+    if (pipe2(ends, O_CLOEXEC) < 0)
+        return -1;
+    pid_t pid = fork();
+    if (pid == 0) {
+        execl("./prog", "sleep", seconds, (char *)NULL);
+        _exit(errno);
+    }
+    close(ends[1]);
+    bool runs = read(ends[0], &c, 1) == 0; /* exec closes the other end */
+    close(ends[0]);
+    return runs ? pid : -1;
+}
+
 /* A program runs from here, and while it runs it cannot be written. */
 static void text_busy(void)
 {
     int status, writer;
     WANT(copy_of("/bin/sleep", "prog"));
-    pid_t pid = fork();
-    if (pid == 0) {
-        execl("./prog", "sleep", "60", (char *)NULL);
-        _exit(errno);
-    }
-    bool busy = false;
-    for (int i = 0; i < 5000 && !busy; i++, usleep(1000)) {
-        int fd = open("prog", O_WRONLY);
-        busy = fd < 0 && errno == ETXTBSY;
-        close(fd);
-    }
-    WANT(busy && kill(pid, SIGTERM) == 0 && waitpid(pid, &status, 0) == pid && WIFSIGNALED(status));
+    pid_t pid = run_prog("60");
+    WANT(pid > 0);
+    FAILS(open("prog", O_WRONLY), ETXTBSY);
+    WANT(kill(pid, SIGTERM) == 0 && waitpid(pid, &status, 0) == pid && WIFSIGNALED(status));
     WANT((writer = open("prog", O_WRONLY)) >= 0);
-    pid = fork();
-    if (pid == 0) {
-        execl("./prog", "sleep", "0", (char *)NULL);
-        _exit(errno);
-    }
+    pid = run_prog("0");
     WANT(waitpid(pid, &status, 0) == pid && WEXITSTATUS(status) == ETXTBSY && close(writer) == 0);
 }
 
