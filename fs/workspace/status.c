@@ -79,6 +79,11 @@ void dmt_ws_status(struct dmt_ws *ws, struct dmt_ws_status *ret)
     ret->tail = dmt_journal_tail(ws->j);
     ret->durable = dmt_journal_durable(ws->j);
     dmt_journal_stats(ws->j, &ret->journal);
+    /* First, so that where there is no trouble any more, what it held up is written below. */
+    pthread_mutex_lock(&ws->ckpt_lock);
+    memcpy(ret->checkpoint_error, ws->ckpt_trouble, sizeof(ret->checkpoint_error));
+    ret->checkpoint_error_since_ns = ws->ckpt_trouble_ns;
+    pthread_mutex_unlock(&ws->ckpt_lock);
     ws_lock(ws);
     dmt_store_load(ws->st, &load);
     ret->applied = ws->applied.seq;
@@ -91,10 +96,6 @@ void dmt_ws_status(struct dmt_ws *ws, struct dmt_ws_status *ret)
     (void)dmt_store_snap_each(ws->st, count_snapshot, &counts);
     (void)ws_incomplete_each(ws, false, count_incomplete, &ret->incomplete_files);
     ws_unlock(ws);
-    pthread_mutex_lock(&ws->ckpt_lock);
-    memcpy(ret->checkpoint_error, ws->ckpt_trouble, sizeof(ret->checkpoint_error));
-    ret->checkpoint_error_since_ns = ws->ckpt_trouble_ns;
-    pthread_mutex_unlock(&ws->ckpt_lock);
     ret->inodes = load.inodes;
     ret->live_bytes = load.live_bytes;
     ret->pinned_bytes = load.pinned_bytes;

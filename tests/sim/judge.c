@@ -179,9 +179,8 @@ void judge_ack(struct node *n, const struct waiting *q)
     }
     for (int i = upto; i > 0 && l->epoch[i - 1] > o->epoch; i--)
         l->epoch[i - 1] = o->epoch;
-    uint8_t bits = pair && !(w.level == DMT_SYNC_LOCAL && n->acked < (uint64_t)upto)
-                       ? 3
-                       : (uint8_t)(1 << idx(n));
+    bool both = pair && !(w.level == DMT_SYNC_LOCAL && n->acked < (uint64_t)upto);
+    uint8_t bits = (uint8_t)(both ? 3 : 1 << idx(n));
     for (int i = upto; i > 0 && (l->on[i - 1] & bits) != bits; i--)
         l->on[i - 1] |= bits;
     judge_whole(n, q);

@@ -86,7 +86,7 @@ void judge_whole(const struct node *n, const struct waiting *q)
         w.whole[w.whole_n].epoch = n->gate_epoch;
         w.whole[w.whole_n].only = dual || alone ? -1 : idx(n);
         w.whole[w.whole_n].lines = lines_of(n, both);
-        w.whole[w.whole_n].on = both ? 3 : (uint8_t)(1 << idx(n));
+        w.whole[w.whole_n].on = (uint8_t)(both ? 3 : 1 << idx(n));
         memcpy(w.whole[w.whole_n].store, n->disk.self.store, 16);
         w.whole_n++;
     }
